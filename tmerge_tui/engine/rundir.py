@@ -1,0 +1,156 @@
+"""The run folder: what a run leaves on disk, and how a later run finds it again.
+
+    recipe.yaml    the resolved recipe          state/     finished pieces: <stage>-<key>.safetensors or .json
+    events.jsonl   what happened, append-only   figures/   report.html  report.md  report.json
+    worker.log     stray output of libraries    model/     the merged checkpoint
+    lock           pid and start time of the worker that is writing
+
+A piece is named after everything its content depends on, written under a temporary name, synced and renamed: a piece that
+is there is whole. Resuming is running again; a piece whose key is unchanged is read and not redone.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tmerge_tui.errors import RunFolderError, StorageError
+
+FORMAT = 1
+MARK = "tmerge-run.json"
+
+
+def key(*parts: Any) -> str:
+    """16 hex digits that name the content computed from `parts` (anything JSON can hold)."""
+    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RunDir:
+    """Paths and pieces of one run folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.state = self.path / "state"
+        self.figures = self.path / "figures"
+        self.model = self.path / "model"
+        self.recipe = self.path / "recipe.yaml"
+        self.events = self.path / "events.jsonl"
+        self.log = self.path / "worker.log"
+        self.lock = self.path / "lock"
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDir:
+        """Makes the folder, or takes up one that an earlier run made.
+
+        Raises RunFolderError when the path is a file, holds something that is not a run, or has a newer format;
+        StorageError when it cannot be written.
+        """
+        run = cls(path)
+        if run.path.is_file():
+            raise RunFolderError(f"output {run.path} is a file", "a folder that is new or holds an earlier run")
+        mark = run.path / MARK
+        if mark.exists():
+            made = json.loads(mark.read_text())
+            if made.get("format", 0) > FORMAT:
+                raise RunFolderError(
+                    f"{run.path} was made by tmerge {made.get('version', '?')} in format {made['format']}",
+                    f"format {FORMAT} or older",
+                    "upgrade tmerge, or choose another output",
+                )
+        elif run.path.exists() and any(run.path.iterdir()):
+            raise RunFolderError(
+                f"output {run.path} exists and is not a run of tmerge",
+                "a folder that is new, empty, or holds an earlier run",
+                "choose another output; nothing in the folder was touched",
+            )
+        with storage(run.path):
+            run.state.mkdir(parents=True, exist_ok=True)
+            run.figures.mkdir(exist_ok=True)
+            if not mark.exists():
+                from tmerge_tui import __version__
+
+                write_atomic(mark, json.dumps({"format": FORMAT, "version": __version__}).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run. Raises RunFolderError when `path` is none."""
+        run = cls(path)
+        if not (run.path / MARK).exists():
+            raise RunFolderError(f"{run.path} is not a run of tmerge", "a folder that tmerge --batch has made")
+        return run
+
+    def piece(self, stage: str, piece_key: str, suffix: str = ".safetensors") -> Path:
+        return self.state / f"{stage}-{piece_key}{suffix}"
+
+    def save(self, path: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -> None:
+        """Writes a piece of torch tensors; `meta` is any JSON. Raises StorageError."""
+        from safetensors.torch import save_file
+
+        with storage(path), _renamed(path) as temporary:
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, temporary, metadata={"meta": json.dumps(meta or {})})
+
+    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(tensors, meta) of a piece. Raises StorageError when it cannot be read."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"{path}: {error}", "a piece that an earlier run finished", "delete that file and run again"
+            ) from error
+
+    def save_json(self, path: Path, value: Any) -> None:
+        with storage(path):
+            write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turns what the disk says into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(
+            f"{'disk full' if full else 'cannot write'}: {error.filename or path}: {error.strerror or error}",
+            "a folder that can be written, with room",
+            "free space or fix permissions, then run the same command: finished pieces are kept",
+        ) from error
+    except Exception as error:
+        # safetensors reports a full disk as its own error type
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise StorageError(
+                f"disk full: {path}", "room for the run's files",
+                "free space, then run the same command: finished pieces are kept",
+            ) from error
+        raise
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Whole or not at all: written beside, synced, renamed."""
+    with _renamed(path) as temporary:
+        temporary.write_bytes(data)
