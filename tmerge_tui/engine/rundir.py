@@ -5,22 +5,20 @@
     worker.log     stray output of libraries    model/     the merged checkpoint
     lock           pid and start time of the worker that is writing
 
-A piece is named after everything its content depends on, written under a temporary name, synced and renamed: a piece that
-is there is whole. Resuming is running again; a piece whose key is unchanged is read and not redone.
+A piece is named after everything its content depends on, written under a temporary name, synced and renamed: a piece
+that is there is whole. Resuming is running again; a piece whose key is unchanged is read and not redone.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import RunFolderError, StorageError
+from tmerge_tui.files import renamed, storage, write_atomic
 
 FORMAT = 1
 MARK = "tmerge-run.json"
@@ -94,7 +92,7 @@ class RunDir:
         """Writes a piece of torch tensors; `meta` is any JSON. Raises StorageError."""
         from safetensors.torch import save_file
 
-        with storage(path), _renamed(path) as temporary:
+        with storage(path), renamed(path) as temporary:
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, temporary, metadata={"meta": json.dumps(meta or {})})
 
@@ -114,43 +112,3 @@ class RunDir:
     def save_json(self, path: Path, value: Any) -> None:
         with storage(path):
             write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
-
-
-@contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Turns what the disk says into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StorageError(
-            f"{'disk full' if full else 'cannot write'}: {error.filename or path}: {error.strerror or error}",
-            "a folder that can be written, with room",
-            "free space or fix permissions, then run the same command: finished pieces are kept",
-        ) from error
-    except Exception as error:
-        # safetensors reports a full disk as its own error type
-        if "No space left" in str(error) or "os error 28" in str(error):
-            raise StorageError(
-                f"disk full: {path}", "room for the run's files",
-                "free space, then run the same command: finished pieces are kept",
-            ) from error
-        raise
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Whole or not at all: written beside, synced, renamed."""
-    with _renamed(path) as temporary:
-        temporary.write_bytes(data)

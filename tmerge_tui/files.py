@@ -1,0 +1,53 @@
+"""Writing files so that they are whole or not there, and saying clearly what the disk objects to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tmerge_tui.errors import StorageError
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turns what the disk says into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(
+            f"{'disk full' if full else 'cannot write'}: {error.filename or path}: {error.strerror or error}",
+            "a folder that can be written, with room",
+            "free space or fix permissions, then run the same command: finished pieces are kept",
+        ) from error
+    except Exception as error:
+        # safetensors reports a full disk as its own error type
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise StorageError(
+                f"disk full: {path}",
+                "room for the run's files",
+                "free space, then run the same command: finished pieces are kept",
+            ) from error
+        raise
+
+
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there is synced and takes its place at the end of the block."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Whole or not at all: written beside, synced, renamed."""
+    with renamed(path) as temporary:
+        temporary.write_bytes(data)
