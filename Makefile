@@ -1,0 +1,63 @@
+# Two commands matter: `make demo` merges a small pair offline, `make test` runs every check. Each makes its own .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+# Nothing here needs the Hub once the packages are installed.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint typecheck format bench clean
+
+help:
+	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
+	@echo "make test       lint, types and tests, as the continuous integration runs them"
+	@echo "make lint       ruff: rules and formatting"
+	@echo "make typecheck  mypy"
+	@echo "make format     rewrite the code as ruff formats it"
+	@echo "make bench      the benchmarks of tests/benchmarks"
+	@echo "make clean      remove .venv, caches and build outputs (runs are kept)"
+
+demo: $(VENV)/installed
+	$(BIN)/tmerge demo $(ARGS)
+
+test: lint typecheck
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -s tests/benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build/out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find tmerge_tui tests build -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what is installed, so a second call starts at once; a changed pin or dependency installs again.
+$(VENV)/installed: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing packages into $(VENV)/ (a minute or more; torch is large)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing packages into $(VENV)/ (a minute or more; torch is large)"
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; \
+	    sys.exit(0 if sys.version_info >= (3, 11) else f"found Python {v}, 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
