@@ -92,7 +92,7 @@ def find_projections(model: nn.Module, config: Any, tensor_names: Collection[str
     no layer has a projection, and when a projection's weight is not in the files.
     """
     depth = int(config.get_text_config().num_hidden_layers)
-    path, layers = _decoder_layers(model, depth)
+    path, layers = decoder_layers(model, depth)
     found: list[Projection] = []
     notes: dict[str, list[int]] = defaultdict(list)  # note -> layers
     for index, layer in enumerate(layers):
@@ -158,7 +158,7 @@ def match(target: Layout, source: Layout, kinds: Sequence[str]) -> Matching:
     return Matching(tuple(shared), tuple(notes))
 
 
-def _decoder_layers(model: nn.Module, depth: int) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: nn.Module, depth: int) -> tuple[str, nn.ModuleList]:
     """Path and modules of the one list of `depth` layers; lists inside a layer (experts) do not count, and in a model
     that also sees or hears only the text decoder does."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)() or model

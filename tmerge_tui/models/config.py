@@ -1,0 +1,145 @@
+"""A model folder's config: read, refused when this method cannot merge such a model, and built without weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tmerge_tui.errors import ModelError
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+QUANTISED = ("quantization_config", "compression_config")
+
+
+def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    """The transformers config of a causal language model with attention.
+
+    Raises ModelError for encoders, encoder-decoders, classifiers, pure state-space models,
+    unknown types, and models that bring their own code when that is not allowed.
+    """
+    config = _load(folder, name, trust_remote_code)
+    _refuse_other_tasks(config, name)
+    return config
+
+
+def refuse_quantised(folder: Path, name: str) -> None:
+    """Raises ModelError when config.json names a quantisation, or is no JSON object."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sections = [data, data.get("text_config") or {}]
+        found = next((s[key] for s in sections for key in QUANTISED if s.get(key)), None)
+    except FileNotFoundError:
+        return  # opening the checkpoint says what is missing
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{name}: config.json cannot be read", "a JSON object", "download the model again") from error
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    base = front_matter(folder).get("base_model")
+    base = base[0] if isinstance(base, list) and base else base
+    raise ModelError(
+        f"{name} is quantised ({method or 'unknown method'})",
+        "plain float32, float16 or bfloat16 weights",
+        f"name the model it was made from{f': {base}' if base else ''}",
+    )
+
+
+def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
+    """The model's modules without memory for their weights."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        try:
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        except Exception as error:  # model code of any origin may raise anything
+            raise ModelError(
+                f"{name}: transformers cannot build a {config.model_type} from its config.json: {first_line(error)}",
+                "a config that fits the installed transformers",
+                "upgrade transformers, or download the model again",
+            ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers and accelerate from writing to the terminal: only errors are logged, no bars are drawn."""
+    from transformers.utils import logging as hf
+
+    accelerate = logging.getLogger("accelerate")
+    levels, bars = (hf.get_verbosity(), accelerate.level), hf.is_progress_bar_enabled()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    accelerate.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hf.set_verbosity(levels[0])
+        accelerate.setLevel(levels[1])
+        if bars:
+            hf.enable_progress_bar()
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """The fields at the head of the model card, README.md; none when there is no card or it has no such head."""
+    try:
+        _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
+        data = yaml.safe_load(head)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def _load(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # config code of any origin may raise anything
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise ModelError(
+                f"{name} brings its own Python code",
+                "a model that the installed transformers knows",
+                "read that code, then allow it with trust_remote_code: true under this model in the recipe",
+            ) from error
+        raise ModelError(
+            f"{name}: transformers does not understand config.json: {first_line(error)}",
+            "a model type that the installed transformers knows",
+            "upgrade transformers, or download the model again",
+        ) from error
+
+
+def _refuse_other_tasks(config: Any, name: str) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
+
+    hint = "choose a decoder model that writes text, such as a Llama, Mistral, Qwen or Gemma"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder ({config.model_type})", "a causal language model", hint)
+    named = list(config.architectures or [])
+    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if type(config) not in KNOWN and not remote:
+        what = named[0] if named else config.model_type
+        raise ModelError(f"{name} is no language model that writes text ({what})", "a causal language model", hint)
+    if not remote:
+        known = KNOWN[type(config)].__name__
+        if named and not any(a == known or a.endswith(CAUSAL) for a in named):
+            raise ModelError(f"{name} is a {named[0]}, which writes no text", f"a {known}", hint)
+    if getattr(config.get_text_config(), "num_attention_heads", None) is None:
+        raise ModelError(
+            f"{name} has no attention ({config.model_type}, a state-space or recurrent model)",
+            "a transformer with attention or feed-forward projections",
+            hint,
+        )

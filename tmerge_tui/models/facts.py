@@ -1,0 +1,137 @@
+"""What a model is, from its config, its module tree on the meta device and its weight headers: no weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tmerge_tui.errors import ModelError
+from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
+from tmerge_tui.models.estimate import Estimate, estimate
+from tmerge_tui.models.projections import Layout, decoder_layers, find_projections
+
+__all__ = ["Estimate", "ModelFacts", "estimate", "read_facts"]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    name: str  # what the user typed
+    folder: Path
+    model_type: str
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    parameters: int  # tied ones once
+    dtype: str  # of most weights on disk, as torch names it
+    bytes_on_disk: int  # weight files
+    largest_layer_bytes: int  # in the dtype on disk
+    tied: bool  # output embeddings are the input embeddings
+    chat_template: bool
+    licence: str | None
+    fingerprint: str
+    trust_remote_code: bool
+    layout: Layout
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Memory of all weights in `dtype`."""
+        return self.parameters * dtype.itemsize
+
+    def summary(self) -> dict[str, Any]:
+        """The facts a screen or a report shows, as JSON can hold them."""
+        shown = {key: value for key, value in vars(self).items() if key not in ("layout", "folder")}
+        return {**shown, "folder": str(self.folder), "notes": list(self.layout.notes)}
+
+
+def read_facts(folder: Path, name: str, trust_remote_code: bool = False) -> ModelFacts:
+    """Facts of the model in `folder`.
+
+    Raises ModelError for a folder that is no model, damaged or missing weights, quantised checkpoints, models that are
+    no causal language models (encoders, encoder-decoders, classifiers), pure state-space models, models that need their
+    own code when that is not allowed, and models without a single plain projection.
+    """
+    folder = Path(folder)
+    refuse_quantised(folder, name)  # before the headers, whose types would say less
+    checkpoint = Checkpoint(folder)
+    config = read_config(folder, name, trust_remote_code)
+    model = build_on_meta(config, name, trust_remote_code)
+    text = config.get_text_config()
+    layout = find_projections(model, config, checkpoint.names)
+    _, layers = decoder_layers(model, layout.layers)
+    dtype = _dtype(checkpoint)
+    heads = int(text.num_attention_heads)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return ModelFacts(
+        name=name,
+        folder=folder,
+        model_type=str(config.model_type),
+        architecture=type(model).__name__,
+        layers=layout.layers,
+        hidden=int(text.hidden_size),
+        heads=heads,
+        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        vocab=int(text.vocab_size),
+        parameters=_parameters(model),
+        dtype=str(dtype).removeprefix("torch."),
+        bytes_on_disk=checkpoint.bytes,
+        largest_layer_bytes=max(_parameters(layer) for layer in layers) * dtype.itemsize,
+        tied=head is not None and head.weight is embedding.weight,
+        chat_template=_has_chat_template(folder),
+        licence=_licence(folder),
+        fingerprint=checkpoint.fingerprint(),
+        trust_remote_code=trust_remote_code,
+        layout=layout,
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The type most bytes are in."""
+    sizes: Counter[torch.dtype] = Counter()
+    for info in map(checkpoint.info, checkpoint.names):
+        sizes[info.dtype] += info.bytes
+    dtype = sizes.most_common(1)[0][0]
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise ModelError(
+            f"{checkpoint.folder} holds {str(dtype).removeprefix('torch.')} weights: it is quantised",
+            "plain float32, float16 or bfloat16 weights",
+            "name the model it was made from",
+        )
+    return dtype
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False  # the tokenizer itself is checked when it is loaded
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence that the model card states; a named one when it says `other`."""
+    card = front_matter(folder)
+    value = card.get("license_name") if card.get("license") in (None, "other") else card.get("license")
+    value = value or card.get("license")
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return str(value) if value else None

@@ -1,0 +1,170 @@
+"""A runnable model on a device, whole or streamed layer by layer from its own files; and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
+from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.config import build_on_meta, first_line, quiet, read_config
+from tmerge_tui.models.estimate import size_text
+from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.projections import decoder_layers
+
+SHARE = 0.6  # of the available main memory that weights may take when the recipe sets no budget
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (the first of cuda, mps, cpu that is there), or the one asked for. Raises UsageError when that is not."""
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    there[:0] = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    asked = {"auto": there[0], "cuda": "cuda:0"}.get(name, name)
+    if asked not in there:
+        raise UsageError(f"device {name} is not on this machine", f"one of {', '.join(there)}", "use device: auto")
+    return torch.device(asked)
+
+
+def pick_dtype(name: str, device: torch.device, facts: ModelFacts, budget: int | None) -> tuple[torch.dtype, str]:
+    """The type of the forward passes and why. `auto` is bfloat16 on a CUDA device, float32 elsewhere when the weights
+    fit the budget (bytes; None is what `free_memory` says), and bfloat16 when they do not."""
+    if name != "auto":
+        return getattr(torch, name), f"{name}: as the recipe asks"
+    if device.type == "cuda":
+        return torch.bfloat16, "bfloat16: the forward pass runs on a GPU"
+    budget = free_memory(device) if budget is None else budget
+    need = facts.weight_bytes(torch.float32)
+    if need <= budget:
+        return torch.float32, f"float32: its weights ({size_text(need)}) fit the memory of {size_text(budget)}"
+    return torch.bfloat16, f"bfloat16: float32 weights ({size_text(need)}) exceed the memory of {size_text(budget)}"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that weights may take on `device`: what a GPU has free, or 60 % of the available main memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available * SHARE)
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer, with a padding token. Raises ModelError when there is none, or no fast one."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # tokenizer code of any origin may raise anything
+        raise ModelError(
+            f"{folder} has no tokenizer that can be loaded: {first_line(error)}",
+            "tokenizer.json, or files it can be made from",
+            "download the model with its tokenizer files",
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{folder} has a tokenizer in pure Python ({type(tokenizer).__name__}), which knows no offsets",
+            "a fast tokenizer (tokenizer.json)",
+            "convert it with transformers, or choose a model that ships tokenizer.json",
+        )
+    if not len(tokenizer):
+        raise ModelError(f"{folder} has a tokenizer without a vocabulary", "tokenizer.json", "download the model again")
+    if tokenizer.pad_token is None:  # padding is masked, so any token does
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memory: int | None, emit: Emit) -> Any:
+    """The model in `dtype`, in evaluation mode, without gradients.
+
+    `memory` is what weights may take in bytes; None is what `free_memory` says. Weights that exceed it stay in the
+    checkpoint's own files: as many decoder layers as fit are loaded, the others are read anew in every forward pass,
+    and a `Warned` says so. Raises ModelError when the weights do not fit the model, MemoryShortage when not even
+    embeddings and one layer fit.
+    """
+    from transformers import AutoModelForCausalLM
+
+    budget = free_memory(device) if memory is None else memory
+    placed = {"": str(device)}
+    if facts.weight_bytes(dtype) > budget:
+        placed = _streamed(facts, device, dtype, budget, emit)
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                facts.folder,
+                dtype=dtype,
+                device_map=placed,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=facts.trust_remote_code,
+                output_loading_info=True,
+            )
+    except torch.OutOfMemoryError as error:
+        raise MemoryShortage(
+            f"{facts.name}: {size_text(facts.weight_bytes(dtype))} of weights do not fit {device}",
+            "room for the weights",
+            "set memory: in the recipe to less than is free, so that layers are streamed from disk",
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{facts.name} cannot be loaded: {first_line(error)}",
+            "weights that fit config.json",
+            "download the model again",
+        ) from error
+    wrong = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"]), *info["error_msgs"]]
+    if wrong:
+        # transformers would go on with random numbers in their place
+        raise ModelError(
+            f"{facts.name}: {len(wrong)} weights are missing or have another shape, first {sorted(wrong)[0]}",
+            "a checkpoint that holds every weight of its model",
+            "download the model again",
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _streamed(facts: ModelFacts, device: torch.device, dtype: torch.dtype, budget: int, emit: Emit) -> dict[str, str]:
+    """Where each module goes: everything but decoder layers on the device, then as many layers as the budget leaves
+    room for, beside one layer's room for those that pass through; the rest stays on disk."""
+    config = read_config(facts.folder, facts.name, facts.trust_remote_code)
+    model = build_on_meta(config, facts.name, facts.trust_remote_code)
+    path, layers = decoder_layers(model, facts.layers)
+    sizes = [sum(p.numel() for p in layer.parameters()) * dtype.itemsize for layer in layers]
+    total, passing = facts.weight_bytes(dtype), max(sizes)
+    outside = total - sum(sizes)
+    if outside + passing > budget:
+        raise MemoryShortage(
+            f"{facts.name}: embeddings ({size_text(outside)}) and one layer ({size_text(passing)}) exceed "
+            f"the memory of {size_text(budget)}",
+            "room for them",
+            "raise memory: in the recipe, use dtype: bfloat16, or a machine with more memory",
+        )
+    placed = {name: str(device) for name in _modules_outside(model, path)}
+    used = outside + passing
+    for index, size in enumerate(sizes):
+        used += size
+        placed[f"{path}.{index}"] = str(device) if used <= budget else "disk"
+    streamed = sum(place == "disk" for place in placed.values())
+    emit(
+        Warned(
+            facts.name,
+            f"weights of {size_text(total)} exceed the memory of {size_text(budget)}: {streamed} of {facts.layers} "
+            f"layers are read from disk in every forward pass, which is slower",
+        )
+    )
+    return placed
+
+
+def _modules_outside(model: nn.Module, path: str) -> list[str]:
+    """The topmost modules that neither hold the decoder layers nor are among them."""
+    outside, prefix = [], ""
+    for part in path.split("."):
+        parent = model.get_submodule(prefix)
+        outside += [f"{prefix}.{name}".lstrip(".") for name, _ in parent.named_children() if name != part]
+        prefix = f"{prefix}.{part}".lstrip(".")
+    return outside
