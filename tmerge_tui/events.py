@@ -31,7 +31,16 @@ class RunStarted(Event):
     versions: dict[str, str]
     stages: list[dict[str, Any]]  # in order: {"name", "label", "weight"}; weights sum to 1
     resumed: bool = False
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # source, target: layers, widths, ids
+
+
+@dataclass(frozen=True)
+class Checked(Event):
+    """What the models are, once they have been opened: before this, only what the recipe says is known."""
+
+    source: dict[str, Any]  # name, layers, hidden, parameters, ... as `ModelFacts.summary`
+    target: dict[str, Any]
+    kinds: list[str]  # projections that will be aligned
+    notes: list[str]  # what is skipped, and why
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def locate(choice: ModelChoice) -> Located:
         folder = Path(choice.model).expanduser()
         if not folder.is_dir():
             raise ModelError(
-                f"no model folder {folder}", "a folder with config.json and safetensors weights",
+                f"no model folder {folder}",
+                "a folder with config.json and safetensors weights",
                 "check the path, or give a Hub id such as org/name",
             )
         return Located(choice.model, folder, None)
@@ -47,22 +48,26 @@ def _from_hub(choice: ModelChoice) -> Located:
         )
     except HFValidationError as error:
         raise ModelError(
-            f"{choice.model!r} is neither a folder here nor a Hub id", "org/name or the path of a folder",
+            f"{choice.model!r} is neither a folder here nor a Hub id",
+            "org/name or the path of a folder",
             "check the spelling",
         ) from error
     except GatedRepoError as error:
         raise ModelError(
-            f"{name} is gated", "an account that accepted its terms",
+            f"{name} is gated",
+            "an account that accepted its terms",
             f"accept them at https://huggingface.co/{choice.model} and run `hf auth login`",
         ) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{name} is not in the local cache and the Hub cannot be reached", "a cached model or a connection",
+            f"{name} is not in the local cache and the Hub cannot be reached",
+            "a cached model or a connection",
             "go online once, or give the path of a folder",
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(
-            f"{name}: the Hub said: {str(error).splitlines()[0]}", "a repository that exists and that you may read",
+            f"{name}: the Hub said: {str(error).splitlines()[0]}",
+            "a repository that exists and that you may read",
             "check the id and revision; a private one needs `hf auth login`",
         ) from error
     return Located(name, Path(folder), Path(folder).name)

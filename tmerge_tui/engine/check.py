@@ -1,0 +1,133 @@
+"""Everything that can fail, tried before anything big is done: all problems in one list.
+
+`prepare` opens both models (headers only), the tokenizers and the text, and says what can be matched;
+`check` is the same with the problems returned instead of raised.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.calibrate import Corpus, read_corpus
+from tmerge_tui.engine.fuse import check_k
+from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.hub.locate import Located, locate
+from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.facts import Estimate, ModelFacts, estimate, read_facts
+from tmerge_tui.models.loading import load_tokenizer, pick_device
+from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.recipe import ModelChoice, Recipe
+
+
+@dataclass(frozen=True)
+class Party:
+    """One of the two models, opened but not loaded."""
+
+    role: str  # "source" | "target"
+    located: Located
+    facts: ModelFacts
+    checkpoint: Checkpoint
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Prepared:
+    recipe: Recipe
+    source: Party
+    target: Party
+    corpus: Corpus
+    matching: Matching
+    device: torch.device
+    estimate: Estimate
+    warnings: tuple[str, ...]
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Every problem of a recipe on this machine; empty when it can run."""
+    try:
+        prepare(recipe)
+    except ProblemsError as error:
+        return list(error.problems)
+    return []
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Opens what the recipe names. Raises CheckError with all problems found."""
+    problems: list[str] = []
+    source = _party("source", recipe.source, problems)
+    target = _party("target", recipe.target, problems)
+    corpus = _tried(problems, "calibration", lambda: read_corpus(recipe.calibration, recipe.seed))
+    device = _tried(problems, "device", lambda: pick_device(recipe.device))
+    if target is None or source is None:
+        raise CheckError(problems)
+    layouts = target.facts.layout, source.facts.layout
+    matching = _tried(problems, "transport.projections", lambda: match(*layouts, recipe.transport.projections))
+    if matching is not None:
+        problems += _unmatched(recipe, matching)
+        fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
+        problems += check_k(target.facts.layout, fused, recipe.fusion.k)
+    problems += _layers(recipe, target)
+    needs = estimate(recipe, target.facts, source.facts)
+    problems += _disk(recipe, needs)
+    if problems:
+        raise CheckError(problems)
+    warnings = [*corpus.warnings]
+    if source.facts.licence != target.facts.licence:
+        warnings.append(
+            f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
+            f"the result is bound by both"
+        )
+    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def _tried(problems: list[str], where: str, action: Any) -> Any:
+    try:
+        return action()
+    except ProblemsError as error:
+        problems += error.problems
+    except TmergeError as error:
+        problems.append(f"{where}: {error}")
+    return None
+
+
+def _party(role: str, choice: ModelChoice, problems: list[str]) -> Party | None:
+    def opened() -> Party:
+        located = locate(choice)
+        facts = read_facts(located.folder, located.name, choice.trust_remote_code)
+        checkpoint = Checkpoint(located.folder)
+        return Party(role, located, facts, checkpoint, load_tokenizer(located.folder, choice.trust_remote_code))
+
+    return _tried(problems, role, opened)
+
+
+def _unmatched(recipe: Recipe, matching: Matching) -> list[str]:
+    """Projections that fusion names but that cannot be aligned; those merely aligned by default are only noted."""
+    missing = [kind for kind in recipe.fusion.projections or () if kind not in matching.kinds]
+    if not missing:
+        return []
+    notes = "; ".join(note for note in matching.notes if note.split(":")[0] in missing)
+    return [f"fusion.projections: the two models do not both have {', '.join(missing)} ({notes}); take it out"]
+
+
+def _layers(recipe: Recipe, target: Party) -> list[str]:
+    depth = target.facts.layers
+    wrong = [layer for layer in recipe.fusion.layers or () if not 0 <= layer < depth]
+    return [f"fusion.layers: found {wrong}, expected layers from 0 to {depth - 1} of the target"] if wrong else []
+
+
+def _disk(recipe: Recipe, needs: Estimate) -> list[str]:
+    folder = Path(recipe.output)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free >= needs.disk_bytes:
+        return []
+    return [
+        f"output: {free / 1e9:.1f} GB free at {folder}, the run needs about {needs.disk_bytes / 1e9:.1f} GB; "
+        f"free space or choose another output"
+    ]

@@ -1,0 +1,251 @@
+"""The stages in order, on one page. The only file that knows the order.
+
+    check -> extract_source -> measure_source -> extract_target -> transport -> fuse -> fold -> evaluate -> report
+
+Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
+One model is in memory at a time, and none when nothing of it is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.check import Party, Prepared, check, prepare
+from tmerge_tui.engine.evaluate import Evaluation, evaluate, score_source
+from tmerge_tui.engine.extract import Activations, Subject, extract
+from tmerge_tui.engine.fold import Folded, fold, fold_bytes
+from tmerge_tui.engine.fuse import fuse
+from tmerge_tui.engine.fused import Fusion
+from tmerge_tui.engine.pooling import plan_rows
+from tmerge_tui.engine.progress import Progress
+from tmerge_tui.engine.results import collect, versions
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.smoke import smoke
+from tmerge_tui.engine.transport import Transports, transport
+from tmerge_tui.errors import NumericsError
+from tmerge_tui.events import (
+    Artifact,
+    Checked,
+    Emit,
+    Event,
+    Logged,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    Warned,
+)
+from tmerge_tui.files import write_atomic
+from tmerge_tui.models.loading import load_model, pick_dtype
+from tmerge_tui.recipe import Recipe, dump_recipe
+
+__all__ = ["STAGES", "check", "run"]
+
+STAGES = (  # name, what a person reads, share of the whole run as the progress bar weighs it
+    ("check", "Check models, text and room", 0.02),
+    ("extract_source", "Read activations of the source", 0.30),
+    ("measure_source", "Measure the source", 0.05),
+    ("extract_target", "Read activations of the target", 0.12),
+    ("transport", "Solve transport plans", 0.20),
+    ("fuse", "Carry weights through the plans", 0.12),
+    ("fold", "Write the merged model", 0.05),
+    ("evaluate", "Measure result and placebos", 0.13),
+    ("report", "Write the report", 0.01),
+)
+
+
+@dataclass
+class Log:
+    """Passes events on and remembers what the report repeats."""
+
+    emit: Emit
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    _labels: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            self._labels[event.stage] = event.label
+        elif isinstance(event, StageFinished):
+            label = self._labels.get(event.stage, event.stage)
+            timing = {"stage": event.stage, "label": label, "seconds": event.seconds, "outcome": event.outcome}
+            self.timings.append(timing)
+        elif isinstance(event, Warned):
+            self.warnings.append({"where": event.where, "message": event.message})
+        self.emit(event)
+
+
+def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
+    """Runs a recipe into its run folder, from RunStarted to RunFinished.
+
+    Raises CheckError with every problem found before any work, and what the stages raise.
+    """
+    began = time.monotonic()
+    log = Log(emit)
+    stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in STAGES]
+    resumed = any(run.state.iterdir())
+    log(RunStarted(str(run.path), _pid(), recipe.device, versions(), stages, resumed))
+    prepared = _check(recipe, run, log)
+    source, target = _extract_both(prepared, run, log)
+    transports = transport(target, source, prepared.matching.kinds, recipe.transport, run, log, prepared.device)
+    fusion, permuted = _fuse(transports, prepared, run, log)
+    folded = _fold(fusion, prepared, run, log)
+    holdout = prepared.corpus.holdout
+    measured_source = _subject(prepared, prepared.source, log) if recipe.evaluation.source else None
+    evaluation = evaluate(
+        _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
+    )
+    verdict = _report(prepared, transports, fusion, folded, evaluation, log, run)
+    report = run.path / "report.html"
+    log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
+    with Progress(log, "check", "Checking models, text and room", 1, "steps") as progress:
+        prepared = prepare(recipe)
+        progress.advance()
+    source, target = prepared.source.facts.summary(), prepared.target.facts.summary()
+    log(Checked(source, target, list(prepared.matching.kinds), list(prepared.matching.notes)))
+    for warning in prepared.warnings:
+        log(Warned("check", warning))
+    resolved = {
+        "source": {"commit": prepared.source.located.commit, "fingerprint": prepared.source.facts.fingerprint},
+        "target": {"commit": prepared.target.located.commit, "fingerprint": prepared.target.facts.fingerprint},
+        "calibration": {"sha256": prepared.corpus.sha256, "holdout_sha256": prepared.corpus.holdout_sha256},
+        "device": str(prepared.device),
+        "versions": versions(),
+    }
+    recipe = recipe.model_copy(update={"resolved": resolved})
+    write_atomic(run.recipe, dump_recipe(recipe).encode())
+    log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
+    return replace(prepared, recipe=recipe)
+
+
+def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activations, Activations]:
+    """(source, target): one model after the other; the source is measured while it is loaded."""
+    recipe, corpus = prepared.recipe, prepared.corpus
+    settings = recipe.calibration
+    rows = plan_rows(
+        corpus.calibration,
+        [prepared.source.tokenizer, prepared.target.tokenizer],
+        settings.max_length,
+        settings.pooling,
+        settings.chat_template,
+    )
+    found = []
+    for party in (prepared.source, prepared.target):
+        subject = _subject(prepared, party, log)
+        with _naming_bad_weights(party):
+            found.append(extract(subject, corpus.calibration, rows, prepared.matching.kinds, settings, run, log))
+        if party.role == "source" and recipe.evaluation.source:
+            texts = len(corpus.holdout)
+            with Progress(log, "measure_source", f"Measuring {party.facts.name}", texts, "texts") as progress:
+                score_source(subject, corpus.holdout, recipe, run, log, progress)
+        elif party.role == "source":
+            log(StageFinished("measure_source", 0.0, "skipped"))
+        del subject
+        _release()
+    return found[0], found[1]
+
+
+def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:
+    """The model of one visit: loaded on first use, given back when the subject is dropped."""
+    recipe, facts = prepared.recipe, party.facts
+    dtype, reason = pick_dtype(recipe.dtype, prepared.device, facts, recipe.memory_bytes)
+
+    @functools.cache
+    def load() -> Any:
+        log(Logged("info", f"loading {facts.name} on {prepared.device}, {reason}"))
+        return load_model(facts, prepared.device, dtype, recipe.memory_bytes, log)
+
+    return Subject(party.role, facts, party.tokenizer, load, prepared.device, dtype)
+
+
+@contextmanager
+def _naming_bad_weights(party: Party) -> Iterator[None]:
+    """NaN in activations usually is NaN in a weight: finds the tensor, so that the error can name it."""
+    try:
+        yield
+    except NumericsError:
+        party.checkpoint.check_finite(party.checkpoint.names, lambda done: None)
+        raise
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _fuse(transports: Transports, prepared: Prepared, run: RunDir, log: Log) -> tuple[Fusion, Fusion | None]:
+    recipe = prepared.recipe
+    kinds = [kind for kind in recipe.fused_projections if kind in prepared.matching.kinds]
+    layouts = (prepared.target.facts.layout, prepared.source.facts.layout)
+    passes = (False, True) if "permuted" in recipe.evaluation.controls else (False,)
+    layers = len(set(recipe.fusion.layers or range(layouts[0].layers)))
+    with Progress(log, "fuse", "Carrying weights through the plans", layers * len(passes), "layers") as progress:
+        fusions = [
+            fuse(
+                transports, prepared.target.checkpoint, prepared.source.checkpoint, layouts, kinds, recipe, run, log,
+                permuted, progress,
+            )
+            for permuted in passes
+        ]  # fmt: skip
+    return fusions[0], fusions[1] if len(fusions) > 1 else None
+
+
+def _fold(fusion: Fusion, prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
+    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried."""
+    recipe = prepared.recipe
+    alphas, norm = recipe.fusion.alpha, recipe.fusion.norm
+    prompt = (*recipe.evaluation.prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
+    total = fold_bytes(prepared.target.checkpoint, fusion) * len(alphas)
+    folded = []
+    with Progress(log, "fold", "Writing the merged model", total, "bytes") as progress:
+        for alpha in alphas:
+            out = run.model if len(alphas) == 1 else run.path / f"model-alpha-{alpha:g}"
+            folded.append(fold(prepared.target.checkpoint, fusion, alpha, norm, out, run, log, progress))
+            smoke(out, prompt, prepared.device, log, recipe.target.trust_remote_code)
+            _release()
+    return folded
+
+
+def _report(
+    prepared: Prepared,
+    transports: Transports,
+    fusion: Fusion,
+    folded: list[Folded],
+    evaluation: Evaluation,
+    log: Log,
+    run: RunDir,
+) -> dict[str, Any]:
+    from tmerge_tui.engine.card import write_card
+    from tmerge_tui.engine.report import write_report
+
+    with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
+        results = collect(prepared, transports, fusion, folded, evaluation, log.timings, log.warnings)
+        readme = prepared.target.checkpoint.folder / "README.md"
+        for one in folded:
+            for note in write_card(results, run.path / one.folder, readme if readme.exists() else None):
+                log(Warned("report", note))
+            progress.advance()
+        results["warnings"] = log.warnings
+        write_report(results, run)
+        progress.advance()
+    for name in ("report.html", "report.md", "report.json"):
+        log(Artifact("report", str(run.path / name), (run.path / name).stat().st_size))
+    return results["verdict"]
