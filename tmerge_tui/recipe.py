@@ -1,13 +1,12 @@
 """The recipe: everything a run depends on, as one YAML file.
 
-Every field carries its default, unit, equation of the paper (arXiv 2602.05495) and whether it belongs to the expert view;
-the wizard, `tmerge plan` and the documentation read them from here. Unknown keys are errors with a did-you-mean, and
-all problems of a file are listed at once. Relative paths are taken from the current directory and resolved on loading.
+Every field carries its default, unit, equation of the paper (arXiv 2602.05495) and whether it belongs to the expert
+view; the wizard, `tmerge plan` and the documentation read them from here. Unknown keys are errors with a did-you-mean,
+and all problems of a file are listed at once. Relative paths are taken from the current directory and made absolute.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tmerge_tui.errors import RecipeError
+from tmerge_tui.problems import booleans_for_numbers, fields, problems_of, section_of
+from tmerge_tui.yamlfile import parse_mapping, read_mapping
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 PROJECTIONS: tuple[str, ...] = get_args(Projection)
@@ -28,12 +29,12 @@ def option(
     default: Any, meaning: str, *, unit: str = "", equation: str = "", expert: bool = False, **constraints: Any
 ) -> Any:
     """A recipe field: `meaning` is one line a person reads beside it."""
-    extra = {"unit": unit, "equation": equation, "expert": expert}
+    extra: dict[str, Any] = {"unit": unit, "equation": equation, "expert": expert}
     return Field(default, description=meaning, json_schema_extra=extra, **constraints)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def _model_choice(value: Any) -> Any:
@@ -76,7 +77,9 @@ class Calibration(Section):
     column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
     samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
     holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
-    holdout_path: str | None = option(None, "measure on this file instead of a share of the calibration file", expert=True)
+    holdout_path: str | None = option(
+        None, "measure on this file instead of a share of the calibration file", expert=True
+    )
     max_length: int = option(512, "longest sample; the rest is cut", unit="tokens", ge=8)
     pooling: Literal["sample", "span"] = option(
         "sample", "one row per sample (the paper), or one per whitespace word", equation="eq. 6"
@@ -107,12 +110,16 @@ class Transport(Section):
         expert=True,
     )
     solver: Literal["fast", "plain", "pot"] = option(
-        "fast", "batched Sinkhorn with Anderson acceleration; the paper's plain loop; or the POT library", equation="A.3",
+        "fast",
+        "batched Sinkhorn with Anderson acceleration; the paper's plain loop; or the POT library",
+        equation="A.3",
         expert=True,
     )
     eta: float = option(0.1, "entropic regularisation of layer plans", equation="eq. 11", gt=0, le=100)
     layer_cost: Literal["raw", "median"] = option(
-        "raw", "layer costs as in the paper, or shifted by their minimum and divided by their median", equation="eq. 10",
+        "raw",
+        "layer costs as in the paper, or shifted by their minimum and divided by their median",
+        equation="eq. 10",
         expert=True,
     )
     layer_max_iterations: int = option(1000, "iterations of the layer solve", equation="A.2", expert=True, ge=1)
@@ -124,7 +131,10 @@ class Fusion(Section):
     """How plans become weights (section 4 and 5 of the method)."""
 
     alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = option(
-        (0.1,), "fusion strength in [0, 1]; a list reuses the plans and fuses once per value", equation="eq. 14", min_length=1
+        (0.1,),
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value",
+        equation="eq. 14",
+        min_length=1,
     )
     projections: tuple[Projection, ...] | None = option(
         None, "projections to fuse; all aligned ones when empty", equation="eq. 14", expert=True
@@ -134,11 +144,14 @@ class Fusion(Section):
         128, "strongest neurons fused in each projection", unit="neurons", equation="A.5, eq. 22"
     )
     r: Annotated[int, Field(ge=1)] | None = option(
-        128, "plan entries kept: among the r largest of their row and of their column; empty keeps all",
-        equation="A.1", expert=True,
+        128,
+        "plan entries kept: among the r largest of their row and of their column; empty keeps all",
+        equation="A.1",
+        expert=True,
     )
     coupling: Literal["plan", "barycentric"] = option(
-        "plan", "multiply by plans as the paper writes it, or by maps normalised to carry weights at their own scale",
+        "plan",
+        "multiply by plans as the paper writes it, or by maps normalised to carry weights at their own scale",
         equation="eq. 14",
     )
     units: Literal["z", "raw"] = option(
@@ -191,7 +204,9 @@ class Recipe(Section):
         "auto", "type of the forward passes: bfloat16 on a GPU, float32 on a CPU when it fits", expert=True
     )
     memory: str | int | None = option(
-        None, "memory the weights may take, such as 8GB; what does not fit is streamed layer by layer", unit="bytes",
+        None,
+        "memory the weights may take, such as 8GB; what does not fit is streamed layer by layer",
+        unit="bytes",
         expert=True,
     )
     seed: int = option(0, "of sampling, bootstrap and placebos", ge=0)
@@ -209,7 +224,10 @@ class Recipe(Section):
                 f"add them there or drop them here"
             )
         if self.memory is not None:
-            parse_bytes(self.memory)
+            try:
+                parse_bytes(self.memory)
+            except ValueError as error:
+                raise ValueError(f"memory: {error}") from error
         return self
 
     @property
@@ -239,57 +257,32 @@ def parse_bytes(value: str | int) -> int:
     return int(float(match.group(1)) * _UNITS[unit])
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's floats: `1e-6` is a number and not a string."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
 def load_recipe(path: str | Path) -> Recipe:
     """Reads a recipe file.
 
     Raises RecipeError listing every problem: unreadable file, YAML syntax, unknown keys, wrong values.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError([f"{path}: {error.strerror or error}"], hint="give the path of a recipe (YAML) file") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: not UTF-8 text"], hint="save the recipe as UTF-8") from error
-    return parse_recipe(text, str(path))
+    return make_recipe(read_mapping(path))
 
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     """Reads a recipe from YAML text; see `load_recipe`."""
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError([f"{name}: not valid YAML: {error}"]) from error
-    if not isinstance(data, dict):
-        raise RecipeError([f"{name}: found {type(data).__name__}, expected keys such as source, target, calibration"])
-    return make_recipe(data)
+    return make_recipe(parse_mapping(text, name))
 
 
 def make_recipe(data: Mapping[str, Any]) -> Recipe:
     """Validates a mapping. Raises RecipeError listing every problem."""
-    if data.get("adaptation") is not None:
-        data = {**data, "adaptation": None}
-        extra = ["adaptation: training after the merge is not in this version; remove the section"]
-    else:
-        extra = []
+    # a section whose lines are all commented out is there, but empty
+    given = {k: v for k, v in data.items() if v is not None or k not in Recipe.model_fields}
+    problems = list(booleans_for_numbers(given, Recipe))
+    if given.pop("adaptation", None) is not None:
+        problems.append("adaptation: training after the merge is not in this version; remove the section")
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = Recipe.model_validate(given)
     except ValidationError as error:
-        raise RecipeError(extra + [_problem(e) for e in error.errors()]) from error
-    if extra:
-        raise RecipeError(extra)
+        raise RecipeError(problems + problems_of(error, Recipe, given)) from error
+    if problems:
+        raise RecipeError(problems)
     return _with_absolute_paths(recipe)
 
 
@@ -301,15 +294,9 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
-def options(section: type[Section] = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def options(section: type[BaseModel] = Recipe) -> Iterator[tuple[str, Any]]:
     """(dotted name, pydantic FieldInfo) of every leaf field, in order: what a form or a manual needs."""
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        inner = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
-        if inner is None:
-            yield prefix + name, field
-        else:
-            yield from options(inner, f"{prefix}{name}.")
+    return ((name, field) for name, field in fields(section) if section_of(field.annotation) is None)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -330,31 +317,3 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
             "output": absolute(recipe.output),
         }
     )
-
-
-def _problem(error: Any) -> str:
-    """One pydantic error as a line a person can act on."""
-    location = [str(part) for part in error["loc"]]
-    where = ".".join(p for p in location if not p.startswith(("function-", "literal[", "constrained-")))
-    if error["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        tail = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key; {tail}"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if error["type"] == "value_error" or isinstance(error["input"], dict):
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (found {error['input']!r})"
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    section: type[Section] = Recipe
-    for part in location:
-        field = section.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
-            return []
-        section = field.annotation
-    return list(section.model_fields)

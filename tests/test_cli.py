@@ -1,0 +1,290 @@
+"""The command line as a user meets it: real processes, fake pipelines, exit codes, stdout apart from stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tmerge_tui import __version__
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.events import RunFinished, decode
+from tmerge_tui.worker.follow import EventFile, cancel, state_of
+
+TMERGE = [sys.executable, "-m", "tmerge_tui"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    data = {"source": "a/b", "target": "c/d", "calibration": {"path": "x.txt"}, "output": str(tmp_path / "run")}
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    folder = RunDir(tmp_path / "run")
+    yield folder
+    cancel(folder)
+
+
+def environment(fake: str = "whole", **more: str) -> dict[str, str]:
+    return {**os.environ, "TMERGE_PIPELINE": f"tests.worker.fakes:{fake}", "TERM": "xterm", "COLUMNS": "100", **more}
+
+
+def tmerge(*arguments: str | Path, fake: str = "whole", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TMERGE, *map(str, arguments)], capture_output=True, text=True, env=environment(fake, **more), timeout=60
+    )
+
+
+def wait_for(run: RunDir, word: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not (run.events.exists() and word in run.events.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_version_and_help() -> None:
+    assert tmerge("--version").stdout == f"tmerge {__version__}\n"
+    shown = tmerge("--help")
+    assert shown.returncode == 0
+    for command in ("demo", "plan", "check", "watch", "cancel", "report", "doctor", "--batch", "--set"):
+        assert command in shown.stdout
+    assert "_worker" not in shown.stdout
+
+
+def test_without_a_terminal_the_way_to_batch_is_shown() -> None:
+    done = tmerge()
+    assert done.returncode == 2 and done.stdout == "" and "tmerge --batch RECIPE" in done.stderr
+
+
+def test_a_dumb_terminal_gets_no_wizard() -> None:
+    main, side = pty.openpty()
+    done = subprocess.run(TMERGE, stdin=side, stderr=side, stdout=subprocess.PIPE, env=environment(TERM="dumb"))
+    os.close(side)
+    assert done.returncode == 2 and b"--batch" in os.read(main, 4096)
+    os.close(main)
+
+
+def test_batch_prints_the_result_on_stdout_and_the_rest_on_stderr(recipe: Path, run: RunDir) -> None:
+    done = tmerge("--batch", recipe)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "seed 0, alpha 0.1", f"model   {run.model}", f"report  {run.path}/report.html",
+    ]  # fmt: skip
+    assert "Solving transport: done in" in done.stderr and "warning: data: two samples were empty" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert state_of(run) == "finished"
+    # the same command again, at once
+    assert tmerge("--batch", recipe, "--quiet").stderr == ""
+
+
+def test_the_command_line_changes_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    done = tmerge(
+        "--batch", recipe, "--output", other, "--device", "cpu", "--offline",
+        "--set", "fusion.alpha=5e-2", "--set", "seed=7", "--set", "source.revision=main",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("seed 7, alpha 0.05\n")
+    written = yaml.safe_load((other / "recipe.yaml").read_text())
+    assert written["device"] == "cpu" and written["source"]["revision"] == "main"
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_is_the_event_file(recipe: Path, run: RunDir) -> None:
+    done = tmerge("--batch", recipe, "--json", "--quiet")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == run.events.read_text()
+    assert isinstance(decode(done.stdout.splitlines()[-1]).event, RunFinished)  # type: ignore[union-attr]
+    again = tmerge("--batch", recipe, "--json")
+    assert done.stdout + again.stdout == run.events.read_text()  # a second run prints its own events only
+
+
+@pytest.mark.parametrize(
+    ("fake", "code", "words"),
+    [
+        ("numerics", 1, ["NaN in layer 3", "expected: finite activations", "next: use dtype: float32"]),
+        ("refused", 2, ["2 problems", "source: no such folder", "fusion.k: 128", "next: correct both"]),
+        ("breaks", 1, ["unexpected KeyError: 'layers'", "bug", "worker.log"]),
+        ("segfaults", 1, ["SIGSEGV", "Solving transport", "run the same command"]),
+        ("starves", 1, ["out of memory", "batch_size"]),
+    ],
+)
+def test_failures_are_told_in_full_and_without_traceback(recipe: Path, fake: str, code: int, words: list[str]) -> None:
+    done = tmerge("--batch", recipe, fake=fake)
+    assert done.returncode == code and done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_recipe_problems_come_before_anything_is_made(recipe: Path, tmp_path: Path) -> None:
+    done = tmerge("--batch", recipe, "--set", "fusion.alpha=1.5", "--set", "transport.epsilom=1", "--device", "gpu")
+    assert done.returncode == 2 and "3 problems" in done.stderr
+    assert "did you mean epsilon?" in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_usage_errors(recipe: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["--nonsense"], ["frobnicate"], ["--batch"], ["--json"], ["--batch", recipe, "demo"],
+        ["--batch", recipe, "--set", "alpha"], ["--batch", tmp_path / "none.yaml"], ["watch"],
+        ["check", tmp_path],
+    ):  # fmt: skip
+        done = tmerge(*arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_an_output_that_is_not_a_run_is_left_alone(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("dear")
+    done = tmerge("--batch", recipe, "--output", tmp_path / "mine")
+    assert done.returncode == 1 and "is not a run of tmerge" in done.stderr
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("fake", ["sleeps", "deaf", "holds_interpreter"])
+def test_ctrl_c_stops_within_a_second_and_says_how_to_go_on(
+    recipe: Path, run: RunDir, fake: str, number: signal.Signals
+) -> None:
+    batch = subprocess.Popen(
+        [*TMERGE, "--batch", str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(fake),
+    )
+    wait_for(run, "StageStarted")
+    time.sleep(0.3)
+    begin = time.monotonic()
+    batch.send_signal(number)
+    out, err = batch.communicate(timeout=20)
+    seconds = time.monotonic() - begin
+    assert batch.returncode == 130 and out == ""
+    assert seconds < (1.6 if fake == "holds_interpreter" else 1.0)
+    assert "the same command continues" in err and "Traceback" not in err
+    assert state_of(run) == "interrupted"
+
+
+def test_a_reader_that_leaves_does_not_stop_the_run(recipe: Path, run: RunDir) -> None:
+    command = " ".join([*TMERGE, "--batch", str(recipe), "--json", "--quiet"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
+    assert state_of(run) == "finished"
+
+
+def test_help_into_a_closed_pipe() -> None:
+    command = " ".join([*TMERGE, "--help"])
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_bars_on_a_terminal(recipe: Path) -> None:
+    main, side = pty.openpty()
+    batch = subprocess.Popen(
+        [*TMERGE, "--batch", str(recipe)],
+        stdin=side,
+        stderr=side,
+        stdout=subprocess.PIPE,
+        env=environment(NO_COLOR="1"),
+    )
+    os.close(side)
+    seen = b""
+    while True:
+        ready, _, _ = select.select([main], [], [], 30)
+        try:
+            part = os.read(main, 65536) if ready else b""
+        except OSError:  # Linux: the other side is closed
+            part = b""
+        if not part:
+            break
+        seen += part
+    os.close(main)
+    out, _ = batch.communicate(timeout=30)
+    text = seen.decode()
+    assert batch.returncode == 0 and out.startswith(b"seed 0")
+    assert "whole run" in text and "Solving transport" in text and "2/2 pairs" in text
+    assert "\x1b[3" not in text  # no colours
+
+
+def test_watch_and_cancel(recipe: Path, run: RunDir) -> None:
+    assert tmerge("watch", run.path).returncode == 1  # no such run
+    batch = subprocess.Popen(
+        [*TMERGE, "--batch", str(recipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment("sleeps"),
+    )  # fmt: skip
+    wait_for(run, "StageStarted")
+    busy = tmerge("--batch", recipe)
+    assert busy.returncode == 1 and "in use" in busy.stderr and "tmerge watch" in busy.stderr
+    watching = subprocess.Popen(
+        [*TMERGE, "watch", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    time.sleep(1.0)
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=20)
+    assert watching.returncode == 130 and "the run goes on" in err and state_of(run) == "running"
+    stopped = tmerge("cancel", run.path)
+    assert stopped.returncode == 0 and stopped.stdout.startswith("stopped")
+    _, err = batch.communicate(timeout=20)
+    assert batch.returncode == 130 and "continues" in err
+    again = tmerge("cancel", run.path)
+    assert again.returncode == 1 and "interrupted" in again.stderr
+    assert tmerge("watch", run.path).returncode == 130
+
+
+def test_watch_shows_the_last_start_of_a_finished_run(recipe: Path, run: RunDir) -> None:
+    assert tmerge("--batch", recipe, "--quiet", fake="numerics").returncode == 1
+    assert tmerge("--batch", recipe, "--quiet").returncode == 0
+    seen = tmerge("watch", run.path, "--json")
+    assert seen.returncode == 0
+    names = [json.loads(line)["type"] for line in seen.stdout.splitlines()]
+    assert names[0] == "RunStarted" and "RunFailed" not in names and names[-1] == "RunFinished"
+    assert len(EventFile(run.events).read_new()) > len(names)
+
+
+def test_report_needs_a_report(recipe: Path, run: RunDir) -> None:
+    tmerge("--batch", recipe, "--quiet")
+    missing = tmerge("report", run.path)
+    assert missing.returncode == 1 and "no report.json" in missing.stderr
+    (run.path / "report.json").write_text("{")
+    broken = tmerge("report", run.path)
+    assert broken.returncode == 1 and "not JSON" in broken.stderr
+
+
+def test_doctor() -> None:
+    done = tmerge("doctor", HF_TOKEN="hf_secret")
+    assert done.returncode == 0, done.stdout
+    for word in ("python", "torch", "gpu", "memory", "disk", "cache", "token      present", "terminal"):
+        assert word in done.stdout
+    assert "hf_secret" not in done.stdout + done.stderr
+
+
+def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from tmerge_tui import cli
+    from tmerge_tui.commands import batch
+
+    def broken(*_: Any) -> int:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(batch, "run_demo", broken)
+    monkeypatch.setattr(sys, "argv", ["tmerge", "demo"])
+    assert cli.main() == 1
+    err = capsys.readouterr().err
+    assert "unexpected ZeroDivisionError: by zero" in err and "TMERGE_DEBUG=1" in err and "Traceback" not in err

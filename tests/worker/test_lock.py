@@ -1,0 +1,98 @@
+"""Who holds a run: the living, not the dead, not a recycled pid."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import RunFolderError
+from tmerge_tui.worker import lock
+
+
+def write(run: RunDir, pid: int, started: float, host: str | None = None) -> None:
+    run.lock.write_text(json.dumps({"pid": pid, "started": started, "host": host or socket.gethostname()}))
+
+
+def test_acquire_and_release(run: RunDir) -> None:
+    assert lock.holder(run) is None
+    lock.acquire(run)
+    held = lock.holder(run)
+    assert held is not None and held.pid == os.getpid() and held.here
+    with pytest.raises(RunFolderError, match=f"process {os.getpid()}"):
+        lock.acquire(run)
+    lock.release(run)
+    assert not run.lock.exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"pid": "x"}', b"[]"])
+def test_a_lock_that_says_nothing_is_taken_over(run: RunDir, body: bytes) -> None:
+    run.lock.write_bytes(body)
+    lock.acquire(run)
+    assert lock.holder(run) is not None
+
+
+def test_a_dead_worker_and_a_recycled_pid_hold_nothing(run: RunDir) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    born = psutil.Process(child.pid).create_time()
+    deadline = time.monotonic() + 10
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    write(run, child.pid, born)
+    assert lock.holder(run) is None  # a zombie: dead, though nobody has asked for its exit code
+    child.wait()
+    assert lock.holder(run) is None
+    write(run, os.getpid(), psutil.Process().create_time() - 3600)  # our pid, an hour ago someone else's
+    assert lock.holder(run) is None
+    lock.acquire(run)
+
+
+def test_release_leaves_the_lock_of_others(run: RunDir) -> None:
+    write(run, os.getppid(), psutil.Process(os.getppid()).create_time())
+    lock.release(run)
+    assert run.lock.exists()
+
+
+def test_another_machine_is_believed_while_events_arrive(run: RunDir) -> None:
+    write(run, 1, 0.0, host="elsewhere")
+    assert lock.holder(run) is None
+    run.events.write_text("")
+    with pytest.raises(RunFolderError, match="on elsewhere"):
+        lock.acquire(run)
+    old = time.time() - 2 * lock.SILENCE
+    os.utime(run.events, (old, old))
+    lock.acquire(run)
+
+
+def _contend(path: str, gate: multiprocessing.synchronize.Event, won: multiprocessing.queues.Queue[bool]) -> None:
+    gate.wait()
+    try:
+        lock.acquire(RunDir(path))
+        won.put(True)
+    except RunFolderError:
+        won.put(False)
+    time.sleep(1)  # hold it while the others try
+
+
+def test_of_many_that_find_a_stale_lock_one_gets_it(run: RunDir) -> None:
+    write(run, os.getpid(), 0.0)
+    context = multiprocessing.get_context("spawn")
+    gate, won = context.Event(), context.Queue()
+    processes = [context.Process(target=_contend, args=(str(run.path), gate, won)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    time.sleep(1.0)
+    gate.set()
+    assert sorted(won.get(timeout=30) for _ in processes) == [False, False, True]
+    for process in processes:
+        process.join()
+    won.close()
+    won.join_thread()

@@ -1,0 +1,1 @@
+"""What the sub-commands of `tmerge` do; cli.py holds their options."""

@@ -1,0 +1,168 @@
+"""`tmerge --batch` and `tmerge demo`: start the worker, follow it, show it, stop it on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import tmerge_tui
+from tmerge_tui.commands.output import complain, data, say
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import TmergeError, UsageError
+from tmerge_tui.events import RunFailed, RunFinished, encode
+from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe
+from tmerge_tui.worker import spawn
+from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
+from tmerge_tui.yamlfile import read_mapping, read_scalar
+
+DEMO = Path(tmerge_tui.__file__).parent / "assets" / "demo" / "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line adds to a recipe."""
+
+    json: bool = False
+    quiet: bool = False
+    device: str | None = None
+    output: str | None = None
+    changes: tuple[str, ...] = ()  # section.key=value
+
+
+def run_file(path: str, options: Options) -> int:
+    return run(make_recipe(change(read_mapping(path), options)), options)
+
+
+def run_demo(options: Options) -> int:
+    """The bundled recipe; its models and text lie beside it."""
+    recipe = read_mapping(DEMO)
+    for name in ("source", "target"):
+        recipe[name] = str(DEMO.parent / recipe[name])
+    for name in ("path", "holdout_path"):
+        if recipe["calibration"].get(name):
+            recipe["calibration"][name] = str(DEMO.parent / recipe["calibration"][name])
+    recipe["output"] = "tmerge-demo"
+    return run(make_recipe(change(recipe, options)), options)
+
+
+def run(recipe: Recipe, options: Options) -> int:
+    """Runs `recipe` in the foreground; the exit code.
+
+    Raises RunFolderError and StorageError when the output cannot be used; what else goes wrong is printed.
+    """
+    folder = RunDir.create(recipe.output)
+    spawn.refuse_if_busy(folder)
+    with storage(folder.recipe):
+        write_atomic(folder.recipe, dump_recipe(recipe).encode())
+    follower = Follower(folder, from_start=False)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # `timeout` and job queues stop the worker too, as Ctrl-C does
+    try:
+        worker = spawn.start(folder)
+        follower.worker = worker
+        try:
+            ended = show(follower, options)
+            worker.wait(spawn.LEAVING)  # so that the same command may follow at once
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it takes less than a second: no second Ctrl-C
+            cancel(folder, worker)
+            return interrupted(folder)
+        return conclude(folder, ended, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def show(follower: Follower, options: Options, skip: int = 0) -> Ended:
+    """Renders events until the end; the first `skip` only enter the state of an earlier moment and are not shown."""
+    from rich.console import Console
+
+    from tmerge_tui.worker.render import renderer
+
+    screen = renderer(Console(stderr=True, highlight=False), options.quiet)
+    try:
+        while follower.ended is None:
+            for line in follower.poll():
+                if line.seq < skip:
+                    continue
+                if options.json:
+                    data(encode(line.event, line.seq, line.t))
+                screen.show(line)
+            screen.tick()
+            if follower.ended is None:
+                time.sleep(POLL)
+    finally:
+        screen.close()
+    return follower.ended
+
+
+def conclude(folder: RunDir, ended: Ended, options: Options) -> int:
+    """Prints how a run ended: the result on stdout, an error in full on stderr."""
+    event = ended.event
+    if isinstance(event, RunFinished):
+        if not options.json:
+            for line in result(event):
+                data(line)
+    elif isinstance(event, RunFailed):
+        say(f"error: {TmergeError(event.message, event.expected, event.hint)}")
+        if event.details and event.kind not in _known():
+            say(f"  the traceback is at the end of {folder.log}")
+    elif ended.error is not None:
+        return complain(ended.error)
+    else:
+        return interrupted(folder)
+    return ended.exit_code
+
+
+def result(event: RunFinished) -> Iterable[str]:
+    yield event.verdict
+    yield f"model   {event.output}"
+    yield f"report  {event.report}"
+
+
+def interrupted(folder: RunDir) -> int:
+    say(f"stopped; the same command continues where it stopped ({folder.path})")
+    return 130
+
+
+def change(recipe: dict[str, Any], options: Options) -> dict[str, Any]:
+    """The recipe's mapping with the command line's values; keys are checked later with all others.
+
+    Raises UsageError for a --set that is not section.key=value.
+    """
+    for text in options.changes:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {text}", "section.key=value", "for example --set fusion.alpha=0.05")
+        _put(recipe, name.strip().split("."), read_scalar(value))
+    if options.device is not None:
+        recipe["device"] = options.device
+    if options.output is not None:
+        recipe["output"] = options.output
+    return recipe
+
+
+def _put(mapping: dict[str, Any], keys: list[str], value: Any) -> None:
+    *sections, last = keys
+    for name in sections:
+        inner = mapping.get(name)
+        if isinstance(inner, str):  # source: org/name, the short form of source.model
+            inner = {"model": inner}
+        mapping[name] = inner = dict(inner) if isinstance(inner, dict) else {}
+        mapping = inner
+    mapping[last] = value
+
+
+def _known() -> set[str]:
+    def names(cls: type[TmergeError]) -> set[str]:
+        return {cls.__name__}.union(*(names(sub) for sub in cls.__subclasses__()))
+
+    return names(TmergeError)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

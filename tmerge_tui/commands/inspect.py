@@ -1,0 +1,72 @@
+"""`tmerge plan` and `tmerge check`: what would happen, without it happening."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tmerge_tui.commands.batch import Options, change
+from tmerge_tui.commands.output import data, say
+from tmerge_tui.engine.wording import number, size
+from tmerge_tui.errors import CheckError, UsageError
+from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
+from tmerge_tui.yamlfile import read_mapping
+
+
+def plan(path: str, options: Options) -> int:
+    """Prints the resolved recipe and its needs. Raises RecipeError, CheckError with all problems."""
+    recipe = make_recipe(change(read_mapping(path), options))
+    from tmerge_tui.engine.check import prepare
+
+    prepared = prepare(recipe)
+    needs = prepared.estimate
+    data(dump_recipe(recipe).rstrip())
+    data("")
+    rows = [
+        ("source", f"{prepared.source.facts.architecture}, {_shape(prepared.source.facts)}"),
+        ("target", f"{prepared.target.facts.architecture}, {_shape(prepared.target.facts)}"),
+        ("projections", ", ".join(prepared.matching.kinds)),
+        ("device", str(prepared.device)),
+        ("memory", size(needs.memory_bytes)),
+        ("disk", size(needs.disk_bytes)),
+        ("work", f"{number(needs.flops)} floating-point operations"),
+    ]
+    for name, value in rows:
+        data(f"# {name:<12} {value}")  # comments: what is printed is still a recipe
+    for note in (*prepared.matching.notes, *needs.notes, *prepared.warnings):
+        data(f"# note         {note}")
+    return 0
+
+
+def check(path: str) -> int:
+    """Checks a recipe, or shows the projections of a model folder; 2 when there are problems."""
+    if (Path(path) / "config.json").is_file():
+        return _check_model(path)
+    if Path(path).is_dir():
+        raise UsageError(f"{path} holds no config.json", "a recipe (YAML file) or a model folder", "check the path")
+    recipe = load_recipe(path)
+    from tmerge_tui.engine.check import check as problems_of
+
+    problems = problems_of(recipe)
+    if problems:
+        raise CheckError(problems, "correct them, then check again; nothing was written")
+    say("no problems found")
+    return 0
+
+
+def _check_model(path: str) -> int:
+    from tmerge_tui.hub.locate import locate
+    from tmerge_tui.models.facts import read_facts
+
+    facts = read_facts(locate(ModelChoice(model=path)).folder, path)
+    data(f"{facts.architecture}, {_shape(facts)}, {facts.dtype}, {size(facts.bytes_on_disk)}")
+    for p in facts.layout.projections:
+        bias = f" + {p.bias}" if p.bias else ""
+        data(f"  layer {p.layer:>3}  {p.kind:<5} {p.d_out} x {p.d_in}  {p.weight}{bias}")
+    for note in facts.layout.notes:
+        data(f"  note: {note}")
+    return 0
+
+
+def _shape(facts: object) -> str:
+    layers, hidden, parameters = (getattr(facts, name) for name in ("layers", "hidden", "parameters"))
+    return f"{layers} layers, hidden {hidden}, {parameters:,} parameters"

@@ -1,0 +1,69 @@
+"""`tmerge watch`, `cancel` and `report`: runs that exist."""
+
+from __future__ import annotations
+
+import json
+
+from tmerge_tui.commands.batch import Options, conclude, show
+from tmerge_tui.commands.output import data, say
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import RunFolderError
+from tmerge_tui.events import RunStarted
+from tmerge_tui.worker.follow import EventFile, Follower, state_of
+from tmerge_tui.worker.follow import cancel as stop
+
+
+def watch(path: str, as_json: bool) -> int:
+    """Follows the run, from its last start; its exit code. Ctrl-C leaves it running."""
+    run = RunDir.open(path)
+    if state_of(run) == "new":
+        raise RunFolderError(f"{path} has not been started", "a run with events", "start it with `tmerge --batch`")
+    options = Options(json=as_json)
+    try:
+        ended = show(Follower(run), options, skip=_last_start(run))
+    except KeyboardInterrupt:
+        say(f"no longer watching; the run goes on (stop it with `tmerge cancel {path}`)")
+        return 130
+    return conclude(run, ended, options)
+
+
+def cancel(path: str) -> int:
+    """Stops the run. Raises RunFolderError when none is going on."""
+    run = RunDir.open(path)
+    if not stop(run):
+        raise RunFolderError(
+            f"no run is going on in {path} (it is {state_of(run)})",
+            "a running one",
+            "`tmerge watch` shows how it ended",
+        )
+    data(f"stopped {path}; the same command continues where it stopped")
+    return 0
+
+
+def report(path: str) -> int:
+    """Renders the report again. Raises RunFolderError when the run has none."""
+    run = RunDir.open(path)
+    try:
+        results = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} has no report.json (it is {state_of(run)})", "a finished run") from error
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path}/report.json is not JSON: {error}", "a report that a run wrote", "run the recipe again"
+        ) from error
+    from tmerge_tui.engine.report import write_report
+
+    write_report(results, run)
+    data(results["verdict"]["headline"])
+    data(f"report  {run.path / 'report.html'}")
+    return 0
+
+
+def _last_start(run: RunDir) -> int:
+    """Number of the event with which the last start began; 0 when there is none."""
+    file, start = EventFile(run.events), 0
+    while not file.caught_up():
+        for line in file.read_new():
+            if isinstance(line.event, RunStarted):
+                start = line.seq
+    return start

@@ -1,0 +1,81 @@
+"""What a run takes from the machine: a sample a second as events, and the peaks for the report."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+import psutil
+
+from tmerge_tui.errors import StorageError
+from tmerge_tui.events import Emit, ResourceSample
+
+INTERVAL = 1.0  # seconds
+
+
+def peaks() -> tuple[int, int]:
+    """(peak resident memory of this process, peak memory allocated on its GPUs), in bytes.
+
+    The operating system and torch keep them, so nothing between two samples is missed. 0 without a GPU.
+    """
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    cuda = _cuda()
+    gpu = sum(cuda.max_memory_allocated(i) for i in range(cuda.device_count())) if cuda else 0
+    return rss, gpu
+
+
+class Sampler:
+    """Emits a ResourceSample every second while its block runs; `folder` is on the disk whose free space counts."""
+
+    def __init__(self, emit: Emit, folder: Path) -> None:
+        self.emit, self.folder = emit, folder
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="resources", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._process.cpu_percent()  # the first call only sets the mark to measure from
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def sample(self) -> ResourceSample:
+        cuda = _cuda()
+        used = total = 0
+        if cuda:
+            for i in range(cuda.device_count()):
+                free, size = cuda.mem_get_info(i)
+                used, total = used + size - free, total + size
+        return ResourceSample(
+            cpu=self._process.cpu_percent(),
+            rss=self._process.memory_info().rss,
+            memory_total=psutil.virtual_memory().total,
+            gpu_used=used,
+            gpu_total=total,
+            disk_free=shutil.disk_usage(self.folder).free,
+        )
+
+    def _work(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                self.emit(self.sample())
+            except (OSError, StorageError):
+                return  # disk full or folder gone: the stage that needs the disk says so, with what to do
+
+
+def _cuda() -> ModuleType | None:
+    """torch.cuda if the engine has begun to use it: a sampler must not import torch or wake the driver."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    try:
+        return cuda if cuda is not None and cuda.is_initialized() else None
+    except AttributeError:  # torch is just being imported
+        return None

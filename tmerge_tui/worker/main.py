@@ -1,0 +1,98 @@
+"""The worker process: `tmerge _worker RUN` runs the recipe of a run folder and writes its events.
+
+Signals. A Python handler runs only between bytecodes, so it is deaf during a long tensor operation. SIGTERM and SIGINT
+are therefore blocked in every thread and awaited by one thread of their own, which writes the last event and ends the
+process at once. SIGHUP is ignored: a dropped connection does not stop a run. What libraries print goes to worker.log.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from tmerge_tui.engine.resources import Sampler
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
+from tmerge_tui.events import Emit, Logged, RunFailed, RunFinished, RunInterrupted
+from tmerge_tui.recipe import Recipe, load_recipe
+from tmerge_tui.worker import lock
+from tmerge_tui.worker.journal import Journal
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+PIPELINE = "tmerge_tui.engine.pipeline:run"
+
+
+def main(folder: str) -> int:
+    """Runs the recipe of `folder`; the exit code: 0, 1, 2, or 130 when stopped by a signal."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # before any thread exists: all of them inherit it
+    faulthandler.enable()
+    try:
+        run = RunDir.open(folder)
+        lock.acquire(run)
+    except TmergeError as error:  # not the writer of this run: worker.log has to do
+        print(error, file=sys.stderr)
+        return error.exit_code
+    try:
+        journal = Journal(run.events)
+        threading.Thread(target=_await_signal, args=(journal, run), name="signals", daemon=True).start()
+        journal.emit(Logged("debug", f"worker {os.getpid()} started"))
+        code = _run(run, journal)
+        journal.close()
+        return code
+    finally:
+        lock.release(run)
+
+
+def _run(run: RunDir, journal: Journal) -> int:
+    try:
+        recipe = load_recipe(run.recipe)
+        with Sampler(journal.emit, run.path):
+            _pipeline()(recipe, run, journal.emit)
+        if not isinstance(journal.last, RunFinished):
+            raise RuntimeError("the pipeline returned without RunFinished")
+        return 0
+    except BaseException as error:
+        traceback.print_exc()
+        failure = describe(error)
+        journal.emit(failure)
+        return failure.exit_code
+
+
+def describe(error: BaseException) -> RunFailed:
+    """The event that tells a user what went wrong; the traceback is only a detail."""
+    details = "".join(traceback.format_exception(error))
+    kind = type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted("the run was interrupted")
+    if isinstance(error, MemoryError):
+        error = MemoryShortage(
+            "out of memory", "room for one layer and the activations", "lower calibration.batch_size or set memory"
+        )
+    if isinstance(error, TmergeError):
+        return RunFailed(kind, error.found, error.expected, error.hint, error.exit_code, details)
+    hint = "this is a bug in tmerge: please report it with the end of worker.log; finished pieces are kept"
+    return RunFailed(kind, f"unexpected {kind}: {error}", "", hint, 1, details)
+
+
+def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:
+    """The engine's `run`. Test hook: TMERGE_PIPELINE=module:function puts another in its place."""
+    module, _, function = os.environ.get("TMERGE_PIPELINE", PIPELINE).partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _await_signal(journal: Journal, run: RunDir) -> None:
+    import psutil
+
+    number = signal.sigwait(STOPPING)
+    journal.emit_last(RunInterrupted(signal.Signals(number).name), patience=0.5)
+    for child in psutil.Process().children(recursive=True):  # they inherited the mask and would not hear a SIGTERM
+        child.kill()
+    lock.release(run)
+    os._exit(130)

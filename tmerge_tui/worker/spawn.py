@@ -1,0 +1,91 @@
+"""Starts the worker: a process of its own, by exec, in a session of its own.
+
+Not multiprocessing: under Textual its descriptors are invalid, and a fork would carry threads and CUDA along. A session
+of its own, so that neither Ctrl-C in the terminal nor a dropped connection reaches it; stopping it is a decision.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.files import storage
+from tmerge_tui.worker import lock
+from tmerge_tui.worker.follow import final_word
+
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONUNBUFFERED": "1",
+}
+LEAVING = 5.0  # seconds a worker that has said its last word may take to unload its libraries
+
+
+@dataclass(frozen=True)
+class Handle:
+    """The worker that this process has started."""
+
+    pid: int
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, -9 after SIGKILL."""
+        return self.process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """Its return code, or None if it still runs after `seconds`."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def start(run: RunDir) -> Handle:
+    """Starts a worker for the recipe in `run`.
+
+    Raises RunFolderError when another worker is writing this run, StorageError when worker.log cannot be written.
+    """
+    refuse_if_busy(run)
+    with storage(run.log), open(run.log, "ab") as log:
+        process = subprocess.Popen(
+            [*_command(), "_worker", str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(),
+            close_fds=True,
+            start_new_session=True,
+        )
+    return Handle(process.pid, process)
+
+
+def refuse_if_busy(run: RunDir) -> None:
+    """Raises RunFolderError when a worker is writing `run`; one that has just ended is given the time to leave."""
+    deadline = time.monotonic() + LEAVING
+    while lock.holder(run) and final_word(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    lock.refuse_if_held(run)
+
+
+def _command() -> list[str]:
+    if getattr(sys, "frozen", False):
+        return [sys.executable]
+    return [sys.executable, "-P", "-m", "tmerge_tui"]  # -P: a random.py in the current folder is not ours
+
+
+def _environment() -> dict[str, str]:
+    environment = {**os.environ, **QUIET}
+    if getattr(sys, "frozen", False):
+        # The worker outlives this process, and with it the files a one-file executable has unpacked for itself.
+        environment["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+    else:
+        package = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return environment
