@@ -1,0 +1,212 @@
+"""The half-filled recipe of the wizard: what was typed, and nothing else.
+
+`values` maps the recipe's dotted names to what the person chose (text as typed, lists for sets of choices). A name that
+is absent means the default. `recipe()` validates the whole; `problems()` says what is wrong while typing.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from tmerge_tui.errors import RecipeError
+from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe, options
+from tmerge_tui.yamlfile import read_mapping
+
+STEPS = ("models", "data", "method", "review", "run", "result")
+OPTIONS: dict[str, Any] = {name: field for name, field in options() if name not in ("adaptation", "resolved")}
+MISSING = {
+    "source: missing": "choose a source model",
+    "target: missing": "choose a target model",
+    "calibration: missing": "choose a text file or a data set",
+    "output: missing": "choose an output folder",
+}
+
+
+class Draft:
+    """Mutable on purpose: the wizard's one piece of state."""
+
+    def __init__(self, values: dict[str, Any] | None = None, step: str = "models", reached: str = "models") -> None:
+        self.values: dict[str, Any] = dict(values or {})
+        self.step = step if step in STEPS else "models"
+        self.reached = reached if reached in STEPS else self.step  # the furthest step that was seen
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Draft:
+        values = data.get("values")
+        known = {k: v for k, v in values.items() if k in OPTIONS} if isinstance(values, dict) else {}
+        return cls(known, str(data.get("step")), str(data.get("reached")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Draft:
+        """Everything that differs from the defaults, as a person would have typed it."""
+        values: dict[str, Any] = {}
+        for name in OPTIONS:
+            chosen = _dig(recipe.model_dump(mode="json"), name)
+            if chosen is not None and chosen != default(name):
+                values[name] = chosen
+        return cls(values, "review", "review")
+
+    def dump(self) -> dict[str, Any]:
+        return {"version": 1, "step": self.step, "reached": self.reached, "values": self.values}
+
+    def go(self, step: str) -> None:
+        self.step = step
+        self.reached = max(self.reached, step, key=STEPS.index)
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def get(self, name: str) -> Any:
+        """What was chosen, else the default (None when there is none)."""
+        return self.values.get(name, default(name))
+
+    def set(self, name: str, value: Any) -> None:
+        """The default itself means "not chosen"; so does nothing at all, unless None is a choice of its own."""
+        empty = value is None or value == "" or (value == [] and default(name) is None)
+        if empty and default(name) is not None and _optional(name):
+            self.values[name] = None
+        elif empty or value == default(name) or (default(name) != [] and str(value) == as_text(default(name))):
+            self.values.pop(name, None)
+        else:
+            self.values[name] = value
+
+    def data(self) -> dict[str, Any]:
+        """The nested mapping that `make_recipe` takes."""
+        nested: dict[str, Any] = {}
+        for name, value in self.values.items():
+            *path, leaf = name.split(".")
+            at = nested
+            for part in path:
+                at = at.setdefault(part, {})
+            at[leaf] = parse(name, value)
+        return nested
+
+    def recipe(self) -> Recipe:
+        """Raises RecipeError with every problem."""
+        return make_recipe(self.data())
+
+    def yaml(self) -> str:
+        return dump_recipe(self.recipe())
+
+    def problems(self) -> list[str]:
+        try:
+            self.recipe()
+        except RecipeError as error:
+            return list(error.problems)
+        return []
+
+    def problem_of(self, name: str) -> str:
+        """The problem of one field, without its name; empty when it is well."""
+        for problem in self.problems():
+            where, _, message = problem.partition(": ")
+            if where == name or where.startswith(f"{name}."):
+                return message
+        return ""
+
+
+def demo_draft() -> Draft:
+    """The bundled example; its models and text lie beside its recipe. Raises OSError, RecipeError."""
+    file = Path(__file__).parents[1] / "assets" / "demo" / "recipe.yaml"
+    data = read_mapping(file)
+    for section, names in ((data, ("source", "target")), (data["calibration"], ("path", "holdout_path"))):
+        for name in names:
+            if section.get(name):
+                section[name] = str(file.parent / section[name])
+    data["output"] = suggest_output(Draft({"source.model": "tmerge", "target.model": "demo"}))
+    return Draft.from_recipe(make_recipe(data))
+
+
+def step_problems(draft: Draft, step: str) -> list[str]:
+    """What still has to be chosen on one screen of the wizard."""
+    sections = {
+        "models": ("source", "target"),
+        "data": ("calibration",),
+        "method": ("transport", "fusion", "evaluation", "device", "dtype", "memory", "seed"),
+        "review": ("output",),
+    }.get(step, ())
+    mine = [p for p in draft.problems() if p.partition(":")[0].partition(".")[0].strip() in sections]
+    return [MISSING.get(problem, problem) for problem in mine]
+
+
+def default(name: str) -> Any:
+    """A field's default as JSON knows it; None for fields that must be given."""
+    field = OPTIONS[name]
+    if field.is_required():
+        return None
+    value = field.default
+    return list(value) if isinstance(value, tuple) else value
+
+
+def kind(name: str) -> str:
+    """How a field is edited: "switch", "choice", "set", "list" or "text"."""
+    annotation = _bare(OPTIONS[name].annotation)
+    if annotation is bool:
+        return "switch"
+    if get_origin(annotation) is Literal:
+        return "choice"
+    if get_origin(annotation) is tuple:
+        return "set" if get_origin(get_args(annotation)[0]) is Literal else "list"
+    return "text"
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The values of a "choice" or "set"."""
+    annotation = _bare(OPTIONS[name].annotation)
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    return tuple(str(value) for value in get_args(annotation))
+
+
+def parse(name: str, value: Any) -> Any:
+    """Text of a list field becomes a list; everything else is left to the recipe's own validation."""
+    if isinstance(value, str) and name in OPTIONS and kind(name) == "list":
+        if name == "evaluation.prompts":
+            return [line.strip() for line in value.split("|") if line.strip()]
+        return [part for part in value.replace(",", " ").split() if part]
+    return value
+
+
+def as_text(value: Any) -> str:
+    """A value as it stands in an input."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return (" | " if any(" " in str(v) for v in value) else ", ").join(str(v) for v in value)
+    return str(value)
+
+
+def suggest_output(draft: Draft) -> str:
+    """A run folder that does not exist yet, named after the two models."""
+    parts = [Path(str(draft.get(f"{role}.model") or role)).name.split("@")[0].lower() for role in ("source", "target")]
+    base = Path("runs") / "-into-".join(part[:32] for part in parts)
+    for number in range(1, 1000):
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        if not path.exists():
+            return str(path)
+    return str(base)
+
+
+def _optional(name: str) -> bool:
+    """Whether None is a value of this field."""
+    annotation = OPTIONS[name].annotation
+    return get_origin(annotation) in (types.UnionType, typing.Union) and type(None) in get_args(annotation)
+
+
+def _dig(data: Any, name: str) -> Any:
+    for part in name.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _bare(annotation: Any) -> Any:
+    """Without Annotated, and without an optional None."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        rest = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if len(rest) == 1:
+            return _bare(rest[0])
+    return annotation

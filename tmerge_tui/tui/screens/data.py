@@ -1,0 +1,229 @@
+"""Step 2: the text both models read, with a few samples as each of them will see it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from tmerge_tui.errors import TmergeError
+from tmerge_tui.recipe import is_folder
+from tmerge_tui.tui import catalog
+from tmerge_tui.tui.draft import OPTIONS
+from tmerge_tui.tui.presets import PRESETS
+from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.screens.pick import PickFolder
+from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.toggles import OneOf
+
+SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+ORIGINS = ("file", "Hub data set", "preset")
+QUIET = 0.4  # seconds without a change before the preview is read anew
+SHOWN = 4  # samples
+
+
+class DataScreen(WizardPage):
+    heading = "Data"
+    sub_heading = "text both models read; a part is held out for measuring"
+    step = "data"
+    tips = "Every sample is shown as each model will read it, through its own chat template, with its own tokens."
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f2", "browse", "Browse", id="data.browse", tooltip="Open a text file on this machine"),
+        Binding("f4", "field", "Next field", id="data.field", tooltip="Read another field (column) of the file"),
+        Binding("f3", "expert", "Expert", id="data.expert", tooltip="Show or hide the settings few people change"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns: list[str] = []
+
+    def body(self) -> ComposeResult:
+        draft = self.wizard.draft
+        origin = ORIGINS[1] if draft.get("calibration.repo_id") else ORIGINS[0]
+        chosen = next((p.name for p in PRESETS if p.data == draft.get("calibration.repo_id")), "")
+        with Horizontal(id="data"):
+            with VerticalScroll(id="data-form", can_focus=False):
+                yield OneOf(ORIGINS, origin, id="origin")
+                yield OneOf([preset.name for preset in PRESETS], chosen, id="preset")
+                for name in OPTIONS:
+                    if name.startswith("calibration."):
+                        yield OptionField(name, draft.get(name))
+            with VerticalScroll(id="preview-card", classes="card") as card:
+                card.border_title = "As each model reads it"
+                yield Static("", id="preview")
+        yield from self.buttons()
+
+    def on_mount(self) -> None:
+        self._show_origin(self.query_one("#origin", OneOf).value)
+        self.field("path" if not self.wizard.draft.get("calibration.repo_id") else "repo_id").query(
+            "Input"
+        ).first().focus()
+        self.check_step()
+        self.preview()
+
+    def field(self, name: str) -> OptionField:
+        return next(f for f in self.query(OptionField) if f.option == f"calibration.{name}")
+
+    def _show_origin(self, origin: str) -> None:
+        self.field("path").display = origin == "file"
+        self.field("holdout_path").display = origin == "file"
+        for name in ("repo_id", "revision", "config_name", "split"):
+            self.field(name).set_class(origin == "file", "-hidden")
+        self.query_one("#preset").display = origin == "preset"
+
+    @on(OneOf.Changed, "#origin")
+    def _origin(self, event: OneOf.Changed) -> None:
+        self._show_origin(event.value)
+        if event.value == "file":
+            self._take("repo_id", None)
+        else:
+            self._take("path", None)
+            self._take("holdout_path", None)
+        self._changed()
+
+    @on(OneOf.Changed, "#preset")
+    def _preset(self, event: OneOf.Changed) -> None:
+        preset = next(p for p in PRESETS if p.name == event.value)
+        for name, value in preset.values().items():
+            self.wizard.change(name, value)
+        self.field("repo_id").put(preset.data)
+        pair = [("source", preset.source), ("target", preset.target)]
+        taken = [role for role, name in pair if not self.wizard.draft.get(f"{role}.model")]
+        for role, name in pair:
+            if role in taken:
+                self.wizard.change(f"{role}.model", name)
+        self.notify(
+            f"data {preset.data}, alpha {preset.alpha:g}" + (", and its models" if taken else ""), title=preset.name
+        )
+        self._changed()
+
+    def _take(self, name: str, value: Any) -> None:
+        self.wizard.change(f"calibration.{name}", value)
+        self.field(name).put(value)
+
+    def on_option_field_changed(self, event: OptionField.Changed) -> None:
+        self.wizard.change(event.name, event.value)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.check_step()
+        self.preview()
+
+    def check_step(self) -> str:
+        said = super().check_step()
+        problems = self.wizard.draft.problems()
+        for field in self.query(OptionField):
+            wrong = next((p.partition(": ")[2] for p in problems if p.startswith(f"{field.option}: ")), "")
+            field.show_problem(wrong)
+        return said
+
+    # what the models will read
+
+    @work(exclusive=True, group="preview", exit_on_error=False)
+    async def preview(self) -> None:
+        shown = self.query_one("#preview", Static)
+        draft = self.wizard.draft
+        path, repo = draft.get("calibration.path"), draft.get("calibration.repo_id")
+        if not path and not repo:
+            shown.update(
+                Content.styled("Choose a file: .txt (a sample a line), .jsonl, .csv or .parquet.", "$foreground 60%")
+            )
+            return
+        await asyncio.sleep(QUIET)
+        wrong = [p for p in draft.problems() if p.startswith("calibration")]
+        if wrong:
+            shown.update(Content.styled(f"✗ {wrong[0]}", "$error"))
+            return
+        shown.update(Content.styled("reading …", "$foreground 60%"))
+        try:
+            models = await self._folders()
+            said = await self.wizard.probe.ask(
+                "preview", calibration=draft.data()["calibration"], seed=draft.get("seed"), count=SHOWN, models=models
+            )
+        except TmergeError as error:
+            hint = f"\n\n→ {error.hint}" if error.hint else ""
+            expected = f"\n\nneeded: {error.expected}" if error.expected else ""
+            shown.update(Content.assemble((f"✗ {error.found}", "$error"), expected, (hint, "$accent")))
+            return
+        self.columns = said["columns"]
+        shown.update(_preview(said, list(models)))
+
+    async def _folders(self) -> dict[str, str]:
+        """The models that are on this machine; the others are left out of the preview."""
+        folders = {}
+        for role in ("source", "target"):
+            name = str(self.wizard.draft.get(f"{role}.model") or "")
+            if not name:
+                continue
+            try:
+                lookup = catalog.open_folder if is_folder(name) else catalog.in_cache
+                found = await asyncio.to_thread(lookup, name)
+            except TmergeError:
+                continue  # its card on the Models screen says what is wrong
+            if found is not None and found.folder is not None:
+                folders[role] = str(found.folder)
+        return folders
+
+    # keys
+
+    @work
+    async def action_browse(self) -> None:
+        current = Path(str(self.wizard.draft.get("calibration.path") or ".")).expanduser()
+        path = await self.app.push_screen_wait(PickFolder("Open a text file", current.parent, suffixes=SUFFIXES))
+        if path is not None:
+            self._take("repo_id", None)
+            self._take("path", str(path))
+            self._changed()
+
+    def action_field(self) -> None:
+        """Walks through the fields of the file."""
+        if not self.columns:
+            self.notify("this file has no fields to choose from")
+            return
+        current = self.wizard.draft.get("calibration.column")
+        position = self.columns.index(current) + 1 if current in self.columns else 0
+        self._take("column", self.columns[position % len(self.columns)])
+        self._changed()
+
+    def action_expert(self) -> None:
+        self.toggle_class("-show-expert")
+
+
+def _preview(said: dict[str, Any], roles: list[str]) -> Content:
+    parts = [
+        Content.assemble(
+            (f"{said['calibration']:,}", "bold"),
+            (" to align on, ", "$foreground 60%"),
+            (f"{said['holdout']:,}", "bold"),
+            (" held out", "$foreground 60%"),
+            (
+                f"   field {said['column']}" + (f" of {', '.join(said['columns'])}" if said["columns"] else ""),
+                "$foreground 60%",
+            ),
+        )
+    ]
+    parts += [Content.assemble(("! ", "$warning bold"), warning) for warning in said["warnings"]]
+    for number, sample in enumerate(said["samples"], 1):
+        parts.append(Content.styled(f"\nsample {number}", "$primary bold"))
+        texts = [sample[role]["text"] for role in roles]
+        if not roles:
+            parts.append(Content(sample["plain"]))
+        for role in roles:
+            seen = sample[role]
+            cut = ", cut" if seen["cut"] else ""
+            parts.append(
+                Content.assemble((f"{role} ", "$accent"), (f"{seen['tokens']:,} tokens{cut}", "$foreground 60%"))
+            )
+            if role == roles[-1] or len(set(texts)) > 1:
+                parts.append(Content(seen["text"]))
+    if len(roles) < 2:
+        parts.append(Content.styled("\ntoken counts need both models on this machine", "$foreground 60%"))
+    return Content("\n").join(parts)

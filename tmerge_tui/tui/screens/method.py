@@ -1,0 +1,134 @@
+"""Step 3: every hyperparameter of the recipe, checked while typing, with what the run will need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from tmerge_tui.errors import TmergeError
+from tmerge_tui.tui import catalog, human
+from tmerge_tui.tui.draft import OPTIONS
+from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.widgets.field import OptionField
+
+GROUPS = (
+    ("transport", "Feature and layer plans"),
+    ("fusion", "Weights from plans"),
+    ("evaluation", "What is measured"),
+    ("", "This run"),
+)
+ELSEWHERE = ("source", "target", "calibration", "output")  # chosen on other screens
+QUIET = 0.5  # seconds without a change before the estimate is made anew
+
+
+class MethodScreen(WizardPage):
+    heading = "Method"
+    sub_heading = "every default is the paper's or a safe one"
+    step = "method"
+    tips = "Arrows choose on a line of options, space takes one of several. An empty field takes its default."
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "f2", "expert", "Expert view", id="method.expert", tooltip="Show or hide the settings few people change"
+        ),
+        Binding("f3", "defaults", "Defaults", id="method.defaults", tooltip="Take back every change on this screen"),
+    ]
+
+    def body(self) -> ComposeResult:
+        with VerticalScroll(id="fields", can_focus=False):
+            for section, title in GROUPS:
+                yield Static(title, classes="group")
+                for name in _fields(section):
+                    yield OptionField(name, self.wizard.draft.get(name))
+        yield Static("", id="estimate")
+        yield from self.buttons()
+
+    def on_mount(self) -> None:
+        expert = any(name in self.wizard.draft.values for name in OPTIONS if _is_expert(name) and not _elsewhere(name))
+        self.set_class(expert, "-show-expert")
+        self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
+        self.check_step()
+        self.estimate()
+
+    def on_option_field_changed(self, event: OptionField.Changed) -> None:
+        self.wizard.change(event.name, event.value)
+        self.check_step()
+        self.estimate()
+
+    def check_step(self) -> str:
+        said = super().check_step()
+        problems = self.wizard.draft.problems()
+        for field in self.query(OptionField):
+            field.show_problem(_problem_of(field.option, problems))
+        return said
+
+    def action_expert(self) -> None:
+        self.toggle_class("-show-expert")
+
+    async def action_defaults(self) -> None:
+        for name in [name for name in self.wizard.draft.values if name in OPTIONS and not _elsewhere(name)]:
+            self.wizard.change(name, None)
+        self.wizard.goto("method")
+
+    @work(exclusive=True, group="estimate", exit_on_error=False)
+    async def estimate(self) -> None:
+        """Time, memory and disk, from the helper process."""
+        await asyncio.sleep(QUIET)
+        shown = self.query_one("#estimate", Static)
+        draft = self.wizard.draft
+        data = {**draft.data(), "output": draft.get("output") or "runs/new"}
+        data.setdefault("calibration", {"path": "text.txt"})
+        names = {role: str(draft.get(f"{role}.model") or "") for role in ("source", "target")}
+        try:
+            if not all(names.values()):
+                shown.update(Content.styled("an estimate needs both models", "$foreground 60%"))
+                return
+            found = {role: await asyncio.to_thread(catalog.resolve, name) for role, name in names.items()}
+            if any(one.folder is None for one in found.values()):
+                shown.update(Content.styled("no estimate before the models are on this machine", "$foreground 60%"))
+                return
+            models = {role: {"folder": str(one.folder), "name": one.name} for role, one in found.items()}
+            said = await self.wizard.probe.ask("estimate", recipe=data, **models)
+        except TmergeError as error:
+            shown.update(Content.styled(f"no estimate: {error.found.splitlines()[0]}", "$warning"))
+            return
+        shown.update(
+            Content.assemble(
+                ("about ", "$foreground 60%"),
+                (human.duration(said["seconds"]), "bold"),
+                (f" on {said['device']}   memory ", "$foreground 60%"),
+                (human.size(said["memory"]), "bold"),
+                ("   disk ", "$foreground 60%"),
+                (human.size(said["disk"]), "bold"),
+            )
+        )
+
+
+def _fields(section: str) -> Iterator[str]:
+    for name in OPTIONS:
+        if not _elsewhere(name) and (name.startswith(f"{section}.") if section else "." not in name):
+            yield name
+
+
+def _elsewhere(name: str) -> bool:
+    return name.partition(".")[0] in ELSEWHERE
+
+
+def _is_expert(name: str) -> bool:
+    return bool((OPTIONS[name].json_schema_extra or {}).get("expert"))
+
+
+def _problem_of(name: str, problems: list[str]) -> str:
+    for problem in problems:
+        where, _, message = problem.partition(": ")
+        if where == name or where.startswith(f"{name}."):
+            return message
+    return ""

@@ -1,0 +1,108 @@
+"""What all full screens share: title line, step rail, body, footer, and the notice when the terminal is too small."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Static
+
+from tmerge_tui.tui.app import TmergeApp
+from tmerge_tui.tui.draft import STEPS, step_problems
+from tmerge_tui.tui.widgets.rail import Rail
+from tmerge_tui.tui.widgets.toosmall import TooSmall
+
+
+class Page(Screen[None]):
+    """A screen with a heading; subclasses give `body()`."""
+
+    heading: ClassVar[str] = ""
+    sub_heading: ClassVar[str] = ""
+    step: ClassVar[str] = ""  # name in STEPS; no rail when empty
+    tips: ClassVar[str] = ""  # what the help screen says about this screen
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back", id="page.back", tooltip="The screen before this one; nothing typed is lost"),
+    ]
+
+    @property
+    def wizard(self) -> TmergeApp:
+        assert isinstance(self.app, TmergeApp)
+        return self.app
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="top"):
+            yield Static("[b]tmerge[/b]", id="brand")
+            yield Static(self.heading, id="heading", markup=False)
+            yield Static(self.sub_heading, id="sub-heading", markup=False)
+        with Container(id="frame"):
+            if self.step:
+                yield Rail(self.step, self.wizard.draft, id="rail")
+            with Container(id="body"):
+                yield from self.body()
+        yield Footer()
+        yield TooSmall()
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
+
+class WizardPage(Page):
+    """A step of the wizard: back and forward through STEPS, blocked while the step has problems."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", "Next", id="wizard.next", tooltip="The next step, when this one is complete"),
+    ]
+
+    def buttons(self, next_label: str = "Next") -> ComposeResult:
+        with Horizontal(id="buttons"):
+            yield Static("", id="blocked", markup=False)
+            yield Button("Back", id="back", compact=True)
+            yield Button(next_label, id="next", variant="primary", compact=True)
+
+    def on_mount(self) -> None:
+        self.check_step()
+
+    def check_step(self) -> str:
+        """Shows what is missing here and returns it; empty when the next step may be taken."""
+        problems = step_problems(self.wizard.draft, self.step)
+        said = problems[0] if problems else ""
+        more = f"  (+{len(problems) - 1} more)" if len(problems) > 1 else ""
+        blocked = self.query_one("#blocked", Static)
+        blocked.update(said and f"○ {said}{more}")
+        blocked.set_class(bool(said), "-shown")
+        self.query_one("#next", Button).set_class(bool(said), "-blocked")
+        self.query_one(Rail).refresh()
+        return said
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "back":
+            event.stop()
+            self.action_back()
+        elif event.button.id == "next":
+            event.stop()
+            self.action_next()
+
+    def action_next(self) -> None:
+        said = self.check_step()
+        if said:
+            self.notify(said, title="Not yet", severity="warning", timeout=4)
+        else:
+            self.wizard.goto(STEPS[STEPS.index(self.step) + 1])
+
+    def action_back(self) -> None:
+        position = STEPS.index(self.step)
+        if position:
+            self.wizard.goto(STEPS[position - 1])
+        else:
+            self.app.pop_screen()
+
+    def on_rail_chosen(self, event: Rail.Chosen) -> None:
+        if event.step in STEPS[:4] and event.step != self.step:
+            self.wizard.goto(event.step)

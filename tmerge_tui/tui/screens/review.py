@@ -1,0 +1,151 @@
+"""Step 4: the whole recipe before anything starts; save it, copy the command, start."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+from rich.syntax import Syntax
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Input, Static
+
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import RecipeError, TmergeError
+from tmerge_tui.files import write_atomic
+from tmerge_tui.recipe import dump_recipe
+from tmerge_tui.tui import storage
+from tmerge_tui.tui.draft import suggest_output
+from tmerge_tui.tui.screens.ask import Ask
+from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.worker import follow
+
+RECIPE_NAME = "recipe.yaml"
+
+
+class ReviewScreen(WizardPage):
+    heading = "Review"
+    sub_heading = "nothing has started yet"
+    step = "review"
+    tips = "The recipe is all a run depends on. Saved, it runs without this window: tmerge --batch recipe.yaml"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", "Start", id="review.start", tooltip="Start the merge in a process of its own"),
+        Binding("ctrl+s,f2", "save", "Save recipe", id="review.save", tooltip="Write the recipe to a file"),
+        Binding("f3", "copy", "Copy command", id="review.copy", tooltip="Copy the tmerge --batch command"),
+    ]
+
+    def body(self) -> ComposeResult:
+        draft = self.wizard.draft
+        if not draft.get("output"):
+            self.wizard.change("output", suggest_output(draft))
+        yield OptionField("output", draft.get("output"))
+        with VerticalScroll(id="yaml-card", classes="card") as card:
+            card.border_title = "Recipe"
+            yield Static("", id="yaml")
+        with Horizontal(id="save-row"):
+            yield Static("save as", classes="field-name")
+            yield Input(RECIPE_NAME, id="recipe-path", compact=True)
+            yield Button("Save", id="save", compact=True)
+            yield Button("Copy command", id="copy", compact=True)
+        yield from self.buttons("Start the merge")
+
+    def on_mount(self) -> None:
+        self.check_step()
+        self.query_one("#next", Button).focus()
+
+    def on_option_field_changed(self, event: OptionField.Changed) -> None:
+        self.wizard.change(event.name, event.value)
+        self.check_step()
+
+    def check_step(self) -> str:
+        """All problems of the recipe count here, whichever screen they belong to."""
+        shown = self.query_one("#yaml", Static)
+        super().check_step()
+        try:
+            text = dump_recipe(self.wizard.draft.recipe())
+        except RecipeError as error:
+            said = "\n".join(f"✗ {problem}" for problem in error.problems)
+            shown.update(f"This recipe cannot run yet:\n\n{said}\n\nGo back to the step it belongs to.")
+            self.query_one("#next", Button).add_class("-blocked")
+            return error.problems[0]
+        theme = "ansi_dark" if self.app.current_theme.dark else "ansi_light"
+        shown.update(Syntax(text.rstrip(), "yaml", theme=theme, background_color="default", word_wrap=True))
+        self.query_one("#next", Button).remove_class("-blocked")
+        return ""
+
+    # keeping it
+
+    @on(Button.Pressed, "#save")
+    @on(Input.Submitted, "#recipe-path")
+    def action_save(self) -> None:
+        path = Path(self.query_one("#recipe-path", Input).value.strip() or RECIPE_NAME).expanduser()
+        self._save(path)
+
+    @work
+    async def _save(self, path: Path) -> None:
+        try:
+            text = self.wizard.draft.yaml()
+        except RecipeError as error:
+            self.notify(error.problems[0], title="Not saved", severity="error")
+            return
+        if path.exists():
+            answers = [("replace", "Replace it"), ("stay", "Keep it")]
+            if (
+                await self.app.push_screen_wait(Ask(f"{path} exists", "Replace the file?", answers, "replace"))
+                != "replace"
+            ):
+                return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text.encode())
+        except OSError as error:
+            self.notify(f"{path}: {error.strerror}", title="Not saved", severity="error")
+            return
+        self.notify(f"saved {path}")
+
+    @on(Button.Pressed, "#copy")
+    def action_copy(self) -> None:
+        path = self.query_one("#recipe-path", Input).value.strip() or RECIPE_NAME
+        command = f"tmerge --batch {shlex.quote(path)}"
+        self.app.copy_to_clipboard(command)
+        known = "" if Path(path).expanduser().exists() else "  (save the recipe first)"
+        self.notify(f"{command}{known}", title="Copied")
+
+    # starting
+
+    def action_next(self) -> None:
+        said = self.check_step()
+        if said:
+            self.notify(said, title="Not yet", severity="warning", timeout=4)
+        else:
+            self._start()
+
+    @work(exclusive=True, group="start")
+    async def _start(self) -> None:
+        """A folder for the run, the recipe in it, a worker, and the screen that follows it."""
+        recipe = self.wizard.draft.recipe()
+        try:
+            run = RunDir.create(recipe.output)
+            if follow.state_of(run) != "new":
+                text = "Pieces that are still right are used again; the recipe there is replaced by this one."
+                answers = [("go", "Continue in that folder"), ("stay", "Choose another")]
+                if await self.app.push_screen_wait(Ask(f"{run.path} holds an earlier run", text, answers, "")) != "go":
+                    return
+            write_atomic(run.recipe, dump_recipe(recipe).encode())
+            self.wizard.launch(run.path)
+        except TmergeError as error:
+            self.notify(str(error), title="Cannot start", severity="error", timeout=10)
+            return
+        except OSError as error:
+            self.notify(str(error), title="Cannot start", severity="error", timeout=10)
+            return
+        try:
+            storage.remember_run(run.path, recipe.source.model, recipe.target.model)
+        except OSError as error:
+            self.notify(f"{error}", title="The list of runs cannot be written", severity="warning")
+        self.wizard.forget_draft()

@@ -1,0 +1,288 @@
+"""Step 5: a run as its events tell it. Live, finished or dead, started here or elsewhere: the screen is the same.
+
+The event file is read in a thread ten times a second and folded into a RunState; the widgets are redrawn from that state
+at most at the same pace. Closing the screen leaves the run alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Button, RichLog, Static
+
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import TmergeError
+from tmerge_tui.tui import human
+from tmerge_tui.tui.screens.ask import Ask
+from tmerge_tui.tui.screens.page import Page
+from tmerge_tui.tui.widgets.chart import Chart, Series
+from tmerge_tui.tui.widgets.gauges import Gauges
+from tmerge_tui.tui.widgets.matrix import Matrix
+from tmerge_tui.tui.widgets.stages import Stages, bar
+from tmerge_tui.worker import spawn
+from tmerge_tui.worker.follow import Ended, Follower
+from tmerge_tui.worker.state import RunState
+
+POLL = 0.1  # seconds between two looks at the event file
+MAP_EVERY = 0.25  # seconds between two drawings of a map: the terminal pays for every changed cell
+TABS = ("stages", "maps", "log")
+PHASES = {
+    "starting": ("○ starting", "$foreground 60%"),
+    "running": ("● running", "$primary bold"),
+    "finished": ("✓ finished", "$success bold"),
+    "failed": ("✗ failed", "$error bold"),
+    "interrupted": ("■ interrupted", "$warning bold"),
+    "crashed": ("✗ the worker died", "$error bold"),
+}
+
+
+class RunScreen(Page):
+    heading = "Run"
+    step = "run"
+    tips = (
+        "The merge runs in a process of its own: closing this screen or the terminal does not stop it. "
+        "1, 2 and 3 change the view on a narrow terminal; a wide one shows everything."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Home", id="run.back", tooltip="Close this screen; the run goes on"),
+        Binding("1", "tab('stages')", "Stages", id="run.stages"),
+        Binding("2", "tab('maps')", "Maps", id="run.maps"),
+        Binding("3", "tab('log')", "Log", id="run.log"),
+        Binding("s", "side", "Side", id="run.side", tooltip="Layer costs of another side; a full turn follows the solver"),
+        Binding("c", "cancel", "Cancel", id="run.cancel", tooltip="Stop the merge; finished pieces are kept"),
+        Binding("r", "resume", "Resume", id="run.resume", tooltip="Go on where the run stopped"),
+        Binding("enter", "result", "Result", id="run.result", tooltip="Scores, plans and text of the finished merge"),
+    ]
+
+    def __init__(self, path: Path, follower: Follower | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self.run = RunDir(path)
+        self.follower = follower or Follower(self.run)
+        self.state = RunState()
+        self.side = ""  # the side whose costs are shown; "" follows the solver
+        self.logged = 0
+        self._drawn = 0.0
+        self._seen: tuple[object, ...] = ()
+
+    def body(self) -> ComposeResult:
+        yield Static("", id="overall")
+        with Vertical(id="ending"):
+            yield Static("", id="ending-text", markup=False)
+            with Horizontal(id="ending-buttons"):
+                yield Button("See the result", id="to-result", variant="primary", compact=True)
+                yield Button("Resume", id="to-resume", variant="primary", compact=True)
+        with Horizontal(id="run-top", classes="-in-stages"):
+            with Vertical(classes="card", id="stages-card") as card:
+                card.border_title = "Stages"
+                yield Stages(id="stages")
+            with Vertical(classes="card", id="gauges-card") as card:
+                card.border_title = "Worker"
+                yield Gauges(id="gauges")
+        with Horizontal(id="run-maps", classes="-in-maps"):
+            with Vertical(classes="card") as card:
+                card.border_title = "Layer costs"
+                yield Matrix(waiting="no layer pair solved yet", id="costs")
+            with Vertical(classes="card") as card:
+                card.border_title = "Transport plan"
+                yield Matrix("target channel", "source channel", waiting="no plan yet", id="heat")
+        with Vertical(classes="card -in-maps", id="convergence-card") as card:
+            card.border_title = "Sinkhorn"
+            yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
+        with Vertical(classes="card -in-log", id="log-card") as card:
+            card.border_title = "Log"
+            yield RichLog(id="log", max_lines=500, wrap=True, markup=False, min_width=20)
+
+    def on_mount(self) -> None:
+        self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
+        self.add_class("-tab-stages")
+        self.query_one("#ending").display = False
+        self.watch_run()
+
+    def on_unmount(self) -> None:
+        if self.wizard.attached == self.path:
+            self.wizard.attached = None
+
+    # following
+
+    @work(exclusive=True, group="follow")
+    async def watch_run(self) -> None:
+        """Reads in a thread, folds and draws here, until the run has ended."""
+        self.wizard.attached = self.path
+        while True:
+            lines = await asyncio.to_thread(self.follower.poll)
+            for line in lines:
+                self.state.apply(line)
+            if lines and not self.follower.file.caught_up() and time.monotonic() - self._drawn < POLL:
+                continue  # a long log of an earlier hour: draw once in a while, read on
+            self.draw()
+            if self.follower.ended is not None:
+                break
+            await asyncio.sleep(POLL)
+        if self.wizard.attached == self.path:
+            self.wizard.attached = None
+        self._drawn = 0.0
+        self.draw()
+
+    @property
+    def phase(self) -> str:
+        ended = self.follower.ended
+        return "crashed" if ended is not None and ended.error is not None else self.state.phase
+
+    def draw(self) -> None:
+        """Brings the widgets up to the state."""
+        if not self.is_mounted or self.app._exit:
+            return
+        state, now = self.state, time.time()
+        self.query_one("#overall", Static).update(self._overall(now))
+        self.query_one(Stages).show(state, now if self.follower.ended is None else state.last)
+        if state.resources is not None:
+            self.query_one(Gauges).show(state.resources, state.peak_rss)
+        self._draw_log()
+        if time.monotonic() - self._drawn >= MAP_EVERY:
+            self._drawn = time.monotonic()
+            self._draw_maps()
+        if self.follower.ended is not None:
+            self._draw_end(self.follower.ended)
+        self.refresh_bindings()
+
+    def _overall(self, now: float) -> Content:
+        text, style = PHASES[self.phase]
+        state = self.state
+        left = state.eta(now) if self.phase == "running" else None
+        parts: list[Content | tuple[str, str] | str] = [(f"{text}  ", style), bar(state.fraction, 24)]
+        parts.append(f" {state.fraction:4.0%}   ")
+        ended = self.follower.ended is not None
+        parts.append(("elapsed ", "$foreground 60%"))
+        parts.append(human.duration(state.elapsed(state.last if ended else now)))
+        if left is not None:
+            parts += [("   left about ", "$foreground 60%"), human.duration(left)]
+        if state.start is not None and self.size.width > 90:
+            parts.append((f"   {state.start.device}", "$foreground 60%"))
+        if state.warnings:
+            count = len(state.warnings)
+            parts.append((f"   ! {count} warning{'s' if count > 1 else ''}", "$warning"))
+        return Content.assemble(*parts)
+
+    def _draw_maps(self) -> None:
+        state = self.state
+        side = self.side or (state.heat.side if state.heat is not None else next(reversed(state.costs), ""))
+        seen = (side, state.pairs, state.heat, state.convergence)
+        if seen == self._seen or not side:
+            return
+        self._seen = seen
+        costs = state.cost_matrix(side)
+        self.query_one("#costs", Matrix).show(costs, f"{side}  {state.pairs:,} pairs solved" + self._unconverged())
+        if state.heat is not None:
+            heat = state.heat
+            caption = f"{heat.side}  target layer {heat.l}, source layer {heat.m}"
+            self.query_one("#heat", Matrix).show_cells(
+                heat.rows, heat.cols, heat.cells(), heat.lo, heat.hi, caption
+            )
+        if state.convergence is not None:
+            curve = state.convergence
+            points = tuple((float(i), v) for i, v in enumerate(curve.violations, 1))
+            last = f"{curve.violations[-1]:.1e}" if curve.violations and curve.violations[-1] is not None else "?"
+            caption = f"{curve.side} {curve.l}→{curve.m}: {last} after {len(curve.violations)} iterations"
+            self.query_one(Chart).show([Series("", points)], caption)
+
+    def _unconverged(self) -> str:
+        return f", {self.state.unconverged:,} not converged" if self.state.unconverged else ""
+
+    def _draw_log(self) -> None:
+        log = self.query_one(RichLog)
+        total = self.state.pushed if hasattr(self.state, "pushed") else len(self.state.log)
+        for t, level, message in list(self.state.log)[self.logged :]:
+            stamp = time.strftime("%H:%M:%S", time.localtime(t))
+            mark = "! " if level == "warning" else "  "
+            log.write(f"{stamp} {mark}{message}")
+        self.logged = total
+
+    def _draw_end(self, ended: Ended) -> None:
+        """What happened, and what can be done now."""
+        lines: list[str] = []
+        if ended.error is not None:
+            lines = [ended.error.found, f"→ {ended.error.hint}"]
+        elif self.state.failed is not None:
+            failed = self.state.failed
+            lines = [f"{failed.kind}: {failed.message}"]
+            lines += [f"expected: {failed.expected}"] if failed.expected else []
+            lines += [f"→ {failed.hint}"] if failed.hint else []
+        elif self.state.interrupted is not None:
+            lines = ["The run was stopped. Finished pieces are kept: resume goes on where it stopped."]
+        elif self.state.finished is not None:
+            lines = [self.state.finished.verdict]
+        done = self.phase == "finished"
+        ending = self.query_one("#ending")
+        if not ending.display:
+            self.query_one("#to-result").display = done
+            self.query_one("#to-resume").display = not done
+            ending.display = True
+            ending.set_class(not done, "-bad")
+            self.query_one("#to-result" if done else "#to-resume").focus()
+        self.query_one("#ending-text", Static).update("\n".join(lines))
+
+    # keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that do nothing now are shown dimmed."""
+        ended = self.follower.ended
+        if action == "cancel":
+            return True if ended is None else None
+        if action == "resume":
+            return True if ended is not None and self.phase != "finished" else None
+        if action == "result":
+            return self.phase == "finished"
+        if action == "tab":
+            return not self.has_class("-wide")
+        return True
+
+    def action_tab(self, name: str) -> None:
+        for tab in TABS:
+            self.set_class(tab == name, f"-tab-{tab}")
+
+    def action_side(self) -> None:
+        sides = ["", *self.state.costs]
+        self.side = sides[(sides.index(self.side) + 1) % len(sides)] if self.side in sides else ""
+        self._seen = ()
+        self._draw_maps()
+        self.notify(f"layer costs of {self.side or 'the side being solved'}", timeout=2)
+
+    @work
+    async def action_cancel(self) -> None:
+        text = "It stops at once. Finished pieces are kept: resume goes on from there."
+        answers = [("cancel", "Cancel the merge"), ("stay", "Let it run")]
+        if await self.app.push_screen_wait(Ask("Cancel the merge?", text, answers)) == "cancel":
+            self.wizard.cancel_run(self.path)
+
+    @on(Button.Pressed, "#to-resume")
+    def action_resume(self) -> None:
+        if self.follower.ended is None or self.phase == "finished":
+            return
+        follower = Follower(self.run, from_start=False)
+        try:
+            follower.worker = spawn.start(self.run)
+        except TmergeError as error:
+            self.notify(str(error), title="Cannot resume", severity="error")
+            return
+        self.follower, self.state, self.logged, self._seen = follower, RunState(), 0, ()
+        self.query_one(RichLog).clear()
+        self.query_one("#ending").display = False
+        self.watch_run()
+
+    @on(Button.Pressed, "#to-result")
+    def action_result(self) -> None:
+        if self.phase == "finished":
+            self.wizard.show_result(self.path)
+
+    def action_back(self) -> None:
+        self.wizard.go_home()

@@ -1,0 +1,261 @@
+"""One model of the pair: an input that searches while one types, and the card of facts of what was chosen."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on, work
+from textual.actions import SkipAction
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import ContentSwitcher, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from tmerge_tui.errors import TmergeError
+from tmerge_tui.recipe import is_folder
+from tmerge_tui.tui import catalog, human
+from tmerge_tui.tui.probe import Probe
+
+DEBOUNCE = 0.25  # seconds of silence before the Hub is asked
+LISTED = 12
+TITLES = {"source": "Source · is only read", "target": "Target · is changed and kept"}
+
+
+class ModelCard(VerticalScroll, can_focus=False):
+    """Chooses one model; posts Chosen when its facts are known or have failed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close_list", "Back", id="card.close"),
+        Binding("down", "into_list", "Into the list", id="card.down", show=False),
+    ]
+
+    @dataclass
+    class Named(Message):
+        """The person has chosen a name; "" takes the choice back."""
+
+        role: str
+        name: str
+
+    @dataclass
+    class Chosen(Message):
+        role: str
+        found: catalog.Found | None
+        facts: dict[str, Any] | None
+
+    def __init__(self, role: str, probe: Probe) -> None:
+        super().__init__(id=role, classes="card")
+        self.role, self.probe = role, probe
+        self.border_title = TITLES[role]
+        self.chosen = ""
+        self.listed: dict[str, str] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Input(placeholder="search the Hub, an id, or a folder", compact=True, classes="model-name")
+        with ContentSwitcher(initial=f"{self.role}-facts"):
+            yield Static("", id=f"{self.role}-facts", classes="facts")
+            yield OptionList(id=f"{self.role}-list", compact=True)
+
+    @property
+    def input(self) -> Input:
+        return self.query_one(Input)
+
+    @property
+    def options(self) -> OptionList:
+        return self.query_one(OptionList)
+
+    @property
+    def listing(self) -> bool:
+        return self.query_one(ContentSwitcher).current == f"{self.role}-list"
+
+    def _switch(self, to: str) -> None:
+        self.query_one(ContentSwitcher).current = f"{self.role}-{to}"
+
+    # choosing
+
+    def choose(self, name: str) -> None:
+        """Takes `name` as the choice and looks up its facts."""
+        self.chosen = name
+        with self.prevent(Input.Changed):
+            self.input.value = name
+        self._switch("facts")
+        self.workers.cancel_group(self, "search")
+        self.post_message(self.Named(self.role, name))
+        if name:
+            self._say(Content.styled("reading …", "$foreground 60%"))
+            self._look_up(name)
+        else:
+            self._say(Content.styled("Type a few letters to search, or the path of a folder.", "$foreground 60%"))
+            self.post_message(self.Chosen(self.role, None, None))
+
+    @work(exclusive=True, group="facts", exit_on_error=False)
+    async def _look_up(self, name: str) -> None:
+        found, facts = None, None
+        try:
+            found = await asyncio.to_thread(catalog.resolve, name)
+            self._say(hub_card(found))
+            if found.folder is not None:
+                self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$foreground 60%")))
+                facts = await self.probe.ask("facts", folder=str(found.folder), name=name)
+                self._say(facts_card(facts, found))
+        except TmergeError as error:
+            found = None
+            self._say(problem(error))
+        self.post_message(self.Chosen(self.role, found, facts))
+
+    def _say(self, content: Content) -> None:
+        self.query_one(f"#{self.role}-facts", Static).update(content)
+
+    # searching
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._search(event.value.strip())
+
+    @work(exclusive=True, group="search", exit_on_error=False)
+    async def _search(self, query: str) -> None:
+        self._switch("list")
+        if is_folder(query) or query.startswith(("/", "~", ".")):
+            self._fill(await asyncio.to_thread(_folders, query), "folders" if query else "")
+            return
+        local = await asyncio.to_thread(catalog.cached, query)
+        if not query:
+            self._fill(local, "on this machine" if local else "nothing cached on this machine: type to search the Hub")
+            return
+        self._fill(local, "searching the Hub …")
+        await asyncio.sleep(DEBOUNCE)
+        try:
+            hub = await asyncio.to_thread(catalog.search, query, LISTED)
+        except TmergeError as error:
+            offline = isinstance(error, catalog.OfflineError)
+            self._fill(local, f"offline: {error.found}. {error.hint}" if offline else error.found)
+            return
+        here = {found.name for found in local}
+        every = [*local, *(found for found in hub if found.name not in here)]
+        self._fill(every, "" if every else f"no model on the Hub has {query!r} in its name")
+
+    def _fill(self, found: list[catalog.Found], note: str) -> None:
+        self.options.clear_options()
+        self.listed = {}
+        width = max(self.size.width - 4, 20)
+        for number, one in enumerate(found[: LISTED * 2]):
+            self.listed[str(number)] = one.name
+            self.options.add_option(Option(_line(one, width), id=str(number)))
+        if note:
+            self.options.add_option(Option(Content.styled(note, "$foreground 60%"), disabled=True))
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.choose(event.value.strip())
+
+    @on(OptionList.OptionSelected)
+    def _picked(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        name = self.listed[str(event.option.id)]
+        self.input.focus()
+        self.choose(name)
+
+    @on(Input.Blurred)
+    def _left(self, event: Input.Blurred) -> None:
+        """What stands in the input when one goes on is the choice, unless one goes on into the list."""
+        event.stop()
+        if self.screen.focused is not self.options and self.input.value.strip() != self.chosen:
+            self.choose(self.input.value.strip())
+
+    def action_into_list(self) -> None:
+        if self.listing and self.options.option_count:
+            self.options.focus()
+            self.options.action_first()
+        elif self.input.has_focus and not self.listing:
+            self._search(self.input.value.strip())
+
+    def action_close_list(self) -> None:
+        """Escape closes the list first and leaves the screen only then."""
+        if not self.listing:
+            raise SkipAction()
+        self._switch("facts")
+        self.workers.cancel_group(self, "search")
+        with self.prevent(Input.Changed):
+            self.input.value = self.chosen
+        self.input.focus()
+
+
+def facts_card(facts: dict[str, Any], found: catalog.Found) -> Content:
+    """Two aligned columns of what the configuration and the headers say."""
+    heads = f"{facts['heads']}" + (f", kv {facts['kv_heads']}" if facts["kv_heads"] != facts["heads"] else "")
+    rows = [
+        ("family", f"{facts['model_type']}  {facts['architecture']}"),
+        ("parameters", human.count(facts["parameters"])),
+        ("layers", str(facts["layers"])),
+        ("hidden", f"{facts['hidden']:,}"),
+        ("heads", f"{heads}, {facts['head_dim']} wide"),
+        ("vocabulary", f"{facts['vocab']:,}"),
+        ("dtype", f"{facts['dtype']}, {human.size(facts['bytes_on_disk'])}"),
+        ("template", "chat template" if facts["chat_template"] else "none: plain text"),
+        ("licence", facts["licence"] or found.licence or "not stated"),
+        ("from", {"folder": "a folder", "cache": "the local cache", "hub": "the Hub"}[found.origin]),
+    ]
+    return _rows(rows)
+
+
+def hub_card(found: catalog.Found) -> Content:
+    """What the Hub says about a model whose weights are not here."""
+    rows = [
+        ("family", found.family or human.DASH),
+        ("parameters", human.count(found.parameters)),
+        ("size", human.size(found.bytes)),
+        ("downloads", human.count(found.downloads)),
+        ("licence", found.licence or "not stated"),
+        ("gated", "yes: accept its terms on the Hub first" if found.gated else "no"),
+    ]
+    if found.origin == "folder":
+        rows = [("family", found.family or human.DASH), ("size", human.size(found.bytes)), ("from", "a folder")]
+    card = _rows(rows)
+    if found.folder is not None:
+        return card
+    return Content.assemble(card, ("\n\nNot on this machine: downloaded when the run starts.", "$foreground 60%"))
+
+
+def problem(error: TmergeError) -> Content:
+    parts: list[Any] = [("✗ ", "$error bold"), (error.found, "$error")]
+    if error.expected:
+        parts.append(f"\n\nneeded: {error.expected}")
+    if error.hint:
+        parts.append(("\n\n→ " + error.hint, "$accent"))
+    return Content.assemble(*parts)
+
+
+def _rows(rows: list[tuple[str, str]]) -> Content:
+    return Content("\n").join([Content.assemble((f"{name:<11}", "$foreground 60%"), value) for name, value in rows])
+
+
+def _line(found: catalog.Found, width: int) -> Content:
+    right = {
+        "cache": f"cached {human.size(found.bytes)}",
+        "folder": "model" if found.bytes else "folder",
+        "hub": f"{human.count(found.parameters)}  ↓{human.count(found.downloads)}" + ("  gated" if found.gated else ""),
+    }[found.origin]
+    name = human.shorten(found.name, max(width - len(right) - 2, 8))
+    return Content.assemble(name, " " * max(width - len(name) - len(right), 1), (right, "$foreground 60%"))
+
+
+def _folders(query: str) -> list[catalog.Found]:
+    """Folders that begin like `query`; those that are models say so."""
+    typed = Path(query or ".").expanduser()
+    parent, start = (typed, "") if query.endswith("/") or typed.name in ("", ".", "..") else (typed.parent, typed.name)
+    try:
+        inside = sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start))
+    except OSError:
+        return []
+    shown = [p for p in inside if start.startswith(".") or not p.name.startswith(".")]
+    models = [p for p in (typed, *shown) if (p / "config.json").is_file()]
+    others = [p for p in shown if p not in models]
+    found = [catalog.Found(str(p), "folder", p, 1) for p in dict.fromkeys(models)]
+    return found + [catalog.Found(f"{p}/", "folder", p) for p in others[: LISTED * 2]]

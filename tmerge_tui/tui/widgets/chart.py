@@ -1,0 +1,125 @@
+"""A line chart in braille dots: Sinkhorn's violation on a log axis, bits per byte over alpha."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual.content import Content
+from textual.widget import Widget
+
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+LEFT = 9  # columns of the value axis
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line; `style` is a colour of the theme, `mark` stands for it in the legend."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    style: str = "$primary"
+    mark: str = "●"
+
+
+class Chart(Widget):
+    """Draws any number of series over one another, with the value axis on the left and its ends in numbers."""
+
+    def __init__(
+        self, caption: str = "", x_name: str = "", log: bool = False, waiting: str = "", id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self.caption, self.x_name, self.logarithmic, self.waiting = caption, x_name, log, waiting
+        self.series: tuple[Series, ...] = ()
+        self.level: float | None = None  # a horizontal line to compare with
+        self.number = ".1e" if log else ".4f"
+
+    def show(self, series: Sequence[Series], caption: str | None = None, level: float | None = None) -> None:
+        self.series = tuple(series)
+        self.level = level
+        self.caption = self.caption if caption is None else caption
+        self.refresh()
+
+    def render(self) -> Content:
+        width, height = self.size
+        points = [p for s in self.series for p in self._usable(s.points)]
+        if not points or width < LEFT + 4 or height < 4:
+            return Content.styled(self.waiting.center(width), "$foreground 60%")
+        low, high = min(y for _, y in points), max(y for _, y in points)
+        if self.level is not None:
+            low, high = min(low, self.level), max(high, self.level)
+        if high <= low:
+            low, high = low - 0.5, high + 0.5
+        left, right = min(x for x, _ in points), max(x for x, _ in points)
+        legend = [Content.styled(f"{s.mark} {s.name}", s.style) for s in self.series if s.name]
+        rows = height - 2 - bool(legend)
+        columns = width - LEFT
+        grid, owner = _draw([self._usable(s.points) for s in self.series], (left, right, low, high), columns, rows)
+        level_row = None if self.level is None else round((high - self.level) / (high - low) * (rows - 1))
+        lines = [Content.styled(self.caption, "bold")]
+        lines += [self._line(r, rows, grid, owner, low, high, level_row) for r in range(rows)]
+        ends = f"{left:g}", f"{right:g}"
+        gap = max(columns - len(ends[0]) - len(ends[1]), 1)
+        lines.append(Content.styled(" " * LEFT + ends[0] + f" {self.x_name} ".center(gap) + ends[1], "$foreground 60%"))
+        if legend:
+            lines.append(Content.assemble(" " * LEFT, Content("  ").join(legend)))
+        return Content("\n").join(lines)
+
+    def _usable(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """On a log axis, the logarithm; what has none is left out."""
+        if not self.logarithmic:
+            return [(x, y) for x, y in points if y is not None]
+        return [(x, math.log10(y)) for x, y in points if y is not None and y > 0]
+
+    def _line(
+        self,
+        r: int,
+        rows: int,
+        grid: list[list[int]],
+        owner: list[list[int]],
+        low: float,
+        high: float,
+        level: int | None,
+    ) -> Content:
+        label = ""
+        if r in (0, rows - 1):
+            value = high if r == 0 else low
+            label = format(10**value if self.logarithmic else value, self.number)
+        parts: list[Content | tuple[str, str]] = [(f"{label:>{LEFT - 2}} │", "$foreground 60%")]
+        for dots, who in zip(grid[r], owner[r], strict=True):
+            if dots:
+                parts.append((chr(0x2800 + dots), self.series[who].style))
+            else:
+                parts.append(("─", "$foreground 35%") if r == level else (" ", ""))
+        return Content.assemble(*parts)
+
+
+def _draw(
+    series: Sequence[Sequence[tuple[float, float]]], box: tuple[float, float, float, float], columns: int, rows: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Braille bits per cell, and which series owns each cell."""
+    left, right, low, high = box
+    grid = [[0] * columns for _ in range(rows)]
+    owner = [[0] * columns for _ in range(rows)]
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        px = 0 if right <= left else round((x - left) / (right - left) * (columns * 2 - 1))
+        return px, round((high - y) / (high - low) * (rows * 4 - 1))
+
+    for who, points in enumerate(series):
+        previous = None
+        for x, y in sorted(points):
+            here = place(x, y)
+            for px, py in _between(previous or here, here):
+                grid[py // 4][px // 2] |= DOTS[py % 4][px % 2]
+                owner[py // 4][px // 2] = who
+            previous = here
+    return grid, owner
+
+
+def _between(a: tuple[int, int], b: tuple[int, int]) -> list[tuple[int, int]]:
+    steps = max(abs(b[0] - a[0]), abs(b[1] - a[1]), 1)
+    return [
+        (round(a[0] + (b[0] - a[0]) * i / steps), round(a[1] + (b[1] - a[1]) * i / steps)) for i in range(steps + 1)
+    ]

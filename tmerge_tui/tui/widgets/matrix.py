@@ -1,0 +1,164 @@
+"""A matrix as coloured half-block cells with axes and a scale: layer costs, layer plans, transport plans.
+
+One terminal cell shows two matrix rows (▀: upper in the foreground, lower in the background). A small matrix is drawn
+in larger cells, a large one is sampled. Without colour each cell is a glyph of growing ink. Only changed lines are
+redrawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tmerge_tui.tui import ramp
+
+EMPTY = -1  # a cell that is not known yet
+LEFT = 5  # columns of the row axis
+Levels = list[list[int]]
+
+
+class Matrix(Widget):
+    """Rows are target layers or channels, columns source layers or channels."""
+
+    def __init__(self, rows: str = "target", columns: str = "source", waiting: str = "", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.row_name, self.column_name, self.waiting = rows, columns, waiting
+        self.levels: Levels = []
+        self.low = self.high = 0.0
+        self.caption = ""
+        self.numbered = True  # axes count rows and columns; a pooled plan has only ends
+        self.row_count = self.column_count = 0
+
+    def show(self, values: Sequence[Sequence[float | None]], caption: str = "") -> None:
+        """Numbers, None where not known yet; the scale spans those that are known."""
+        known = [v for row in values for v in row if v is not None]
+        self.low, self.high = (min(known), max(known)) if known else (0.0, 0.0)
+        levels = [[EMPTY if v is None else ramp.step(v, self.low, self.high) for v in row] for row in values]
+        self._take(levels, caption, numbered=True)
+
+    def show_cells(self, rows: int, columns: int, cells: bytes, low: float, high: float, caption: str = "") -> None:
+        """A pooled plan as its event carries it: rows * columns bytes, 0 = low, 255 = high."""
+        self.low, self.high = low, high
+        levels = [[cells[r * columns + c] >> 4 for c in range(columns)] for r in range(rows)]
+        self._take(levels, caption, numbered=False)
+
+    def clear(self, waiting: str = "") -> None:
+        self.waiting = waiting or self.waiting
+        self._take([], "", numbered=True)
+
+    def _take(self, levels: Levels, caption: str, numbered: bool) -> None:
+        before = {} if not self.levels else {y: self._line(y) for y in range(self.size.height)}
+        self.levels, self.caption, self.numbered = levels, caption, numbered
+        self.row_count, self.column_count = len(levels), len(levels[0]) if levels else 0
+        if not before:
+            self.refresh()
+            return
+        for y in range(self.size.height):
+            if before.get(y) != self._line(y):
+                self.refresh(Region(0, y, self.size.width, 1))
+
+    def render_line(self, y: int) -> Strip:
+        return self._line(y)
+
+    def _line(self, y: int) -> Strip:
+        width, height = self.size
+        plain = self.rich_style
+        if not self.levels:
+            text = self.waiting if y == height // 2 else ""
+            return Strip([Segment(text.center(width)[:width], plain + Style(dim=True))])
+        colours = None if self.app.no_color or self.app.ansi_color else ramp.colours(self.app.console.color_system)
+        area_width, area_height = max(width - LEFT, 1), max(height - 3, 1)
+        halves = 2 if colours else 1
+        across = _scale(self.column_count, area_width)
+        down = _scale(self.row_count, area_height * halves)
+        tall = -(-len(down) // halves)
+        if y == 0:
+            return self._text(f"{self.caption}", plain)
+        if y <= tall:
+            cells = self._cells(y - 1, across, down, colours, plain)
+            return Strip([self._label(y - 1, down, halves, plain), *cells]).adjust_cell_length(width, plain)
+        if y == tall + 1:
+            return self._text(self._axis(across), plain + Style(dim=True))
+        if y == tall + 2:
+            return self._scale_line(colours, plain)
+        return Strip.blank(width, plain)
+
+    def _cells(
+        self, y: int, across: list[int], down: list[int], colours: tuple[Color, ...] | None, plain: Style
+    ) -> list[Segment]:
+        if colours is None:
+            row = self.levels[down[y]]
+            return [Segment("".join("·" if row[c] == EMPTY else ramp.glyph(row[c]) for c in across), plain)]
+        upper = self.levels[down[2 * y]]
+        lower = self.levels[down[2 * y + 1]] if 2 * y + 1 < len(down) else None
+        segments = []
+        for (top, bottom), run in groupby((upper[c], EMPTY - 1 if lower is None else lower[c]) for c in across):
+            text, style = _block(top, bottom, colours)
+            segments.append(Segment(text * len(list(run)), plain + style))
+        return segments
+
+    def _label(self, y: int, down: list[int], halves: int, plain: Style) -> Segment:
+        """The row number beside its first line; `target` rows are counted from 0 as in the recipe."""
+        lines = [down[i] for i in range(y * halves, min((y + 1) * halves, len(down)))]
+        previous = down[y * halves - 1] if y else None
+        starts = next((row for row in lines if row != previous), None)
+        every = max(1, -(-self.row_count * 2 // max(len(down), 1)))
+        shown = starts is not None and starts % every == 0 and self.numbered
+        text = f"{starts:>{LEFT - 2}} " if shown else " " * (LEFT - 1)
+        return Segment(text + "│", plain + Style(dim=True))
+
+    def _axis(self, across: list[int]) -> str:
+        """Column numbers under their first column, where they fit; then what the axes are."""
+        names = f"{self.row_name} ↓ {self.column_name} →"
+        if not self.numbered:
+            return f"{'':{LEFT - 1}}└ {names}, {self.row_count} x {self.column_count} cells"
+        line = [" "] * len(across)
+        free = 0
+        for x, column in enumerate(across):
+            text = str(column)
+            if (x == 0 or across[x - 1] != column) and x >= free and x + len(text) <= len(across):
+                line[x : x + len(text)] = text
+                free = x + len(text) + 1
+        return f"{'':{LEFT - 1}}└{''.join(line).rstrip()}  {names}"
+
+    def _scale_line(self, colours: tuple[Color, ...] | None, plain: Style) -> Strip:
+        low, high = f"{self.low:.3g} ", f" {self.high:.3g}"
+        if colours is None:
+            bar = [Segment(ramp.GLYPHS, plain)]
+        else:
+            bar = [Segment(" ", plain + Style(bgcolor=colour)) for colour in colours]
+        faint = plain + Style(dim=True)
+        return Strip([Segment(" " * LEFT + low, faint), *bar, Segment(high, faint)]).adjust_cell_length(
+            self.size.width, plain
+        )
+
+    def _text(self, text: str, style: Style) -> Strip:
+        return Strip([Segment(text, style)]).adjust_cell_length(self.size.width, style)
+
+
+def _block(top: int, bottom: int, colours: tuple[Color, ...]) -> tuple[str, Style]:
+    """Two stacked cells in one character."""
+    if top == EMPTY and bottom <= EMPTY:
+        return "·", Style(dim=True)
+    if top == EMPTY:
+        return "▄", Style(color=colours[bottom])
+    if bottom <= EMPTY:
+        return "▀", Style(color=colours[top])
+    return "▀", Style(color=colours[top], bgcolor=colours[bottom])
+
+
+def _scale(count: int, room: int) -> list[int]:
+    """For every place of the drawing, the index it shows: each as often as fits, or a sample of too many."""
+    if count == 0:
+        return []
+    if count <= room:
+        times = min(room // count, 6)
+        return [index for index in range(count) for _ in range(times)]
+    return [place * count // room for place in range(room)]

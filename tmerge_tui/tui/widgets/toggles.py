@@ -1,0 +1,120 @@
+"""Choices on one line: arrows move, space or enter takes. `OneOf` holds one value, `AnyOf` a set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.events import Click
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widget import Widget
+
+
+class _Row(Widget, can_focus=True):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "move(-1)", "Previous", show=False),
+        Binding("right", "move(1)", "Next", show=False),
+        Binding("space,enter", "take", "Choose", show=False),
+    ]
+    cursor: reactive[int] = reactive(0)
+
+    class Changed(Message):
+        """`value` is a text for OneOf, a list of texts for AnyOf."""
+
+        def __init__(self, row: _Row, value: Any) -> None:
+            super().__init__()
+            self.row, self.value = row, value
+
+        @property
+        def control(self) -> _Row:
+            return self.row
+
+    def __init__(self, options: Sequence[str], id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.options = tuple(options)
+
+    def _is_on(self, position: int) -> bool:
+        raise NotImplementedError
+
+    def _pair(self, position: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+    def render(self) -> Content:
+        parts = []
+        for position, option in enumerate(self.options):
+            on = self._is_on(position)
+            left, right = self._pair(position)
+            style = "$primary bold" if on else "$foreground 60%"
+            if self.has_focus and position == self.cursor:
+                style += " on $primary 25%"
+            parts.append(Content.styled(f"{left}{option}{right}", style))
+        return Content(" ").join(parts)
+
+    def on_focus(self) -> None:
+        self.refresh()
+
+    def on_blur(self) -> None:
+        self.refresh()
+
+    def action_move(self, by: int) -> None:
+        self.cursor = (self.cursor + by) % len(self.options)
+
+    def action_take(self) -> None:
+        raise NotImplementedError
+
+    def on_click(self, event: Click) -> None:
+        x = 0
+        for position, option in enumerate(self.options):
+            width = len(option) + 2
+            if x <= event.x < x + width:
+                self.cursor = position
+                self.action_take()
+                return
+            x += width + 1
+
+
+class OneOf(_Row):
+    """Moving is choosing, as with radio buttons."""
+
+    def __init__(self, options: Sequence[str], value: str, id: str | None = None) -> None:
+        super().__init__(options, id)
+        self.value = value
+        self.set_reactive(_Row.cursor, self.options.index(value) if value in self.options else 0)
+
+    def _is_on(self, position: int) -> bool:
+        return self.options[position] == self.value
+
+    def _pair(self, position: int) -> tuple[str, str]:
+        return ("‹", "›") if self._is_on(position) else (" ", " ")
+
+    def action_move(self, by: int) -> None:
+        super().action_move(by)
+        self.action_take()
+
+    def action_take(self) -> None:
+        if self.value != self.options[self.cursor]:
+            self.value = self.options[self.cursor]
+            self.refresh()
+            self.post_message(self.Changed(self, self.value))
+
+
+class AnyOf(_Row):
+    def __init__(self, options: Sequence[str], values: Sequence[str], id: str | None = None) -> None:
+        super().__init__(options, id)
+        self.values = [option for option in options if option in values]
+
+    def _is_on(self, position: int) -> bool:
+        return self.options[position] in self.values
+
+    def _pair(self, position: int) -> tuple[str, str]:
+        return ("[", "]") if self._is_on(position) else (" ", " ")
+
+    def action_take(self) -> None:
+        chosen = self.options[self.cursor]
+        kept = set(self.values) ^ {chosen}
+        self.values = [option for option in self.options if option in kept]
+        self.refresh()
+        self.post_message(self.Changed(self, list(self.values)))

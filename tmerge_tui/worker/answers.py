@@ -1,0 +1,192 @@
+"""What the helper process knows how to answer: facts, matching, previews, estimates, text, plans. Imports torch."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.calibrate import Sample, read_corpus, render, uses_template
+from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
+from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
+from tmerge_tui.models.projections import match
+from tmerge_tui.recipe import Calibration, load_recipe, make_recipe
+from tmerge_tui.worker.probe import Request
+
+PREVIEW_CHARACTERS = 1200
+NEW_TOKENS = 80
+
+
+def facts(request: Request) -> dict[str, Any]:
+    """args: folder, name, trust_remote_code. The facts card of one model, read from headers."""
+    known = _facts(**request.args)
+    card = {k: v for k, v in asdict(known).items() if k not in ("layout", "folder")}
+    return {**card, "notes": list(known.layout.notes)}
+
+
+def matching(request: Request) -> dict[str, Any]:
+    """args: source, target (as for `facts`), kinds. What can be fused, what is skipped and why."""
+    source, target = _facts(**request.args["source"]), _facts(**request.args["target"])
+    found = match(target.layout, source.layout, tuple(request.args["kinds"]))
+    warnings = []
+    if source.licence != target.licence:
+        warnings.append(f"licences differ: target {target.licence or 'unknown'}, source {source.licence or 'unknown'}")
+    if source.fingerprint == target.fingerprint:
+        warnings.append("source and target are the same checkpoint")
+    return {
+        "kinds": list(found.kinds),
+        "notes": list(found.notes),
+        "warnings": warnings,
+        "layers": [source.layers, target.layers],
+        "hidden": [source.hidden, target.hidden],
+    }
+
+
+def preview(request: Request) -> dict[str, Any]:
+    """args: calibration, seed, count, models {role: folder}. A few samples as each model will read them."""
+    args = request.args
+    calibration = Calibration.model_validate(args["calibration"])
+    corpus = read_corpus(calibration, int(args.get("seed", 0)))
+    shown = corpus.calibration[: int(args.get("count", 4))]
+    samples: list[dict[str, Any]] = [{"plain": sample.plain[:PREVIEW_CHARACTERS]} for sample in shown]
+    lengths: dict[str, list[int]] = {}
+    for role, folder in args.get("models", {}).items():
+        tokenizer = _tokenizer(folder)
+        lengths[role] = []
+        for sample, entry in zip(shown, samples, strict=True):
+            request.check()
+            text, tokens = _as_read(sample, tokenizer, calibration.chat_template)
+            lengths[role].append(tokens)
+            entry[role] = {"text": text[:PREVIEW_CHARACTERS], "tokens": tokens, "cut": tokens > calibration.max_length}
+    return {
+        "column": corpus.column,
+        "columns": columns(Path(calibration.path or "")),
+        "calibration": len(corpus.calibration),
+        "holdout": len(corpus.holdout),
+        "samples": samples,
+        "warnings": list(corpus.warnings),
+    }
+
+
+def estimated(request: Request) -> dict[str, Any]:
+    """args: recipe, source, target (as for `facts`). Memory and disk in bytes, time in seconds on this device."""
+    recipe = make_recipe(request.args["recipe"])
+    source, target = _facts(**request.args["source"]), _facts(**request.args["target"])
+    needs = estimate(recipe, target, source)
+    request.check()
+    device = pick_device(recipe.device)
+    return {
+        "memory": needs.memory_bytes,
+        "disk": needs.disk_bytes,
+        "seconds": needs.flops / _speed(device.type),
+        "device": str(device),
+        "notes": list(needs.notes),
+    }
+
+
+def generate(request: Request) -> dict[str, Any]:
+    """args: run, model ("target" or "fused"), prompt, folder of the fused model inside the run. Greedy continuation."""
+    run = Path(request.args["run"])
+    recipe = load_recipe(run / "recipe.yaml")
+    trust = recipe.target.trust_remote_code
+    if request.args["model"] == "target":
+        from tmerge_tui.hub.locate import locate
+
+        folder = locate(recipe.target).folder
+    else:
+        folder = run / request.args.get("folder", "model")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no model in {folder}", "the folder a finished run has made", "run the merge again")
+    model, tokenizer = _runnable(str(folder), trust, recipe.device)
+    ids = tokenizer(request.args["prompt"], return_tensors="pt").input_ids.to(model.device)
+    start = time.monotonic()
+    with torch.inference_mode():
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            stopping_criteria=[_stopper(request)],
+        )
+    request.check()
+    new = made[0, ids.shape[1] :]
+    seconds = time.monotonic() - start
+    return {"text": tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new), "seconds": seconds}
+
+
+def columns(path: Path) -> list[str]:
+    """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        return list(parquet.read_schema(path).names)
+    if path.suffix in (".jsonl", ".csv"):
+        with path.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+        if path.suffix == ".csv":
+            import csv
+
+            return next(csv.reader([first]), [])
+        try:
+            record = json.loads(first)
+        except ValueError as error:
+            raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
+        return list(record) if isinstance(record, dict) else []
+    return []
+
+
+def _as_read(sample: Sample, tokenizer: Any, mode: str) -> tuple[str, int]:
+    """The text a model reads and how many tokens that is."""
+    text = render(sample, tokenizer, mode)
+    special = not uses_template(sample, tokenizer, mode)
+    return text, len(tokenizer(text, add_special_tokens=special).input_ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _facts(folder: str, name: str, trust_remote_code: bool = False) -> ModelFacts:
+    return read_facts(Path(folder), name, trust_remote_code)
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(folder: str, trust_remote_code: bool = False) -> Any:
+    return load_tokenizer(Path(folder), trust_remote_code)
+
+
+@functools.lru_cache(maxsize=2)
+def _runnable(folder: str, trust_remote_code: bool, device: str) -> tuple[Any, Any]:
+    """The two models that are compared stay loaded between prompts."""
+    known = _facts(folder, folder, trust_remote_code)
+    model = load_model(known, pick_device(device), torch.float32, None, lambda event: None)
+    return model, _tokenizer(folder, trust_remote_code)
+
+
+@functools.cache
+def _speed(device: str) -> float:
+    """Floating point operations a second of a matrix product here: one measurement, good to a factor of two."""
+    matrix = torch.randn(1024, 1024, device=device)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def _stopper(request: Request) -> Any:
+    from transformers import StoppingCriteria
+
+    class Stop(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
+            return torch.full((input_ids.shape[0],), request.cancelled, device=input_ids.device)
+
+    return Stop()
+
+
+ANSWERS = {"facts": facts, "match": matching, "preview": preview, "estimate": estimated, "generate": generate}
