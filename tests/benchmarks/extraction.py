@@ -1,0 +1,88 @@
+"""Extraction against a bare forward pass of the decoder over the same batches, without hooks.
+
+    python -m tests.benchmarks.extraction [--rounds 7] [--threads 1]
+
+Both sides of every projection are recorded, once for each kind of pooling; runs are interleaved and CPU times of the
+process compared as medians of ratios within a round. Target: at most 1.1x. Tokenizing and writing pieces are in the
+figure: with `span` on a model this small, most of the difference is writing one row of every side for each word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.tiny import LINES, make_tokenizer
+from tmerge_tui.engine.calibrate import Sample
+from tmerge_tui.engine.extract import Subject, extract, trunk
+from tmerge_tui.engine.pooling import encode, plan_rows
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.models.projections import find_projections
+from tmerge_tui.recipe import PROJECTIONS, Calibration
+
+SAMPLES, LENGTH, BATCH = 32, 128, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = AutoConfig.for_model(
+        "llama", hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
+        intermediate_size=1408, vocab_size=320,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    layout = find_projections(model, config, model.state_dict())
+    facts: Any = SimpleNamespace(name="random llama", fingerprint="random", layout=layout)
+    words = " ".join(LINES).split()
+    samples = [Sample(text=" ".join(words[i : i + 60])) for i in range(SAMPLES)]
+    subject = Subject("target", facts, tokenizer, lambda: model, torch.device("cpu"), torch.float32)
+    ids = torch.tensor([e.ids for e in encode(samples, tokenizer, LENGTH, "sample", "auto")])
+
+    @torch.no_grad()
+    def bare(_: Path) -> None:
+        for batch in ids.split(BATCH):
+            trunk(model)(input_ids=batch, attention_mask=torch.ones_like(batch), use_cache=False)
+
+    def extracted(pooling: Any) -> Callable[[Path], None]:
+        calibration = Calibration(path="unused", max_length=LENGTH, batch_size=BATCH, pooling=pooling)
+        rows = plan_rows(samples, [tokenizer], LENGTH, pooling, "auto")
+
+        def run(folder: Path) -> None:
+            extract(subject, samples, rows, PROJECTIONS, calibration, RunDir.create(folder), lambda _: None)
+
+        print(f"{pooling}: {rows.count} rows of {SAMPLES} samples of {LENGTH} tokens")
+        return run
+
+    ways = {"bare": bare, "sample": extracted("sample"), "span": extracted("span")}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(args.rounds + 1):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.process_time()
+                way(Path(folder))
+                spent = time.process_time() - start
+            if turn:  # the first round warms up
+                seconds[name].append(spent)
+    assert ids.shape == (SAMPLES, LENGTH)
+    print(f"bare forward: {statistics.median(seconds['bare']):.3f} s CPU, {args.threads} thread(s)")
+    for name in ("sample", "span"):
+        ratios = [a / b for a, b in zip(seconds[name], seconds["bare"], strict=True)]
+        print(f"{name}: {statistics.median(ratios):.3f}x (rounds {min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
