@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,13 @@ def collect(
             kind: {name: getattr(plan, name).tolist() for name in ("P_in", "P_out", "P_eff", "P")}
             for kind, plan in plans.items()
         },
-        "layer_costs": {side: transports.layer_cost(side).tolist() for side in transports.sides},
-        "pairs": transports.pairs(),
-        "mass": [transports.mass(*plan) for plan in chosen],
+        "layer_costs": {side: transports.layer_cost(side).tolist() for side in _sides(transports)},
+        "pairs": [
+            {"l": l, "m": m, "side": side, **pair}
+            for l, side in transports.solved()  # noqa: E741
+            for m, pair in transports.pairs(l, side).items()
+        ],
+        "mass": [asdict(transports.mass(*plan)) for plan in chosen],
         "heatmaps": [vars(transports.heatmap(*plan)) for plan in chosen],
         "samples": evaluation.samples,
         "timings": timings,
@@ -89,6 +94,10 @@ def _model(party: Party) -> dict[str, Any]:
     facts = party.facts.summary()
     facts.pop("folder")
     return {**facts, "commit": party.located.commit}
+
+
+def _sides(transports: Transports) -> list[str]:
+    return list(dict.fromkeys(side for _, side in transports.solved()))
 
 
 def _chosen(transports: Transports, kinds: list[str]) -> list[tuple[str, int, int]]:
