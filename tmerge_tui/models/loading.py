@@ -73,8 +73,11 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             "a fast tokenizer (tokenizer.json)",
             "convert it with transformers, or choose a model that ships tokenizer.json",
         )
-    if not len(tokenizer):
-        raise ModelError(f"{folder} has a tokenizer without a vocabulary", "tokenizer.json", "download the model again")
+    if set(tokenizer("a", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
+        # transformers makes an empty one when the files of a known family are not there
+        raise ModelError(
+            f"{folder} has a tokenizer without a vocabulary", "tokenizer.json", "download the model with its tokenizer"
+        )
     if tokenizer.pad_token is None:  # padding is masked, so any token does
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
@@ -104,6 +107,7 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
                 use_safetensors=True,
                 trust_remote_code=facts.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
             )
     except torch.OutOfMemoryError as error:
         raise MemoryShortage(
