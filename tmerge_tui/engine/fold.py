@@ -1,0 +1,178 @@
+"""The result as a plain checkpoint in the target's own format (eq. 18), with every tensor accounted for."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from tmerge_tui.engine.fused import Fusion, apply
+from tmerge_tui.engine.progress import Progress
+from tmerge_tui.engine.rundir import RunDir, key
+from tmerge_tui.errors import ModelError, StorageError
+from tmerge_tui.events import Artifact, Emit
+from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
+
+T = TypeVar("T")
+
+WRITTEN_LATER = ("README.md", "tmerge_recipe.yaml")  # the model card and recipe are put beside the weights afterwards
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What lies in the output folder."""
+
+    alpha: float
+    folder: str
+    fused: tuple[str, ...]  # tensors that fusion changed
+    copied: int  # tensors that are the target's, byte for byte
+    files: tuple[dict[str, Any], ...]  # {"path", "bytes", "sha256"} of every file
+
+
+def fold_bytes(target: Checkpoint, fusion: Fusion) -> int:
+    """Bytes that one fold copies and overwrites: what it adds to its progress."""
+    return copy_bytes(target, fused_names(fusion))
+
+
+def fold(
+    target: Checkpoint,
+    fusion: Fusion,
+    alpha: float,
+    norm: str,
+    out: Path,
+    run: RunDir,
+    emit: Emit,
+    progress: Progress | None = None,  # in bytes, see fold_bytes; its own when None
+) -> Folded:
+    """Writes target + fusion at `alpha` to the folder `out`; the same fold found finished there is not redone.
+
+    `out` appears whole or not at all. Statistics were fp32; each weight is cast once, here, to its own dtype.
+    Raises StorageError when there is no room, ModelError when a fused tensor is not in the target's file or the written
+    folder is not the target's but for the fused tensors, NumericsError when a weight is not finite.
+    """
+    patches = _patches(target, fusion, alpha, norm)
+    marker = run.piece("folded", key("fold-1", target.fingerprint(), fusion.key, alpha, norm, out.name), ".json")
+    work = copy_bytes(target, patches)
+    with nullcontext(progress) if progress else Progress(emit, "fold", "Writing the model", work, "bytes") as shown:
+        found = _finished(marker, out)
+        if found:
+            shown.skip(work)
+            return found
+        _check_room(target, out)
+        patch_checkpoint(target, out, patches, shown.advance)
+        _account(target, Checkpoint(out))
+    files = tuple(_describe(path, out) for path in sorted(out.rglob("*")) if path.is_file())
+    folded = Folded(alpha, str(out), tuple(patches), len(target.names) - len(patches), files)
+    run.save_json(marker, asdict(folded))
+    emit(Artifact("model", str(out), sum(file["bytes"] for file in files)))
+    return folded
+
+
+def fused_names(fusion: Fusion) -> list[str]:
+    """Names of the target's tensors that fusion changes. Raises ModelError when two projections are one tensor."""
+    names: list[str] = []
+    for line in fusion.figures():
+        projection = fusion.projection(line["layer"], line["kind"])
+        names += [projection.weight, *([_present(projection.bias)] if line["bias"] else [])]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ModelError(
+            f"{twice[0]} is shared by several projections",
+            "a tensor of its own for every projection",
+            "leave its projections or layers out of the fusion",
+        )
+    return names
+
+
+def _patches(target: Checkpoint, fusion: Fusion, alpha: float, norm: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    names = fused_names(fusion)
+    missing = sorted(set(names) - set(target.names))
+    if missing:
+        raise ModelError(
+            f"{target.folder} lacks {len(missing)} tensors that were fused, first {missing[0]!r}",
+            "the target model the plans were made for",
+            "run again from the start with this target",
+        )
+
+    def weight_patch(layer: int, kind: str) -> Callable[[Tensor], Tensor]:
+        return lambda W: apply(W, None, fusion.fused(layer, kind), alpha, norm)[0]
+
+    def bias_patch(layer: int, kind: str, weight: str) -> Callable[[Tensor], Tensor]:
+        # norm: keep rescales a bias with its row, so the row is read again
+        return lambda b: _present(apply(target.read(weight), b, fusion.fused(layer, kind), alpha, norm)[1])
+
+    patches = {}
+    for line in fusion.figures():
+        layer, kind = line["layer"], line["kind"]
+        projection = fusion.projection(layer, kind)
+        patches[projection.weight] = weight_patch(layer, kind)
+        if line["bias"]:
+            patches[_present(projection.bias)] = bias_patch(layer, kind, projection.weight)
+    return patches
+
+
+def _present(value: T | None) -> T:
+    assert value is not None
+    return value
+
+
+def _check_room(target: Checkpoint, out: Path) -> None:
+    needed = copy_bytes(target, ())
+    place = out.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageError(
+            f"{free:,} bytes free at {place}",
+            f"{needed:,} bytes for the merged model",
+            "free space and run the same command: finished pieces are kept",
+        )
+
+
+def _account(target: Checkpoint, written: Checkpoint) -> None:
+    """The written folder has the target's tensors under the same names, dtypes and shapes, and its other files."""
+
+    def table(checkpoint: Checkpoint) -> dict[str, tuple[Any, ...]]:
+        infos = {name: checkpoint.info(name) for name in checkpoint.names}
+        return {name: (i.file.name, i.dtype, i.shape, i.start, i.end) for name, i in infos.items()}
+
+    ours, theirs = table(written), table(target)
+    different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    for file in target.other_files:
+        relative = file.relative_to(target.folder)
+        if not filecmp.cmp(file, written.folder / relative, shallow=False):
+            different.append(str(relative))
+    if different:
+        raise ModelError(
+            f"{written.folder} differs from the target where nothing was fused: {', '.join(different[:4])}",
+            "the target's own tensors and files",
+            "the target may have changed during the run; run again",
+        )
+
+
+def _finished(marker: Path, out: Path) -> Folded | None:
+    """What an earlier run has folded, if every file is still as it left it."""
+    try:
+        kept = json.loads(marker.read_text())
+    except (OSError, ValueError):
+        return None
+    for file in kept["files"]:
+        path = out / file["path"]
+        if file["path"] not in WRITTEN_LATER and (not path.is_file() or _describe(path, out) != file):
+            return None
+    return Folded(kept["alpha"], str(out), tuple(kept["fused"]), kept["copied"], tuple(kept["files"]))
+
+
+def _describe(path: Path, folder: Path) -> dict[str, Any]:
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": digest}
