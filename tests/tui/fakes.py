@@ -108,7 +108,12 @@ def write_run(path: Path, until: str = "report", start: float = 1_700_000_000.0,
     """A run folder with its event file, a tenth of a second between events; report.json when it is whole."""
     run = RunDir.create(path)
     recipe = make_recipe(
-        {"source": "org/source-llama", "target": "org/target-qwen2", "calibration": {"path": "t.txt"}, "output": str(path)}
+        {
+            "source": "org/source-llama",
+            "target": "org/target-qwen2",
+            "calibration": {"path": "t.txt"},
+            "output": str(path),
+        }
     )
     run.recipe.write_text(dump_recipe(recipe))
     lines = [encode(event, i, start + 0.1 * i) for i, event in enumerate(events(str(path), until))]

@@ -117,7 +117,9 @@ class TmergeApp(App[int]):
         from tmerge_tui.worker import spawn
         from tmerge_tui.worker.follow import Follower
 
-        follower = Follower(RunDir(path), from_start=False)  # made first: it must not take an earlier end for this one's
+        follower = Follower(
+            RunDir(path), from_start=False
+        )  # made first: it must not take an earlier end for this one's
         follower.worker = spawn.start(RunDir(path))
         self._above_home(RunScreen(path, follower))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.hub.errors import explained, scrub
 
 PATIENCE = 4.0  # seconds the Hub may take to answer a sign of life
 FRESH = 60.0  # seconds an answer stays good
@@ -59,7 +60,7 @@ def search(query: str, limit: int = 20) -> list[Found]:
     from huggingface_hub import HfApi
 
     _knock()
-    with _hub_errors(query):
+    with explained(query):
         found = HfApi().list_models(
             search=query,
             pipeline_tag=TEXT_MODELS,
@@ -75,7 +76,7 @@ def describe(name: str) -> Found:
     from huggingface_hub import HfApi
 
     _knock()
-    with _hub_errors(name):
+    with explained(name):
         return _from_info(HfApi().model_info(name.split("@")[0], files_metadata=True))
 
 
@@ -165,41 +166,10 @@ def _knock() -> None:
     except OfflineModeIsEnabled as error:
         raise OfflineError("HF_HUB_OFFLINE is set") from error
     except (httpx2.HTTPError, OSError) as error:
-        failure = OfflineError(re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__)
+        failure = OfflineError(scrub(re.sub(r"^\[Errno -?\d+\] ", "", str(error))) or type(error).__name__)
         _last_failure = (time.monotonic(), failure)
         raise failure from error
     _last_seen, _last_failure = time.monotonic(), None
-
-
-class _hub_errors:
-    """Turns what huggingface_hub raises into ModelError."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import httpx2
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-        if isinstance(error, GatedRepoError):
-            raise ModelError(
-                f"{self.name} is gated",
-                "an account that accepted its terms",
-                f"accept them at https://huggingface.co/{self.name}, then run `hf auth login`",
-            ) from error
-        if isinstance(error, RepositoryNotFoundError):
-            raise ModelError(
-                f"the Hub has no model {self.name}",
-                "an id such as org/name",
-                "check the spelling; a private one needs `hf auth login`",
-            ) from error
-        if isinstance(error, HfHubHTTPError):
-            raise ModelError(f"{self.name}: the Hub said: {str(error).splitlines()[0]}", "", "try again") from error
-        if isinstance(error, (httpx2.HTTPError, OSError)):
-            raise OfflineError(type(error).__name__) from error
 
 
 def _from_info(info: Any) -> Found:

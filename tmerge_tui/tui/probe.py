@@ -17,7 +17,7 @@ from collections import deque
 from typing import Any
 
 from tmerge_tui import errors
-from tmerge_tui.worker.spawn import _command, _environment
+from tmerge_tui.worker.spawn import command, environment
 
 LINE_LIMIT = 2**22  # bytes of one reply
 STDERR_LINES = 40
@@ -27,7 +27,7 @@ class Probe:
     """Requests are answered in order; a cancelled one is taken back, or left to the helper to stop."""
 
     def __init__(self, argv: list[str] | None = None) -> None:
-        self.argv = argv if argv is not None else [*_command(), "_probe"]
+        self.argv = argv if argv is not None else [*command(), "_probe"]
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -74,7 +74,7 @@ class Probe:
                 stderr=asyncio.subprocess.PIPE,
                 limit=LINE_LIMIT,
                 start_new_session=True,
-                env=_environment(),
+                env=environment(),
             )
         except OSError as error:
             self._starting = None

@@ -32,7 +32,7 @@ def glyph(level: int) -> str:
 
 
 def colours(color_system: str | None) -> tuple[Color, ...] | None:
-    """The ramp of a terminal ("truecolor", "256", ...); None where glyphs must do."""
-    if color_system == "truecolor":
+    """The ramp of a terminal; None where glyphs must do. Textual paints true colour where it cannot tell."""
+    if color_system in ("truecolor", None):
         return TRUE_COLOURS
     return CUBE_COLOURS if color_system == "256" else None

@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 
+from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.calibrate import Sample, read_corpus, render, uses_template
-from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.engine.check import prepare
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.transport import Transports, transport
+from tmerge_tui.errors import DataError, ModelError, StorageError
 from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
 from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
 from tmerge_tui.models.projections import match
@@ -121,6 +125,13 @@ def generate(request: Request) -> dict[str, Any]:
     return {"text": tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new), "seconds": seconds}
 
 
+def plan(request: Request) -> dict[str, Any]:
+    """args: run, l, m, side. One transport plan, pooled, rebuilt from the run's activations and duals."""
+    args = request.args
+    heat = _transports(args["run"]).heatmap(args["side"], int(args["l"]), int(args["m"]))
+    return asdict(heat)
+
+
 def columns(path: Path) -> list[str]:
     """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
     if path.suffix == ".parquet":
@@ -167,6 +178,19 @@ def _runnable(folder: str, trust_remote_code: bool, device: str) -> tuple[Any, A
     return model, _tokenizer(folder, trust_remote_code)
 
 
+@functools.lru_cache(maxsize=1)
+def _transports(run: str) -> Transports:
+    """Of a finished run: every piece is there and only read."""
+    folder = RunDir.open(run)
+    if not any(folder.state.iterdir()):
+        raise StorageError(f"{folder.state} is empty", "the finished pieces of the run", "run the merge again")
+    recipe = load_recipe(folder.recipe)
+    prepared = prepare(recipe)
+    log = pipeline.Log(lambda event: None)
+    source, target = pipeline._extract_both(prepared, folder, log)
+    return transport(target, source, prepared.matching.kinds, recipe.transport, folder, log, prepared.device)
+
+
 @functools.cache
 def _speed(device: str) -> float:
     """Floating point operations a second of a matrix product here: one measurement, good to a factor of two."""
@@ -189,4 +213,11 @@ def _stopper(request: Request) -> Any:
     return Stop()
 
 
-ANSWERS = {"facts": facts, "match": matching, "preview": preview, "estimate": estimated, "generate": generate}
+ANSWERS = {
+    "facts": facts,
+    "match": matching,
+    "preview": preview,
+    "estimate": estimated,
+    "generate": generate,
+    "plan": plan,
+}

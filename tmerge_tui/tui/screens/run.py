@@ -1,12 +1,13 @@
 """Step 5: a run as its events tell it. Live, finished or dead, started here or elsewhere: the screen is the same.
 
-The event file is read in a thread ten times a second and folded into a RunState; the widgets are redrawn from that state
-at most at the same pace. Closing the screen leaves the run alone.
+The event file is read in a thread ten times a second and folded into a RunState; the widgets are redrawn from that
+state at most at the same pace. Closing the screen leaves the run alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -54,10 +55,12 @@ class RunScreen(Page):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Home", id="run.back", tooltip="Close this screen; the run goes on"),
-        Binding("1", "tab('stages')", "Stages", id="run.stages"),
-        Binding("2", "tab('maps')", "Maps", id="run.maps"),
-        Binding("3", "tab('log')", "Log", id="run.log"),
-        Binding("s", "side", "Side", id="run.side", tooltip="Layer costs of another side; a full turn follows the solver"),
+        Binding("1", "tab('stages')", "View", id="run.stages", key_display="1-3", tooltip="1 stages, 2 maps, 3 log"),
+        Binding("2", "tab('maps')", "Maps", id="run.maps", show=False),
+        Binding("3", "tab('log')", "Log", id="run.log", show=False),
+        Binding(
+            "s", "side", "Side", id="run.side", tooltip="Layer costs of another side; a full turn follows the solver"
+        ),
         Binding("c", "cancel", "Cancel", id="run.cancel", tooltip="Stop the merge; finished pieces are kept"),
         Binding("r", "resume", "Resume", id="run.resume", tooltip="Go on where the run stopped"),
         Binding("enter", "result", "Result", id="run.result", tooltip="Scores, plans and text of the finished merge"),
@@ -70,7 +73,7 @@ class RunScreen(Page):
         self.follower = follower or Follower(self.run)
         self.state = RunState()
         self.side = ""  # the side whose costs are shown; "" follows the solver
-        self.logged = 0
+        self.logged: tuple[float, str, str] | None = None  # the last line written
         self._drawn = 0.0
         self._seen: tuple[object, ...] = ()
 
@@ -94,18 +97,18 @@ class RunScreen(Page):
                 yield Matrix(waiting="no layer pair solved yet", id="costs")
             with Vertical(classes="card") as card:
                 card.border_title = "Transport plan"
-                yield Matrix("target channel", "source channel", waiting="no plan yet", id="heat")
-        with Vertical(classes="card -in-maps", id="convergence-card") as card:
-            card.border_title = "Sinkhorn"
-            yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
-        with Vertical(classes="card -in-log", id="log-card") as card:
-            card.border_title = "Log"
-            yield RichLog(id="log", max_lines=500, wrap=True, markup=False, min_width=20)
+                yield Matrix(waiting="no plan yet", id="heat")
+        with Horizontal(id="run-bottom", classes="-in-maps -in-log"):
+            with Vertical(classes="card -in-maps", id="convergence-card") as card:
+                card.border_title = "Sinkhorn"
+                yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
+            with Vertical(classes="card -in-log", id="log-card") as card:
+                card.border_title = "Log"
+                yield RichLog(id="log", max_lines=500, wrap=True, markup=False, min_width=20)
 
     def on_mount(self) -> None:
         self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
         self.add_class("-tab-stages")
-        self.query_one("#ending").display = False
         self.watch_run()
 
     def on_unmount(self) -> None:
@@ -144,7 +147,9 @@ class RunScreen(Page):
             return
         state, now = self.state, time.time()
         self.query_one("#overall", Static).update(self._overall(now))
-        self.query_one(Stages).show(state, now if self.follower.ended is None else state.last)
+        self.query_one(Stages).show(
+            state, now if self.follower.ended is None else state.last, dead=self.phase == "crashed"
+        )
         if state.resources is not None:
             self.query_one(Gauges).show(state.resources, state.peak_rss)
         self._draw_log()
@@ -185,9 +190,7 @@ class RunScreen(Page):
         if state.heat is not None:
             heat = state.heat
             caption = f"{heat.side}  target layer {heat.l}, source layer {heat.m}"
-            self.query_one("#heat", Matrix).show_cells(
-                heat.rows, heat.cols, heat.cells(), heat.lo, heat.hi, caption
-            )
+            self.query_one("#heat", Matrix).show_cells(heat.rows, heat.cols, heat.cells(), heat.lo, heat.hi, caption)
         if state.convergence is not None:
             curve = state.convergence
             points = tuple((float(i), v) for i, v in enumerate(curve.violations, 1))
@@ -200,12 +203,12 @@ class RunScreen(Page):
 
     def _draw_log(self) -> None:
         log = self.query_one(RichLog)
-        total = self.state.pushed if hasattr(self.state, "pushed") else len(self.state.log)
-        for t, level, message in list(self.state.log)[self.logged :]:
+        fresh = list(itertools.takewhile(lambda entry: entry is not self.logged, reversed(self.state.log)))
+        for t, level, message in reversed(fresh):
             stamp = time.strftime("%H:%M:%S", time.localtime(t))
             mark = "! " if level == "warning" else "  "
             log.write(f"{stamp} {mark}{message}")
-        self.logged = total
+        self.logged = self.state.log[-1] if self.state.log else None
 
     def _draw_end(self, ended: Ended) -> None:
         """What happened, and what can be done now."""
@@ -223,10 +226,10 @@ class RunScreen(Page):
             lines = [self.state.finished.verdict]
         done = self.phase == "finished"
         ending = self.query_one("#ending")
-        if not ending.display:
+        if not ending.has_class("-shown"):
             self.query_one("#to-result").display = done
             self.query_one("#to-resume").display = not done
-            ending.display = True
+            ending.add_class("-shown")
             ending.set_class(not done, "-bad")
             self.query_one("#to-result" if done else "#to-resume").focus()
         self.query_one("#ending-text", Static).update("\n".join(lines))
@@ -274,9 +277,9 @@ class RunScreen(Page):
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")
             return
-        self.follower, self.state, self.logged, self._seen = follower, RunState(), 0, ()
+        self.follower, self.state, self.logged, self._seen = follower, RunState(), None, ()
         self.query_one(RichLog).clear()
-        self.query_one("#ending").display = False
+        self.query_one("#ending").remove_class("-shown")
         self.watch_run()
 
     @on(Button.Pressed, "#to-result")

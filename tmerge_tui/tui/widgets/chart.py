@@ -20,7 +20,7 @@ class Series:
     name: str
     points: tuple[tuple[float, float], ...]
     style: str = "$primary"
-    mark: str = "●"
+    mark: str = ""  # drawn on every point, so that lines differ without colour
 
 
 class Chart(Widget):
@@ -55,10 +55,11 @@ class Chart(Widget):
         legend = [Content.styled(f"{s.mark} {s.name}", s.style) for s in self.series if s.name]
         rows = height - 2 - bool(legend)
         columns = width - LEFT
-        grid, owner = _draw([self._usable(s.points) for s in self.series], (left, right, low, high), columns, rows)
+        box = (left, right, low, high)
+        grid, owner, marks = _draw([self._usable(s.points) for s in self.series], box, columns, rows)
         level_row = None if self.level is None else round((high - self.level) / (high - low) * (rows - 1))
         lines = [Content.styled(self.caption, "bold")]
-        lines += [self._line(r, rows, grid, owner, low, high, level_row) for r in range(rows)]
+        lines += [self._line(r, rows, grid, owner, marks, low, high, level_row) for r in range(rows)]
         ends = f"{left:g}", f"{right:g}"
         gap = max(columns - len(ends[0]) - len(ends[1]), 1)
         lines.append(Content.styled(" " * LEFT + ends[0] + f" {self.x_name} ".center(gap) + ends[1], "$foreground 60%"))
@@ -78,6 +79,7 @@ class Chart(Widget):
         rows: int,
         grid: list[list[int]],
         owner: list[list[int]],
+        marks: set[tuple[int, int]],
         low: float,
         high: float,
         level: int | None,
@@ -87,9 +89,11 @@ class Chart(Widget):
             value = high if r == 0 else low
             label = format(10**value if self.logarithmic else value, self.number)
         parts: list[Content | tuple[str, str]] = [(f"{label:>{LEFT - 2}} │", "$foreground 60%")]
-        for dots, who in zip(grid[r], owner[r], strict=True):
+        for column, (dots, who) in enumerate(zip(grid[r], owner[r], strict=True)):
             if dots:
-                parts.append((chr(0x2800 + dots), self.series[who].style))
+                series = self.series[who]
+                here = series.mark if series.mark and (r, column) in marks else chr(0x2800 + dots)
+                parts.append((here, series.style))
             else:
                 parts.append(("─", "$foreground 35%") if r == level else (" ", ""))
         return Content.assemble(*parts)
@@ -97,11 +101,12 @@ class Chart(Widget):
 
 def _draw(
     series: Sequence[Sequence[tuple[float, float]]], box: tuple[float, float, float, float], columns: int, rows: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Braille bits per cell, and which series owns each cell."""
+) -> tuple[list[list[int]], list[list[int]], set[tuple[int, int]]]:
+    """Braille bits per cell, which series owns each cell, and the cells that hold a point."""
     left, right, low, high = box
     grid = [[0] * columns for _ in range(rows)]
     owner = [[0] * columns for _ in range(rows)]
+    marks = set()
 
     def place(x: float, y: float) -> tuple[int, int]:
         px = 0 if right <= left else round((x - left) / (right - left) * (columns * 2 - 1))
@@ -115,7 +120,8 @@ def _draw(
                 grid[py // 4][px // 2] |= DOTS[py % 4][px % 2]
                 owner[py // 4][px // 2] = who
             previous = here
-    return grid, owner
+            marks.add((here[1] // 4, here[0] // 2))
+    return grid, owner, marks
 
 
 def _between(a: tuple[int, int], b: tuple[int, int]) -> list[tuple[int, int]]:

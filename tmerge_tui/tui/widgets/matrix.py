@@ -8,18 +8,23 @@ redrawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import ClassVar
 
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
+from textual.binding import Binding, BindingType
 from textual.geometry import Region
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tmerge_tui.tui import ramp
 
 EMPTY = -1  # a cell that is not known yet
+MARK = "╳"  # on the chosen cell
 LEFT = 5  # columns of the row axis
 Levels = list[list[int]]
 
@@ -35,6 +40,7 @@ class Matrix(Widget):
         self.caption = ""
         self.numbered = True  # axes count rows and columns; a pooled plan has only ends
         self.row_count = self.column_count = 0
+        self.marked: tuple[int, int] | None = None  # a cell drawn as chosen
 
     def show(self, values: Sequence[Sequence[float | None]], caption: str = "") -> None:
         """Numbers, None where not known yet; the scale spans those that are known."""
@@ -73,7 +79,7 @@ class Matrix(Widget):
         if not self.levels:
             text = self.waiting if y == height // 2 else ""
             return Strip([Segment(text.center(width)[:width], plain + Style(dim=True))])
-        colours = None if self.app.no_color or self.app.ansi_color else ramp.colours(self.app.console.color_system)
+        colours = None if self.app.no_color else ramp.colours(self.app.console.color_system)
         area_width, area_height = max(width - LEFT, 1), max(height - 3, 1)
         halves = 2 if colours else 1
         across = _scale(self.column_count, area_width)
@@ -93,14 +99,19 @@ class Matrix(Widget):
     def _cells(
         self, y: int, across: list[int], down: list[int], colours: tuple[Color, ...] | None, plain: Style
     ) -> list[Segment]:
+        halves = 2 if colours else 1
+        lines = down[y * halves : (y + 1) * halves]
+        column = self.marked[1] if self.marked is not None and self.marked[0] in lines else None
         if colours is None:
-            row = self.levels[down[y]]
-            return [Segment("".join("·" if row[c] == EMPTY else ramp.glyph(row[c]) for c in across), plain)]
-        upper = self.levels[down[2 * y]]
-        lower = self.levels[down[2 * y + 1]] if 2 * y + 1 < len(down) else None
+            row = self.levels[lines[0]]
+            marks = (MARK if c == column else "·" if row[c] == EMPTY else ramp.glyph(row[c]) for c in across)
+            return [Segment("".join(marks), plain)]
+        upper = self.levels[lines[0]]
+        lower = self.levels[lines[1]] if len(lines) > 1 else None
         segments = []
-        for (top, bottom), run in groupby((upper[c], EMPTY - 1 if lower is None else lower[c]) for c in across):
-            text, style = _block(top, bottom, colours)
+        pairs = ((upper[c], EMPTY - 1 if lower is None else lower[c], c == column) for c in across)
+        for (top, bottom, marked), run in groupby(pairs):
+            text, style = _marked(top, colours) if marked else _block(top, bottom, colours)
             segments.append(Segment(text * len(list(run)), plain + style))
         return segments
 
@@ -143,6 +154,46 @@ class Matrix(Widget):
         return Strip([Segment(text, style)]).adjust_cell_length(self.size.width, style)
 
 
+class Picker(Matrix, can_focus=True):
+    """A matrix with a cell chosen by the arrow keys; enter takes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "step(-1, 0)", "Target layer", show=False),
+        Binding("down", "step(1, 0)", "Target layer", show=False),
+        Binding("left", "step(0, -1)", "Source layer", show=False),
+        Binding("right", "step(0, 1)", "Source layer", show=False),
+        Binding("enter", "take", "Show plan", id="picker.take"),
+    ]
+
+    @dataclass
+    class Moved(Message):
+        cell: tuple[int, int]
+
+    @dataclass
+    class Taken(Message):
+        cell: tuple[int, int]
+
+    @property
+    def cursor(self) -> tuple[int, int]:
+        return self.marked or (0, 0)
+
+    def show(self, values: Sequence[Sequence[float | None]], caption: str = "") -> None:
+        row, column = self.cursor
+        self.marked = (min(row, len(values) - 1), min(column, len(values[0]) - 1)) if values else None
+        super().show(values, caption)
+
+    def action_step(self, rows: int, columns: int) -> None:
+        if self.levels:
+            row, column = self.cursor
+            self.marked = ((row + rows) % self.row_count, (column + columns) % self.column_count)
+            self.refresh()
+            self.post_message(self.Moved(self.marked))
+
+    def action_take(self) -> None:
+        if self.levels:
+            self.post_message(self.Taken(self.cursor))
+
+
 def _block(top: int, bottom: int, colours: tuple[Color, ...]) -> tuple[str, Style]:
     """Two stacked cells in one character."""
     if top == EMPTY and bottom <= EMPTY:
@@ -152,6 +203,12 @@ def _block(top: int, bottom: int, colours: tuple[Color, ...]) -> tuple[str, Styl
     if bottom <= EMPTY:
         return "▀", Style(color=colours[top])
     return "▀", Style(color=colours[top], bgcolor=colours[bottom])
+
+
+def _marked(level: int, colours: tuple[Color, ...]) -> tuple[str, Style]:
+    """The chosen cell: its own colour, with a mark that stands out from it."""
+    ink = Color.parse("#000000" if level > len(colours) // 2 else "#ffffff")
+    return MARK, Style(color=ink, bgcolor=colours[max(level, 0)], bold=True)
 
 
 def _scale(count: int, room: int) -> list[int]:

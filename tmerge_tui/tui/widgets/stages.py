@@ -17,6 +17,7 @@ MARKS = {
     "failed": ("✗", "$error"),
     "interrupted": ("■", "$warning"),
 }
+LABEL = 32  # columns of a stage's name
 PARTS = " ▏▎▍▌▋▊▉█"
 
 
@@ -27,9 +28,10 @@ class Stages(Widget):
         super().__init__(id=id)
         self.state: RunState | None = None
         self.now = 0.0
+        self.dead = False  # the worker is gone: what was running is not any more
 
-    def show(self, state: RunState, now: float) -> None:
-        self.state, self.now = state, now
+    def show(self, state: RunState, now: float, dead: bool = False) -> None:
+        self.state, self.now, self.dead = state, now, dead
         self.refresh()
 
     def render(self) -> Content:
@@ -39,32 +41,35 @@ class Stages(Widget):
         return Content("\n").join(lines)
 
     def _line(self, stage: Stage) -> Content:
-        mark, style = MARKS[stage.outcome]
-        width = self.size.width
-        label = human.shorten(stage.label, 24)
-        parts: list[Content | tuple[str, str]] = [(f"{mark} ", style), (f"{label:<24} ", "bold" if mark == "●" else "")]
-        right = self._right(stage)
-        room = width - 27 - len(right) - 1
-        if stage.outcome == "running" and room >= 6:
+        outcome = "failed" if self.dead and stage.outcome == "running" else stage.outcome
+        mark, style = MARKS[outcome]
+        label = human.shorten(stage.label, LABEL)
+        parts: list[Content | tuple[str, str]] = [
+            (f"{mark} ", style),
+            (f"{label:<{LABEL}} ", "bold" if outcome == "running" else ""),
+        ]
+        right = self._right(stage, outcome)
+        room = max(self.size.width - LABEL - 4 - len(right), 0)
+        if outcome == "running" and room >= 6:
             parts.append(bar(stage.fraction, min(room, 30)))
             room -= min(room, 30)
-        elif stage.outcome == "cached":
-            parts.append(("from the earlier run"[: max(room, 0)], "$foreground 60%"))
-            room -= min(len("from the earlier run"), max(room, 0))
-        parts.append((" " * max(room, 0) + " " + right, "$foreground 60%" if stage.outcome != "running" else ""))
+        elif outcome == "cached":
+            parts.append(("from the earlier run"[:room], "$foreground 60%"))
+            room -= min(len("from the earlier run"), room)
+        parts.append((" " * room + " " + right, "" if outcome == "running" else "$foreground 60%"))
         return Content.assemble(*parts)
 
-    def _right(self, stage: Stage) -> str:
-        if stage.outcome == "waiting":
+    def _right(self, stage: Stage, outcome: str) -> str:
+        if outcome == "waiting":
             return ""
         elapsed = human.duration(stage.elapsed(self.now))
-        if stage.outcome != "running":
+        if outcome != "running":
             return f"{elapsed:>8}"
         counts = f"{stage.done:,}/{stage.total:,} {stage.unit}" if stage.total else ""
-        if self.size.width < 72:
-            return f"{counts} {elapsed:>8}"
-        left = human.duration(stage.eta())
-        return f"{counts}  {human.rate(stage.rate, stage.unit):>14}  {elapsed:>8}  {left:>7} left"
+        left = f"{human.duration(stage.eta()):>6} left"
+        if self.size.width < 84:
+            return f"{counts}  {left}"
+        return f"{counts}  {human.rate(stage.rate, stage.unit):>13}  {elapsed:>7}  {left}"
 
 
 def bar(fraction: float, width: int) -> Content:
