@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+import tmerge_tui
 from tmerge_tui import __version__
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.events import RunFinished, decode
+from tmerge_tui.recipe import load_recipe, parse_recipe
 from tmerge_tui.worker.follow import EventFile, cancel, state_of
 
 TMERGE = [sys.executable, "-m", "tmerge_tui"]
@@ -190,6 +192,14 @@ def test_a_reader_that_leaves_does_not_stop_the_run(recipe: Path, run: RunDir) -
     assert state_of(run) == "finished"
 
 
+def test_a_closed_or_narrow_stdout_is_no_error(recipe: Path) -> None:
+    command = " ".join([*TMERGE, "--batch", str(recipe), "--quiet"])
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True, env=environment())
+    assert (closed.returncode, closed.stderr) == (0, "")
+    ascii_only = tmerge("--batch", recipe, "--quiet", "--output", recipe.parent / "ẹ̀kọ́", PYTHONIOENCODING="ascii")
+    assert (ascii_only.returncode, ascii_only.stderr) == (0, "") and "??k??" in ascii_only.stdout
+
+
 def test_help_into_a_closed_pipe() -> None:
     command = " ".join([*TMERGE, "--help"])
     done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True)
@@ -271,9 +281,88 @@ def test_report_needs_a_report(recipe: Path, run: RunDir) -> None:
 def test_doctor() -> None:
     done = tmerge("doctor", HF_TOKEN="hf_secret")
     assert done.returncode == 0, done.stdout
-    for word in ("python", "torch", "gpu", "memory", "disk", "cache", "token      present", "terminal"):
+    for word in ("python", "torch", "gpu", "memory", "disk", "cache", "token           present", "terminal"):
         assert word in done.stdout
     assert "hf_secret" not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny import make_model, make_text
+
+    folder = tmp_path_factory.mktemp("models")
+    make_model(folder / "source", "llama", hidden=48, intermediate=64)
+    make_model(folder / "target", "qwen2", layers=1)
+    make_text(folder / "text.txt")
+    (folder / "recipe.yaml").write_text(
+        "source: source\ntarget: target\ncalibration: {path: text.txt, samples: 20, holdout: 10}\n"
+        "fusion: {k: 8}\noutput: run\n"
+    )
+    return folder
+
+
+def inside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """The command in this process, which has torch already: (exit code, stdout, stderr)."""
+    from tmerge_tui import cli
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["tmerge", *arguments])
+    code = cli.main()
+    return code, *capsys.readouterr()
+
+
+def test_plan_prints_a_recipe_with_its_needs_and_runs_nothing(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = inside(models, monkeypatch, capsys, "plan", "recipe.yaml", "--set", "transport.epsilon=2e-1")
+    assert code == 0
+    printed, given = parse_recipe(out), load_recipe("recipe.yaml")
+    assert printed.transport.epsilon == 0.2
+    assert printed.source == given.source and printed.source.model == str(models / "source")
+    assert "# target       Qwen2ForCausalLM, 1 layers, hidden 32" in out and "# memory" in out and "# disk" in out
+    assert not (models / "run").exists()
+
+
+def test_check_lists_everything_or_shows_a_model(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert inside(models, monkeypatch, capsys, "check", "recipe.yaml") == (0, "", "no problems found\n")
+    (models / "bad.yaml").write_text(
+        "source: ./nowhere\ntarget: target\ncalibration: {path: none.txt}\nfusion: {k: 8}\noutput: run\n"
+    )
+    code, out, err = inside(models, monkeypatch, capsys, "check", "bad.yaml")
+    assert (code, out) == (2, "") and "nowhere" in err and "none.txt" in err and "Traceback" not in err
+    code, out, _ = inside(models, monkeypatch, capsys, "check", "target")
+    assert code == 0 and "16 x 32  model.layers.0.self_attn.k_proj.weight + model.layers.0.self_attn.k_proj.bias" in out
+
+
+def test_the_demo_takes_its_files_from_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMERGE_PIPELINE", "tests.worker.fakes:whole")
+    code, out, _ = inside(tmp_path, monkeypatch, capsys, "demo", "--quiet")
+    assert code == 0 and out.startswith("seed 0")
+    recipe = load_recipe(tmp_path / "tmerge-demo" / "recipe.yaml")
+    assets = Path(tmerge_tui.__file__).parent / "assets" / "demo"
+    assert Path(recipe.source.model).parent == Path(recipe.target.model).parent == assets
+    assert recipe.calibration.path is not None and Path(recipe.calibration.path).parent == assets
+    assert inside(tmp_path, monkeypatch, capsys, "demo", "--quiet", "--output", "other")[0] == 0
+    assert (tmp_path / "other" / "recipe.yaml").exists()
+
+
+def test_report_is_written_again(
+    run: RunDir, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.engine.sample_results import make_results
+
+    results = make_results()
+    RunDir.create(run.path)
+    (run.path / "report.json").write_text(json.dumps(results))
+    code, out, _ = inside(run.path, monkeypatch, capsys, "report", str(run.path))
+    assert code == 0 and out.splitlines()[0] == results["verdict"]["headline"]
+    assert (run.path / "report.html").exists()
 
 
 def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 usage, recipe or check, 130 stopped by t
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -154,8 +155,11 @@ def doctor() -> int:
 def main() -> int:
     """Runs the command line; the exit code. No error leaves as a traceback (TMERGE_DEBUG=1 shows it)."""
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a name in Yoruba on a Latin-1 terminal is no reason to stop
         code = tmerge.main(prog_name="tmerge", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller: >&-
+            sys.stdout.flush()
         return code or 0
     except click.ClickException as error:
         error.show()

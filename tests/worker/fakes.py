@@ -41,6 +41,12 @@ def whole(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     )
 
 
+def lingers(recipe: Recipe, run: RunDir, emit: Emit) -> None:
+    """Has said its last word and takes a while to leave."""
+    whole(recipe, run, emit)
+    time.sleep(1.5)
+
+
 def chatty(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     """Prints from Python and from C in between."""
     print('{"v":1,"type":"RunFailed"}')

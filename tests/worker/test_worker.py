@@ -152,6 +152,21 @@ def test_cancel_by_someone_else(run: RunDir, start: Start) -> None:
     assert cancel(run) and state_of(run) == "interrupted"
 
 
+def test_a_worker_that_has_ended_is_waited_for(run: RunDir, start: Start) -> None:
+    first = start("lingers")
+    wait_for(run, RunFinished)
+    assert first.returncode is None and state_of(run) == "finished"
+    second = start("whole")
+    assert first.wait(10) == 0 and second.wait(20) == 0
+
+
+def test_a_signal_after_the_end_does_not_undo_it(run: RunDir, start: Start) -> None:
+    worker = start("lingers")
+    wait_for(run, RunFinished)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(10) == 0 and state_of(run) == "finished"
+
+
 def test_one_worker_at_a_time(run: RunDir, start: Start) -> None:
     start("sleeps")
     wait_for(run, StageStarted)
@@ -194,7 +209,7 @@ def test_running_again_appends_and_continues_the_numbers(run: RunDir, start: Sta
     lines = [line for line in follow(run) if isinstance(line, Line)]
     assert [line.seq for line in lines] == list(range(len(lines)))
     assert lines[-len(fresh) :] == fresh
-    assert b'"Wa' not in run.events.read_bytes()
+    assert b'"seq":99' not in run.events.read_bytes()
 
 
 def test_a_broken_recipe_in_the_folder_is_a_failure(run: RunDir, start: Start) -> None:

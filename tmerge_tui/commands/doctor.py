@@ -25,9 +25,9 @@ def doctor() -> int:
     """Prints the findings; 1 when something needed is missing, else 0."""
     broken = False
     for what, found, advice in findings():
-        data(f"{'!' if advice else ' '} {what:<10} {found}")
+        data(f"{'!' if advice else ' '} {what:<15} {found}")
         if advice:
-            data(f"             {advice}")
+            data(f"  {'':<15} {advice}")
         broken |= found == "missing"
     return int(broken)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
-from tmerge_tui.engine.wording import number, size
+from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
 from tmerge_tui.yamlfile import read_mapping
@@ -18,7 +18,6 @@ def plan(path: str, options: Options) -> int:
     from tmerge_tui.engine.check import prepare
 
     prepared = prepare(recipe)
-    needs = prepared.estimate
     data(dump_recipe(recipe).rstrip())
     data("")
     rows = [
@@ -26,14 +25,11 @@ def plan(path: str, options: Options) -> int:
         ("target", f"{prepared.target.facts.architecture}, {_shape(prepared.target.facts)}"),
         ("projections", ", ".join(prepared.matching.kinds)),
         ("device", str(prepared.device)),
-        ("memory", size(needs.memory_bytes)),
-        ("disk", size(needs.disk_bytes)),
-        ("work", f"{number(needs.flops)} floating-point operations"),
     ]
     for name, value in rows:
         data(f"# {name:<12} {value}")  # comments: what is printed is still a recipe
-    for note in (*prepared.matching.notes, *needs.notes, *prepared.warnings):
-        data(f"# note         {note}")
+    for note in (*prepared.matching.notes, *prepared.estimate.notes, *prepared.warnings):
+        data(f"# {note}")
     return 0
 
 

@@ -25,7 +25,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.last: Event | None = None  # last event emitted here
+        self.final: Event | None = None  # how the run ended, once it has
         self._lock = threading.Lock()
         with storage(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -37,11 +37,11 @@ class Journal:
             self._append(event)
 
     def emit_last(self, event: Event, patience: float) -> None:
-        """Writes `event` and lets nothing follow it: other threads that emit wait for ever.
+        """Writes `event`, unless the run has ended already, and lets nothing follow: threads that emit wait for ever.
 
         For a process about to die. Gives up after `patience` seconds if another thread is stuck in a write.
         """
-        if self._lock.acquire(timeout=patience):
+        if self._lock.acquire(timeout=patience) and self.final is None:
             self._append(event)
 
     def close(self) -> None:
@@ -62,7 +62,8 @@ class Journal:
                 raise
         self._size += len(data)
         self._seq += 1
-        self.last = event
+        if isinstance(event, FINAL):
+            self.final = event
 
 
 def _cut_torn_line(file: int) -> int:

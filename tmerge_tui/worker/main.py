@@ -16,6 +16,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
+import psutil
+
 from tmerge_tui.engine.resources import Sampler
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
@@ -55,7 +57,7 @@ def _run(run: RunDir, journal: Journal) -> int:
         recipe = load_recipe(run.recipe)
         with Sampler(journal.emit, run.path):
             _pipeline()(recipe, run, journal.emit)
-        if not isinstance(journal.last, RunFinished):
+        if not isinstance(journal.final, RunFinished):
             raise RuntimeError("the pipeline returned without RunFinished")
         return 0
     except BaseException as error:
@@ -88,11 +90,11 @@ def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:
 
 
 def _await_signal(journal: Journal, run: RunDir) -> None:
-    import psutil
-
     number = signal.sigwait(STOPPING)
-    journal.emit_last(RunInterrupted(signal.Signals(number).name), patience=0.5)
-    for child in psutil.Process().children(recursive=True):  # they inherited the mask and would not hear a SIGTERM
-        child.kill()
-    lock.release(run)
-    os._exit(130)
+    try:
+        journal.emit_last(RunInterrupted(signal.Signals(number).name), patience=0.5)
+        for child in psutil.Process().children(recursive=True):  # they inherited the mask: no SIGTERM would reach them
+            child.kill()
+        lock.release(run)
+    finally:  # with a full disk too
+        os._exit(0 if isinstance(journal.final, RunFinished) else 130)

@@ -67,7 +67,7 @@ class Lines:
         if isinstance(event, StageStarted):
             self._spoke = line.t
             self._say(line, f"{event.label}: {event.total:,} {event.unit}" if event.total else event.label)
-        elif isinstance(event, StageProgressed) and line.t - self._spoke >= EVERY:
+        elif isinstance(event, StageProgressed) and event.done < event.total and line.t - self._spoke >= EVERY:
             self._spoke = line.t
             stage = self.state.stages[event.stage]
             self._say(line, f"  {amount(stage)}  {pace(stage)}  eta {duration(stage.eta())}  {event.note}".rstrip())

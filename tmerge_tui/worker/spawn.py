@@ -55,11 +55,11 @@ def start(run: RunDir) -> Handle:
     refuse_if_busy(run)
     with storage(run.log), open(run.log, "ab") as log:
         process = subprocess.Popen(
-            [*_command(), "_worker", str(run.path)],
+            [*command(), "_worker", str(run.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=_environment(),
+            env=environment(),
             close_fds=True,
             start_new_session=True,
         )
@@ -74,18 +74,20 @@ def refuse_if_busy(run: RunDir) -> None:
     lock.refuse_if_held(run)
 
 
-def _command() -> list[str]:
+def command() -> list[str]:
+    """This program again, for a hidden command."""
     if getattr(sys, "frozen", False):
         return [sys.executable]
     return [sys.executable, "-P", "-m", "tmerge_tui"]  # -P: a random.py in the current folder is not ours
 
 
-def _environment() -> dict[str, str]:
-    environment = {**os.environ, **QUIET}
+def environment() -> dict[str, str]:
+    """What a child of ours finds: quiet libraries, this package, and its own copy of an unpacked executable."""
+    found = {**os.environ, **QUIET}
     if getattr(sys, "frozen", False):
         # The worker outlives this process, and with it the files a one-file executable has unpacked for itself.
-        environment["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+        found["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
     else:
         package = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return environment
+        found["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return found
