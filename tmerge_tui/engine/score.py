@@ -166,7 +166,7 @@ def _bits(model: Any, texts: Sequence[_Text]) -> list[float]:
         following = slice(first + 1, first + 1 + logits.shape[1])
         losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, following].flatten(), reduction="none")
         losses = losses.view(len(texts), -1).masked_fill(~scored[:, following], 0)
-        total += losses.double().sum(1).cpu()
+        total += losses.cpu().double().sum(1)  # there is no fp64 on mps
     return (total / math.log(2)).tolist()
 
 
