@@ -16,7 +16,9 @@ from tmerge_tui.engine.kernels import KernelBatch
 
 MEMORY = 6
 RIDGE = 1e-10  # on the Gram matrix of unit-norm differences
-OUTLIER = 5.0  # stop: relative asks that no single row or column is off by more than this many tolerances
+# stop: relative asks that no single row or column is off by more than this many tolerances; fp64 is in use where
+# convergence is slow, so that what is left of the violation moves the plan more
+OUTLIER = {torch.float32: 5.0, torch.float64: 2.0}
 GROWTH = 4.0  # an accelerated step may raise the violation this much over the best before it is taken back
 
 
@@ -35,30 +37,44 @@ class Duals:
 
 
 class Mixing:
-    """The last MEMORY differences of iterates and residuals of every problem; type II, least squares in fp64."""
+    """The last MEMORY differences of iterates and residuals of every problem; type II, least squares in fp64.
 
-    def __init__(self, x: Tensor) -> None:
+    Where Sinkhorn's map is nearly piecewise linear, differences tell little and a mixed step can lead astray. A problem
+    that was led astray forgets its past; a step beyond the spread that any plain step has is not taken.
+    """
+
+    def __init__(self, x: Tensor, spread: float) -> None:
+        self.spread = spread
         self.dx = x.new_zeros(x.shape[0], MEMORY, x.shape[1])
         self.dr = torch.zeros_like(self.dx)
         self.last: tuple[Tensor, Tensor] | None = None
         self.count = 0
 
-    def step(self, x: Tensor, r: Tensor, restart: Tensor) -> Tensor:
-        """The next iterate [B, n'] from iterates x and residuals r; problems in `restart` [B] forget their past."""
-        if self.last is not None:
-            slot = self.count % MEMORY
-            self.dx[:, slot] = x - self.last[0]
-            self.dr[:, slot] = r - self.last[1]
-            self.dx[restart] = 0
-            self.dr[restart] = 0
-            self.count += 1
+    def step(self, x: Tensor, r: Tensor, astray: Tensor) -> Tensor:
+        """The next iterate [B, n'] from iterates x and residuals r; `astray` [B] tells where the last one failed."""
+        if self.last is None:
+            self.last = (x, r)
+            return x + r
+        slot = self.count % MEMORY
+        self.dx[:, slot] = x - self.last[0]
+        self.dr[:, slot] = r - self.last[1]
+        self._forget(astray)
+        self.count += 1
         self.last = (x, r)
-        size = self.dr.norm(dim=2)
+        used = min(self.count, MEMORY)
+        dx, dr = self.dx[:, :used], self.dr[:, :used]
+        size = dr.norm(dim=2)[:, :, None]
         size = torch.where(size > 0, size, 1.0)
-        unit = self.dr / size[:, :, None]
-        gram = unit @ unit.mT + RIDGE * torch.eye(MEMORY, dtype=x.dtype, device=x.device)
-        weights = torch.linalg.solve(gram, unit @ r[:, :, None]) / size[:, :, None]
-        return x + r - ((self.dx + self.dr).mT @ weights)[:, :, 0]
+        gram = (dr @ dr.mT) / (size * size.mT) + RIDGE * torch.eye(used, dtype=x.dtype, device=x.device)
+        weights = torch.linalg.solve(gram, (dr @ r[:, :, None]) / size) / size
+        mixed = x + r - ((dx + dr).mT @ weights)[:, :, 0]
+        wild = ~(mixed.amax(1) - mixed.amin(1) <= self.spread)
+        self._forget(wild)
+        return torch.where(wild[:, None], x + r, mixed)
+
+    def _forget(self, which: Tensor) -> None:
+        self.dx[which] = 0
+        self.dr[which] = 0
 
     def keep(self, chosen: Tensor) -> None:
         self.dx, self.dr = self.dx[chosen], self.dr[chosen]
@@ -67,10 +83,11 @@ class Mixing:
 
 
 def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: str) -> list[Duals | None]:
-    """Duals of every problem of the batch, each stopping by itself; None where a kernel left the finite range.
+    """Duals of every problem of the batch, each stopping by itself; None where the kernel's precision is too small.
 
-    The duals are rounded to the kernel's precision inside the loop, so the violation is that of the duals returned.
-    A problem that does not converge returns the best duals it has seen.
+    That is where numbers leave the finite range, or where rounding the duals alone costs half of the tolerance. They
+    are rounded to it inside the loop, so that the violation is that of the duals returned. A problem that does not
+    converge returns the best duals it has seen.
     """
     B, n, m = kernels.shape
     found: list[Duals | None] = [None] * B
@@ -78,16 +95,18 @@ def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: s
     active = list(range(B))
     g = torch.zeros(B, m, dtype=torch.float64, device=kernels.device)
     best: dict[str, Tensor] = {}
-    mixing = Mixing(g)
+    mixing = Mixing(g, kernels.spread)
+    coarse = (tolerance if stop == "relative" else tolerance * max(n, m)) / 2 or math.inf
     for k in range(1, max_iterations + 1):
-        log_Kv = kernels.rows(g, active)
-        f = -math.log(n) - log_Kv
-        shift = f.mean(1, keepdim=True)
-        f = _rounded(f - shift, kernels.dtype)
-        r = -math.log(m) - g - shift - kernels.columns(f, active)
-        row_error = torch.expm1(f + shift + math.log(n) + log_Kv).abs_()
-        column_error = torch.expm1(-r).abs_()
-        l1, worst, measure = violations(row_error, column_error, stop)
+        log_Kv, log_KTu = kernels.sweep(g, active)
+        exact = -math.log(n) - log_Kv
+        shift = exact.mean(1, keepdim=True)
+        f = _rounded(exact - shift, kernels.dtype)
+        r = math.log(n) - math.log(m) - g - log_KTu
+        # The columns were summed before f was rounded; the rounding moves them by no more than it moves the rows.
+        rows = torch.expm1(f + shift - exact).abs_()
+        rounding = rows.mean(1, keepdim=True)
+        l1, worst, measure = violations(rows, torch.expm1(-r).abs_() + rounding, stop, kernels.dtype)
         now = {
             "f": f,
             "g": g,
@@ -99,12 +118,12 @@ def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: s
         }
         better = measure < best["measure"][:, 0] if best else torch.ones_like(measure, dtype=torch.bool)
         best = {name: torch.where(better[:, None], x, best[name]) for name, x in now.items()} if best else now
-        table = torch.stack((measure, l1, best["measure"][:, 0])).T.tolist()
+        table = torch.stack((measure, l1, best["measure"][:, 0], rounding[:, 0])).T.tolist()
         staying = []
-        for row, (i, (value, violation, least)) in enumerate(zip(active, table, strict=True)):
+        for row, (i, (value, violation, least, rounded)) in enumerate(zip(active, table, strict=True)):
             traces[i].append(violation)
-            finite, converged = math.isfinite(value), least < tolerance
-            if finite and (converged or k == max_iterations):
+            fits, converged = math.isfinite(value) and rounded < coarse, least < tolerance
+            if converged or (fits and k == max_iterations):
                 found[i] = Duals(
                     f=best["f"][row].to(kernels.dtype),
                     g=best["g"][row].to(kernels.dtype),
@@ -115,7 +134,7 @@ def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: s
                     converged=converged,
                     violations=tuple(traces[i]),
                 )
-            elif finite:
+            elif fits:
                 staying.append(row)
         if not staying:
             break
@@ -125,16 +144,16 @@ def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: s
             best = {name: x[chosen] for name, x in best.items()}
             g, r, measure = g[chosen], r[chosen], measure[chosen]
             mixing.keep(chosen)
-        # Sinkhorn's own step never raises the violation: from the best point it is the safe way on.
-        restart = measure > GROWTH * best["measure"][:, 0]
-        g = torch.where(restart[:, None], best["g"], g)
-        r = torch.where(restart[:, None], best["r"], r)
-        g = mixing.step(g, r, restart)
+        # Sinkhorn's own step never raises the L1 violation: from the best point it is the safe way on.
+        astray = measure > GROWTH * best["measure"][:, 0]
+        g = torch.where(astray[:, None], best["g"], g)
+        r = torch.where(astray[:, None], best["r"], r)
+        g = mixing.step(g, r, astray)
         g = _rounded(g - g.mean(1, keepdim=True), kernels.dtype)
     return found
 
 
-def violations(rows: Tensor, columns: Tensor, stop: str) -> tuple[Tensor, Tensor, Tensor]:
+def violations(rows: Tensor, columns: Tensor, stop: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(L1, max, what is compared with the tolerance) [B] of relative marginal errors |Q1/a - 1| [B, n], [B, n'].
 
     L1 is the mean of the relative errors (a is uniform). It alone would let single channels of a plan lag behind, so
@@ -144,7 +163,7 @@ def violations(rows: Tensor, columns: Tensor, stop: str) -> tuple[Tensor, Tensor
     worst = torch.maximum(rows.amax(1) / rows.shape[1], columns.amax(1) / columns.shape[1])
     if stop == "absolute":
         return l1, worst, worst
-    return l1, worst, torch.maximum(l1, torch.maximum(rows.amax(1), columns.amax(1)) / OUTLIER)
+    return l1, worst, torch.maximum(l1, torch.maximum(rows.amax(1), columns.amax(1)) / OUTLIER[dtype])
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

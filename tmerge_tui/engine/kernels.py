@@ -1,9 +1,8 @@
 """What Sinkhorn multiplies by: kernels exp(rho / epsilon) of a batch of equally shaped problems.
 
-Two forms with the same three methods, each over the problems still `active`:
-    rows(g)     log(K e^g)    [len(active), n]
-    columns(f)  log(K^T e^f)  [len(active), n']
-    cost(i, f, g, shift)      <log K, Q> of problem i, from which <C, Q> = 1 - epsilon <log K, Q>
+Two forms with the same two methods:
+    sweep(g, active)      with v = e^g: log Kv [B', n] and log K^T (1 / Kv) [B', n'] of the B' problems still active
+    cost(i, f, g, shift)  <log K, Q> of problem i, from which <C, Q> = 1 - epsilon <log K, Q>
 Vectors are fp64; a kernel has the precision it was built in.
 """
 
@@ -16,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLOCK = {"cpu": 1 << 18, "cuda": 1 << 26}  # bytes of one row block of the cost: inside a core's cache on a CPU
+BLOCK = 1 << 19  # bytes of the row blocks in which a CPU passes over a kernel: they stay in a core's cache
 REACH = 100.0  # how far duals may drift from the absorbed ones before a kernel entry that matters could underflow
 
 
@@ -26,39 +25,54 @@ class KernelBatch(Protocol):
     shape: tuple[int, int, int]
     dtype: torch.dtype
     device: torch.device
+    spread: float  # max - min of log K or more: no dual that Sinkhorn's step returns spreads further
 
-    def rows(self, g: Tensor, active: Sequence[int]) -> Tensor: ...
-
-    def columns(self, f: Tensor, active: Sequence[int]) -> Tensor: ...
+    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]: ...
 
     def cost(self, i: int, f: Tensor, g: Tensor, shift: float) -> float: ...
 
 
 class Kernels:
-    """K itself, [B, n, n'] in fp32 or fp64: two matrix-vector products an iteration, read at memory speed."""
+    """K itself, [B, n, n'] in fp32 or fp64: an iteration costs two matrix-vector products, one pass over memory."""
 
-    def __init__(self, log_K: Tensor) -> None:
+    def __init__(self, log_K: Tensor, spread: float) -> None:
         """`log_K` = rho / epsilon is overwritten: C and rho are never stored."""
-        self.K = log_K.exp_()
+        self.K, self.spread = log_K, spread
         self.shape = (log_K.shape[0], log_K.shape[1], log_K.shape[2])
         self.dtype, self.device = log_K.dtype, log_K.device
+        self.fresh = True
+        self.block = (
+            max(1, BLOCK // (log_K.shape[2] * log_K.itemsize)) if log_K.device.type == "cpu" else log_K.shape[1]
+        )
 
-    def rows(self, g: Tensor, active: Sequence[int]) -> Tensor:
-        return self._times(self.K, g, active).log_()
+    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        v = g.exp().to(self.dtype)
+        if self.device.type == "cpu":
+            Kv, KTu = self._passes(v, active)
+        else:
+            if self.fresh:
+                self.K.exp_()
+            K = self.K if len(active) == len(self.K) else self.K[torch.tensor(active, device=self.device)]
+            Kv = torch.bmm(K, v.unsqueeze(2)).squeeze(2)
+            KTu = torch.bmm(Kv.reciprocal().unsqueeze(1), K).squeeze(1)
+        self.fresh = False
+        return Kv.double().log_(), KTu.double().log_()
 
-    def columns(self, f: Tensor, active: Sequence[int]) -> Tensor:
-        return self._times(self.K.mT, f, active).log_()
-
-    def _times(self, K: Tensor, log_v: Tensor, active: Sequence[int]) -> Tensor:
-        v = log_v.exp().to(K.dtype)
-        if K.is_cuda and len(active) == len(K):
-            return torch.bmm(K, v.unsqueeze(2)).squeeze(2).double()
-        # On a CPU the plain products are twice as fast as bmm; problems that have left cost nothing.
-        return torch.stack([torch.mv(K[i], v_i) for i, v_i in zip(active, v, strict=True)]).double()
+    def _passes(self, v: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Row block by row block, so that both products (and the exponential, the first time) read it from cache."""
+        Kv = v.new_empty(len(active), self.shape[1])
+        KTu = torch.zeros_like(v)
+        for row, i in enumerate(active):
+            for K, out in zip(self.K[i].split(self.block), Kv[row].split(self.block), strict=True):
+                if self.fresh:
+                    K.exp_()
+                torch.mv(K, v[row], out=out)
+                KTu[row].addmv_(K.T, out.reciprocal())
+        return Kv, KTu
 
     def cost(self, i: int, f: Tensor, g: Tensor, shift: float) -> float:
         K, v = self.K[i], g.double().exp().to(self.dtype)
-        block = max(1, BLOCK.get(K.device.type, BLOCK["cpu"]) // (K.shape[1] * K.itemsize))
+        block = max(1, self.block // 2)
         space = torch.empty(min(block, len(K)), K.shape[1], dtype=K.dtype, device=K.device)
         sums = [torch.mv(torch.log(part, out=space[: len(part)]).mul_(part), v) for part in K.split(block)]
         return float(torch.cat(sums).double() @ f.double().exp()) * math.exp(shift)
@@ -71,18 +85,17 @@ class LogKernels:
     g'. When they drift away, or a product underflows, the exact log-sum-exp takes its place, and K' is rebuilt.
     """
 
-    def __init__(self, log_K: Tensor) -> None:
-        self.log_K = log_K
+    def __init__(self, log_K: Tensor, spread: float) -> None:
+        self.log_K, self.spread = log_K, spread
         self.K = torch.empty_like(log_K)
         self.shape = (log_K.shape[0], log_K.shape[1], log_K.shape[2])
         self.dtype, self.device = log_K.dtype, log_K.device
         self.absorbed: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def rows(self, g: Tensor, active: Sequence[int]) -> Tensor:
-        return torch.stack([self._rows(i, g_i) for i, g_i in zip(active, g, strict=True)])
-
-    def columns(self, f: Tensor, active: Sequence[int]) -> Tensor:
-        return torch.stack([self._columns(i, f_i) for i, f_i in zip(active, f, strict=True)])
+    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = [self._rows(i, g_i) for i, g_i in zip(active, g, strict=True)]
+        columns = [self._columns(i, -row) for i, row in zip(active, rows, strict=True)]
+        return torch.stack(rows), torch.stack(columns)
 
     def _rows(self, i: int, g: Tensor) -> Tensor:
         if i in self.absorbed:
@@ -100,9 +113,8 @@ class LogKernels:
     def _columns(self, i: int, f: Tensor) -> Tensor:
         f0, g0 = self.absorbed[i]
         drift = f - f0
-        middle = float(drift.mean())  # f comes without its shift, f0 with it
-        if float((drift - middle).abs().max()) < REACH:
-            product = torch.mv(self.K[i].T, (drift - middle).exp()).log_() - g0 + middle
+        if float(drift.abs().max()) < REACH:
+            product = torch.mv(self.K[i].T, drift.exp()).log_() - g0
             if product.isfinite().all():
                 return product
         return torch.logsumexp(self.log_K[i] + f[:, None], 0)

@@ -23,15 +23,19 @@ Stop = Literal["relative", "absolute"]
 
 KERNEL_EPSILON = 0.025  # exp(rho / epsilon) and the scalings stay inside fp32 for every cost in [0, 2] above this
 CERTIFIABLE = 5e-7  # a relative violation that fp32 can still tell from its own rounding
-WORKSPACE = {"cpu": 64 << 20, "cuda": 4 << 30}  # bytes of kernels held at once; a CPU gains nothing from larger batches
+WORKSPACE = {
+    "cpu": 32 << 20,
+    "cuda": 4 << 30,
+}  # bytes of kernels held at once (at least one kernel); CPU: about the last cache
 
 
 @dataclass(frozen=True)
 class Solution:
     """Duals of one plan and how well they solve it: log Q_ij = f_i + g_j + shift - C_ij / epsilon.
 
-    f [n] and g [n'] have mean zero, the scalar `shift` carries their magnitude. They are fp32, or fp64 where epsilon or
-    the tolerance asks for more than fp32 can express. The violations are those of these very duals, after rounding.
+    f [n] and g [n'] have mean zero, the scalar `shift` carries their magnitude. They are fp32; fp64 where epsilon or the
+    tolerance asks for more than fp32 can express, and in C's precision from `solve_plain` and `solve_pot`. The violations
+    are those of these very duals, after rounding.
     """
 
     f: Tensor
@@ -60,7 +64,7 @@ def solve_plain(
         g = log_b - torch.logsumexp(log_K + f[:, None], 0)  # v = b / K^T u
         log_Kv = torch.logsumexp(log_K + g, 1)
         rows = torch.expm1(f + log_Kv - log_a).abs()[None]  # |Q1 - a| / a; the columns are exact after the update of g
-        l1, _, measure = violations(rows, torch.zeros_like(g)[None], stop)
+        l1, _, measure = violations(rows, torch.zeros_like(g)[None], stop, C.dtype)
         trace.append(float(l1))
         if measure < tolerance:
             break
@@ -115,7 +119,7 @@ def _solve_batch(
     scaled = Zx.to(workspace.dtype) / epsilon
     for out, Zy in zip(log_K, Zys, strict=True):
         torch.mm(scaled.T, Zy.to(workspace.dtype), out=out)
-    kernels = kernel(log_K)
+    kernels = kernel(log_K, 2 / epsilon)
     solver = "fast" if kernel is Kernels else "fast-log"
     solutions: list[Solution | None] = []
     for i, d in enumerate(iterate(kernels, *limits)):
@@ -153,7 +157,7 @@ def solve_pot(
 
     n, m = C.shape
     a, b = C.new_full((n,), 1 / n), C.new_full((m,), 1 / m)
-    l2 = tolerance / math.sqrt(m) if stop == "relative" else tolerance
+    l2 = tolerance / m if stop == "relative" else tolerance  # bounds every column's relative error
     log_domain = epsilon < KERNEL_EPSILON
     method = "sinkhorn_log" if log_domain else "sinkhorn"
     _, log = ot.sinkhorn(a, b, C, epsilon, method=method, numItermax=max_iterations, stopThr=l2, log=True, warn=False)
@@ -163,8 +167,8 @@ def solve_pot(
 
 def plan(Zx: Tensor, Zy: Tensor, epsilon: float, solution: Solution, rows: Tensor | None = None) -> Tensor:
     """Q [n, n'] fp32 of two z-scored layers from its duals; `rows`, indices of target channels, gives only those."""
-    Z, f = (Zx, solution.f) if rows is None else (Zx[:, rows], solution.f[rows])
-    f, g = f.to(Z.device).double() + solution.shift, solution.g.to(Z.device).double()
+    f, g = solution.f.to(Zx.device).double() + solution.shift, solution.g.to(Zx.device).double()
+    Z, f = (Zx, f) if rows is None else (Zx[:, rows], f[rows])
     if solution.g.dtype == torch.float32:
         # the arithmetic of the solve, so that the marginals are the solve's
         K = torch.mm((Z / epsilon).T, Zy).exp_()
@@ -192,11 +196,10 @@ def _checked(
 ) -> Solution:
     """A Solution whose cost and violations are those of the duals as they are kept."""
     n, m = C.shape
-    dtype = _precision(n, m, epsilon, tolerance, stop)
     shift = float(f.double().mean() + g.double().mean())
-    f, g = (f - f.mean()).to(dtype), (g - g.mean()).to(dtype)
+    f, g = f - f.mean(), g - g.mean()
     Q = torch.exp((f.double()[:, None] + shift) + g.double() - C.double() / epsilon)
     errors = (Q.sum(1) * n - 1).abs()[None], (Q.sum(0) * m - 1).abs()[None]
-    l1, worst, measure = (float(x) for x in violations(*errors, stop))
+    l1, worst, measure = (float(x) for x in violations(*errors, stop, C.dtype))
     cost = float((C * Q).sum())
     return Solution(f, g, shift, cost, iterations, l1, worst, measure < tolerance, solver, tuple(trace))
