@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 
 from tmerge_tui.engine.calibrate import Corpus, read_corpus
 from tmerge_tui.engine.fuse import check_k
+from tmerge_tui.engine.outline import Outline
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
-from tmerge_tui.hub.locate import Located, locate
+from tmerge_tui.hub.download import lacking_room
+from tmerge_tui.hub.errors import cache_folder
+from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import Estimate, ModelFacts, estimate, read_facts
 from tmerge_tui.models.loading import load_tokenizer, pick_device
@@ -26,13 +30,17 @@ from tmerge_tui.recipe import ModelChoice, Recipe
 
 @dataclass(frozen=True)
 class Party:
-    """One of the two models, opened but not loaded."""
+    """One of the two models, opened but not loaded; `located.pending` when its weights are still on the Hub."""
 
     role: str  # "source" | "target"
     located: Located
     facts: ModelFacts
-    checkpoint: Checkpoint
     tokenizer: Any
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights; on this disk only after the download."""
+        return Checkpoint(self.located.folder)
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,13 @@ def prepare(recipe: Recipe) -> Prepared:
         fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
         problems += check_k(target.facts.layout, fused, recipe.fusion.k)
     problems += _layers(recipe, target)
-    needs = estimate(recipe, target.facts, source.facts)
-    problems += _disk(recipe, needs)
+    texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
+    needs = estimate(recipe, target.facts, source.facts, texts)
+    problems += _disk(recipe, needs, (source, target))
     if problems:
         raise CheckError(problems)
-    warnings = [*corpus.warnings]
+    notes = [party.located.note for party in (source, target) if party.located.note]
+    warnings = [*notes, *corpus.warnings]
     if source.facts.licence != target.facts.licence:
         warnings.append(
             f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
@@ -96,13 +106,14 @@ def _tried(problems: list[str], where: str, action: Any) -> Any:
 
 
 def _party(role: str, choice: ModelChoice, problems: list[str]) -> Party | None:
-    def opened() -> Party:
-        located = locate(choice)
-        facts = read_facts(located.folder, located.name, choice.trust_remote_code)
-        checkpoint = Checkpoint(located.folder)
-        return Party(role, located, facts, checkpoint, load_tokenizer(located.folder, choice.trust_remote_code))
+    return _tried(problems, role, lambda: open_party(role, find(choice), choice.trust_remote_code))
 
-    return _tried(problems, role, opened)
+
+def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
+    """A model whose small files are here; its weights may still be on the Hub, and then only headers are read."""
+    weights = None if located.pending is None else Outline(located.pending)
+    facts = read_facts(located.folder, located.name, trust_remote_code, weights)
+    return Party(role, located, facts, load_tokenizer(located.folder, trust_remote_code))
 
 
 def _unmatched(recipe: Recipe, matching: Matching) -> list[str]:
@@ -120,14 +131,24 @@ def _layers(recipe: Recipe, target: Party) -> list[str]:
     return [f"fusion.layers: found {wrong}, expected layers from 0 to {depth - 1} of the target"] if wrong else []
 
 
-def _disk(recipe: Recipe, needs: Estimate) -> list[str]:
-    folder = Path(recipe.output)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free >= needs.disk_bytes:
+def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+    """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
+    pending = {p.located.folder: p.located.pending for p in parties if p.located.pending}
+    arriving = sum(file.size for listing in pending.values() for file in listing.missing)
+    cache, output = _existing(Path(cache_folder())), _existing(Path(recipe.output))
+    if arriving and (problem := lacking_room(arriving)):
+        return [problem]
+    together = arriving if arriving and cache.stat().st_dev == output.stat().st_dev else 0
+    free = shutil.disk_usage(output).free
+    if free >= needs.disk_bytes + together:
         return []
+    download = f" and the download, to the same disk, {together / 1e9:.1f} GB" if together else ""
     return [
-        f"output: {free / 1e9:.1f} GB free at {folder}, the run needs about {needs.disk_bytes / 1e9:.1f} GB; "
+        f"output: {free / 1e9:.1f} GB free at {output}, the run needs about {needs.disk_bytes / 1e9:.1f} GB{download}; "
         f"free space or choose another output"
     ]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

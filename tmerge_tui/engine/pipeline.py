@@ -1,6 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
-    check -> extract_source -> measure_source -> extract_target -> transport -> fuse -> fold -> evaluate -> report
+    check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> fold -> evaluate
+    -> report
 
 Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
 One model is in memory at a time, and none when nothing of it is missing.
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from tmerge_tui.engine import download
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
 from tmerge_tui.engine.evaluate import Evaluation, evaluate, score_source
 from tmerge_tui.engine.extract import Activations, Subject, extract
@@ -90,7 +92,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     """
     began = time.monotonic()
     log = Log(emit)
-    stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in STAGES]
+    stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in _stages(recipe)]
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), _pid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
@@ -108,6 +110,14 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
 
 
+def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
+    """STAGES, with the download after the check when a model comes from the Hub; the shares sum to 1."""
+    if not download.needs_stage(recipe):
+        return STAGES
+    check, *rest = [(name, label, share * (1 - download.SHARE)) for name, label, share in STAGES]
+    return (check, (download.STAGE, download.LABEL, download.SHARE), *rest)
+
+
 def _pid() -> int:
     import os
 
@@ -122,6 +132,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     log(Checked(source, target, list(prepared.matching.kinds), list(prepared.matching.notes)))
     for warning in prepared.warnings:
         log(Warned("check", warning))
+    prepared = download.download_models(prepared, log)
     resolved = {
         "source": {"commit": prepared.source.located.commit, "fingerprint": prepared.source.facts.fingerprint},
         "target": {"commit": prepared.target.located.commit, "fingerprint": prepared.target.facts.fingerprint},
@@ -239,10 +250,12 @@ def _report(
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
         results = collect(prepared, transports, fusion, folded, evaluation, log.timings, log.warnings)
         readme = prepared.target.checkpoint.folder / "README.md"
+        notes: list[str] = []
         for one in folded:
-            for note in write_card(results, run.path / one.folder, readme if readme.exists() else None):
-                log(Warned("report", note))
+            notes += write_card(results, run.path / one.folder, readme if readme.exists() else None)
             progress.advance()
+        for note in dict.fromkeys(notes):  # the same for every alpha
+            log(Warned("report", note))
         results["warnings"] = log.warnings
         write_report(results, run)
         progress.advance()
