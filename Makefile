@@ -40,7 +40,9 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -s tests/benchmarks $(ARGS)
+	@for file in tests/benchmarks/[a-z]*.py; do \
+	    module=tests.benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build/out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@
 DIR holds three plain text files, one verse a line: swahili-train.txt, swahili-heldout.txt and zulu.txt, the Swahili
 (1891) and Zulu (1883) New Testaments of github.com/christos-c/bible-corpus, all CC0 1.0. The Swahili verses are
 shuffled and split, so the held-out ones are spread over the whole book. No network; some ten minutes on two cores;
-the same seed on the same machine and libraries gives the same files.
+the same seed and threads on the same machine and libraries give the same files.
 
 The two models share nothing: family, width, depth and tokenizer differ. The source has read all Swahili training verses
 and the Zulu ones, the target only the first thousand Swahili ones, so there is something to gain. Nothing trains on the
@@ -90,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source_tokenizer = train_tokenizer(everything, 2048)
     source = make_model("llama", 2048, args.seed, **SOURCE)
     passes = [everything, everything, swahili, swahili, swahili]
-    train(source, source_tokenizer, passes, rate=3e-3, tokens=1024, seed=args.seed, label="source")
+    train(source, source_tokenizer, passes, rate=3e-3, tokens=2048, seed=args.seed, label="source")
     save(source, source_tokenizer, args.out / "source-llama", torch.bfloat16)
 
+    torch.set_num_threads(1)  # a model this small gains nothing from a second core
     target_tokenizer = train_tokenizer(few, 1024)
     target = make_model("qwen2", 1024, args.seed, **TARGET)
     train(target, target_tokenizer, [few] * 12, rate=3e-3, tokens=512, seed=args.seed, label="target")

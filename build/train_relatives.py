@@ -102,7 +102,7 @@ def cut(source: PreTrainedModel, kept: list[int], tokenizer: Tokenizer, lines: l
 
 @torch.no_grad()
 def strengths(model: PreTrainedModel, tokenizer: Tokenizer, lines: list[str]) -> dict[nn.Module, torch.Tensor]:
-    """Sum of |input| over tokens (and their little padding), per channel [n], of o_proj, down_proj and the last norm."""
+    """Sum of |input| over tokens (and a little padding), per channel [n], of o_proj, down_proj and the last norm."""
     total: dict[nn.Module, torch.Tensor] = {}
 
     def add(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
