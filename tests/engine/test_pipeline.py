@@ -114,7 +114,7 @@ def test_the_report_says_what_was_measured(finished: tuple[RunDir, list[events.E
 
 
 def test_the_resolved_recipe_runs_again_and_redoes_nothing(finished: tuple[RunDir, list[events.Event]]) -> None:
-    again, seen = run(load_recipe(finished[0].recipe))
+    _, seen = run(load_recipe(finished[0].recipe))
     work = {stage: outcome for stage, outcome in outcomes(seen).items() if stage not in ("check", "report")}
     assert set(work.values()) == {"cached"}
     assert next(e for e in seen if isinstance(e, events.RunStarted)).resumed

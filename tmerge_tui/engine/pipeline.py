@@ -47,7 +47,7 @@ from tmerge_tui.events import (
 )
 from tmerge_tui.files import write_atomic
 from tmerge_tui.models.loading import load_model, pick_dtype
-from tmerge_tui.recipe import Recipe, dump_recipe
+from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe
 
 __all__ = ["STAGES", "check", "run"]
 
@@ -105,7 +105,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     evaluation = evaluate(
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
-    verdict = _report(prepared, transports, fusion, folded, evaluation, log, run)
+    verdict = _report(prepared, target.rows, transports, fusion, folded, evaluation, log, run)
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
 
@@ -134,8 +134,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         log(Warned("check", warning))
     prepared = download.download_models(prepared, log)
     resolved = {
-        "source": {"commit": prepared.source.located.commit, "fingerprint": prepared.source.facts.fingerprint},
-        "target": {"commit": prepared.target.located.commit, "fingerprint": prepared.target.facts.fingerprint},
+        **{role: _resolved(getattr(recipe, role), getattr(prepared, role)) for role in ("source", "target")},
         "calibration": {"sha256": prepared.corpus.sha256, "holdout_sha256": prepared.corpus.holdout_sha256},
         "device": str(prepared.device),
         "versions": versions(),
@@ -144,6 +143,11 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)
+
+
+def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
+    """What names a model exactly; `engine.check` takes the commit when the same recipe is run again."""
+    return {"model": choice.model, "commit": party.located.commit, "fingerprint": party.facts.fingerprint}
 
 
 def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activations, Activations]:
@@ -237,6 +241,7 @@ def _fold(fusion: Fusion, prepared: Prepared, run: RunDir, log: Log) -> list[Fol
 
 def _report(
     prepared: Prepared,
+    rows: int,
     transports: Transports,
     fusion: Fusion,
     folded: list[Folded],
@@ -248,7 +253,7 @@ def _report(
     from tmerge_tui.engine.report import write_report
 
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
-        results = collect(prepared, transports, fusion, folded, evaluation, log.timings, log.warnings)
+        results = collect(prepared, rows, transports, fusion, folded, evaluation, log.timings, log.warnings)
         readme = prepared.target.checkpoint.folder / "README.md"
         notes: list[str] = []
         for one in folded:

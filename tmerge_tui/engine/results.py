@@ -33,6 +33,7 @@ def versions() -> dict[str, str]:
 
 def collect(
     prepared: Prepared,
+    rows: int,  # of activations, T
     transports: Transports,
     fusion: Fusion,
     folded: list[Folded],
@@ -58,7 +59,7 @@ def collect(
         "calibration": {
             "column": prepared.corpus.column,
             "samples": len(prepared.corpus.calibration),
-            "rows": transports.target.rows,
+            "rows": rows,
             "holdout": len(prepared.corpus.holdout),
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
