@@ -67,8 +67,8 @@ def check(recipe: Recipe) -> list[str]:
 def prepare(recipe: Recipe) -> Prepared:
     """Opens what the recipe names. Raises CheckError with all problems found."""
     problems: list[str] = []
-    source = _party("source", recipe.source, problems)
-    target = _party("target", recipe.target, problems)
+    source = _party("source", recipe, problems)
+    target = _party("target", recipe, problems)
     corpus = _tried(problems, "calibration", lambda: read_corpus(recipe.calibration, recipe.seed))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -105,8 +105,18 @@ def _tried(problems: list[str], where: str, action: Any) -> Any:
     return None
 
 
-def _party(role: str, choice: ModelChoice, problems: list[str]) -> Party | None:
+def _party(role: str, recipe: Recipe, problems: list[str]) -> Party | None:
+    choice = _pinned(role, recipe)
     return _tried(problems, role, lambda: open_party(role, find(choice), choice.trust_remote_code))
+
+
+def _pinned(role: str, recipe: Recipe) -> ModelChoice:
+    """The choice, at the commit that an earlier run of this recipe has written down for the same model."""
+    choice: ModelChoice = getattr(recipe, role)
+    known = (recipe.resolved or {}).get(role) or {}
+    if choice.is_folder or not known.get("commit") or known.get("model") != choice.model:
+        return choice
+    return choice.model_copy(update={"revision": known["commit"]})
 
 
 def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,9 +15,10 @@ from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
 from tmerge_tui.models.estimate import Estimate, estimate
+from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.projections import Layout, decoder_layers, find_projections
 
-__all__ = ["Estimate", "ModelFacts", "estimate", "read_facts"]
+__all__ = ["Estimate", "ModelFacts", "Weights", "estimate", "read_facts"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,21 @@ class ModelFacts:
         return {**shown, "folder": str(self.folder), "notes": list(self.layout.notes)}
 
 
-def read_facts(folder: Path, name: str, trust_remote_code: bool = False) -> ModelFacts:
-    """Facts of the model in `folder`.
+class Weights(Protocol):
+    """What facts need to know of the weights: a `Checkpoint`, or one whose headers alone are here yet."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def bytes(self) -> int: ...
+    def info(self, name: str) -> TensorInfo: ...
+    def fingerprint(self) -> str: ...
+
+
+def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights: Weights | None = None) -> ModelFacts:
+    """Facts of the model in `folder`; `weights` when they are not in the folder yet.
 
     Raises ModelError for a folder that is no model, damaged or missing weights, quantised checkpoints, models that are
     no causal language models (encoders, encoder-decoders, classifiers), pure state-space models, models that need their
@@ -66,7 +80,7 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False) -> Mode
     """
     folder = Path(folder)
     refuse_quantised(folder, name)  # before the headers, whose types would say less
-    checkpoint = Checkpoint(folder)
+    checkpoint = weights or Checkpoint(folder)
     config = read_config(folder, name, trust_remote_code)
     model = build_on_meta(config, name, trust_remote_code)
     text = config.get_text_config()
@@ -103,7 +117,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+def _dtype(checkpoint: Weights) -> torch.dtype:
     """The type most bytes are in."""
     sizes: Counter[torch.dtype] = Counter()
     for info in map(checkpoint.info, checkpoint.names):

@@ -1,0 +1,174 @@
+"""A merge by hub id, as real processes: online, then again offline from the cache; and its preflight.
+
+Reference: the same recipe with the same models as folders.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.engine.pair import make_pair, recipe_of
+from tests.hub.conftest import environment
+from tests.hub.server import TOKEN, Hub
+from tests.tiny import edit_config, make_model
+from tmerge_tui import events
+from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.check import check, prepare
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import CheckError
+
+FIRST = 4096  # bytes of header asked for at first: the models here are small
+
+
+@pytest.fixture(autouse=True)
+def small_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tmerge_tui.hub.headers.FIRST", FIRST)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+def serve(hub: Hub, pair: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """The pair on the Hub, and the recipe that names it there."""
+    for role in ("source", "target"):
+        hub.add(f"org/{role}", Path(pair[role]), **facts)
+    return {**pair, "source": "org/source", "target": {"model": "org/target", "revision": "main"}}
+
+
+def headers_only(hub: Hub) -> bool:
+    """Whether nothing but beginnings of weight files was asked for."""
+    return all(r.headers.get("range") == f"bytes=0-{FIRST - 1}" for r in hub.asked("/model/*/*.safetensors"))
+
+
+def tmerge(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tmerge_tui", *arguments], capture_output=True, text=True, env=env, timeout=200
+    )
+
+
+def test_merge_by_hub_id_online_then_offline(hub: Hub, pair: dict[str, Any], tmp_path: Path) -> None:
+    mapping = serve(hub, pair, gated=True)
+    hub.allowed |= {"org/source", "org/target"}
+    env = environment(hub, tmp_path / "home", HF_TOKEN=TOKEN)
+    recipe = tmp_path / "recipe.yaml"
+    models, said = [], ""
+    for name, extra in (("online", []), ("offline", ["--offline"])):
+        recipe.write_text(yaml.safe_dump({**mapping, "output": str(tmp_path / name)}))
+        asked = len(hub.requests)
+        done = tmerge(["--batch", str(recipe), "--json", *extra], env)
+        assert done.returncode == 0, done.stderr
+        assert (len(hub.requests) == asked) == (name == "offline")
+        models.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+        said += done.stdout + done.stderr
+    assert models[0] == models[1]
+    lines = [json.loads(line) for line in (tmp_path / "online" / "events.jsonl").read_text().splitlines()]
+    progress = [line for line in lines if line["type"] == "StageProgressed" and line["stage"] == "download"]
+    sizes = [(Path(pair[role]) / "model.safetensors").stat().st_size for role in ("source", "target")]
+    assert progress[-1]["done"] == progress[-1]["total"] == sum(sizes) and progress[-1]["unit"] == "bytes"
+    assert progress[-1]["note"] == "2 of 2 files"
+    resolved = yaml.safe_load((tmp_path / "online" / "recipe.yaml").read_text())["resolved"]
+    assert resolved["source"]["model"] == "org/source"
+    assert resolved["source"]["commit"] == hub.repos["model", "org/source"].commit
+    warnings = [line["message"] for line in lines if line["type"] == "Warned"]
+    assert not [text for text in warnings if "cached copy" in text]
+    offline = (tmp_path / "offline" / "events.jsonl").read_text()
+    assert "cached copy used (offline mode)" in offline
+    written = [p for run in ("online", "offline") for p in (tmp_path / run).rglob("*") if p.suffix != ".safetensors"]
+    for path in written:
+        assert not path.is_file() or TOKEN not in path.read_text(errors="replace"), path
+    assert TOKEN not in said
+
+
+def test_the_result_is_that_of_folders(hub: Hub, pair: dict[str, Any], tmp_path: Path) -> None:
+    results = []
+    for name, mapping in (("folders", pair), ("hub", serve(hub, pair))):
+        seen: list[events.Event] = []
+        recipe = recipe_of(mapping, output=str(tmp_path / name))
+        pipeline.run(recipe, RunDir.create(recipe.output), seen.append)
+        results.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+        announced = [s["name"] for e in seen if isinstance(e, events.RunStarted) for s in e.stages]
+        finished = [e.stage for e in seen if isinstance(e, events.StageFinished)]
+        assert finished == announced and ("download" in finished) == (name == "hub")
+        weights = [s["weight"] for e in seen if isinstance(e, events.RunStarted) for s in e.stages]
+        assert sum(weights) == pytest.approx(1)
+    assert results[0] == results[1]
+
+
+def test_the_check_downloads_no_weights_and_knows_what_folders_know(hub: Hub, pair: dict[str, Any]) -> None:
+    near = prepare(recipe_of(pair))
+    far = prepare(recipe_of(serve(hub, pair)))
+    assert headers_only(hub)
+    assert far.source.located.pending and far.target.located.pending
+    assert far.matching == near.matching and far.estimate == near.estimate
+    changing = {"name", "folder", "fingerprint"}
+    for role in ("source", "target"):
+        facts = [vars(getattr(prepared, role).facts) for prepared in (near, far)]
+        known = [{k: v for k, v in one.items() if k not in changing} for one in facts]
+        assert known[0] == known[1]
+
+
+def test_all_problems_of_both_models_and_the_text_at_once(hub: Hub, pair: dict[str, Any], tmp_path: Path) -> None:
+    mapping = serve(hub, pair)
+    hub.repos["model", "org/source"].gated = True
+    hub.repos["model", "org/target"].files["config.json"] = b'{"model_type": "unheard_of"}'
+    recipe = recipe_of({**mapping, "calibration": {"path": str(tmp_path / "none.txt")}})
+    problems = check(recipe)
+    assert len(problems) == 3 and headers_only(hub)
+    text = "\n".join(problems)
+    assert "source: org/source is gated" in text and "target: org/target@main: transformers does not" in text
+    assert "none.txt" in text
+    env = environment(hub, tmp_path / "home")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**mapping, "calibration": {"path": str(tmp_path / "none.txt")}}))
+    done = tmerge(["check", str(path)], env)
+    assert done.returncode == 2 and "3 problems" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, r"is quantised \(gptq\)"),
+        ("gpt2", {}, "no separate q, k, v"),
+        ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "which writes no text"),
+    ],
+)
+def test_families_are_refused_before_weights_are_downloaded(
+    hub: Hub, pair: dict[str, Any], tmp_path: Path, family: str, changes: dict[str, Any], message: str
+) -> None:
+    mapping = serve(hub, pair)
+    odd = make_model(tmp_path / "odd", family)
+    edit_config(odd, **changes)
+    hub.add("org/source", odd)
+    with pytest.raises(CheckError, match=message):
+        prepare(recipe_of(mapping))
+    assert headers_only(hub)
+
+
+def test_a_cache_without_room_is_a_problem_of_the_check(
+    hub: Hub, pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tmerge_tui.hub.download.shutil.disk_usage", lambda path: type("Usage", (), {"free": 20_000})())
+    with pytest.raises(CheckError, match=r"cache: 0\.0 GB free at .* have to be downloaded"):
+        prepare(recipe_of(serve(hub, pair)))
+
+
+def test_a_resolved_recipe_repeats_its_commits(hub: Hub, pair: dict[str, Any]) -> None:
+    """A recipe that a run wrote names commits: newer ones of the same repositories are not taken."""
+    mapping = serve(hub, pair)
+    before = hub.repos["model", "org/source"].commit
+    written = {**mapping, "resolved": {"source": {"model": "org/source", "commit": before}}}
+    hub.repos["model", "org/source"].change(README__md=b"changed")
+    assert hub.repos["model", "org/source"].commit != before
+    assert prepare(recipe_of(mapping)).source.located.commit != before
+    assert prepare(recipe_of(written)).source.located.commit == before
+    moved = {**written, "source": "org/target"}  # another model: what was resolved is not about it
+    assert prepare(recipe_of(moved)).source.located.commit == hub.repos["model", "org/target"].commit

@@ -1,0 +1,210 @@
+"""The files of one commit of a repository: from the Hub, or from the standard cache when the Hub cannot be asked."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tmerge_tui.errors import ModelError, TmergeError
+from tmerge_tui.files import write_atomic
+from tmerge_tui.hub.errors import cache_folder, client_errors, explain
+from tmerge_tui.hub.patience import patiently
+
+WEIGHTS = re.compile(r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors")
+ADAPTER = "adapter_config.json"
+_TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+ANSWER = 15.0  # seconds the Hub may take to list a repository
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    path: str
+    size: int  # bytes
+    etag: str  # name of its blob in the cache: sha256 of a large file, git's sha1 of a small one
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a merge needs of one commit; `note` says why the cache had to do, and is empty when the Hub answered."""
+
+    repo: str
+    revision: str | None
+    commit: str
+    files: tuple[RemoteFile, ...]
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+    @property
+    def storage(self) -> Path:
+        return storage_of(self.repo)
+
+    @property
+    def folder(self) -> Path:
+        """Where the standard cache shows this commit; it may not exist yet."""
+        return self.storage / "snapshots" / self.commit
+
+    @property
+    def weights(self) -> tuple[RemoteFile, ...]:
+        return tuple(file for file in self.files if WEIGHTS.fullmatch(file.path))
+
+    @property
+    def missing(self) -> tuple[RemoteFile, ...]:
+        """Files that the cache does not hold."""
+        return tuple(file for file in self.files if not (self.folder / file.path).is_file())
+
+    @property
+    def is_adapter(self) -> bool:
+        return any(file.path == ADAPTER for file in self.files) and not any(f.path == "config.json" for f in self.files)
+
+
+def list_model(repo: str, revision: str | None = None, code: bool = False) -> Listing:
+    """The files a merge needs of a model repository, its commit pinned; `code` lets its Python files in.
+
+    A Hub that does not answer, or not this user, is no problem when the commit is in the cache whole: `note` says so.
+    Raises ModelError: no such repository or revision, no access, offline and not (or not wholly) cached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+
+    name = repo if revision is None else f"{repo}@{revision}"
+    if _COMMIT.fullmatch(revision or ""):  # a commit never changes
+        found = cached_listing(repo, revision, code)
+        if found is not None and not (found.missing or _absent(found)):
+            return found
+    try:
+        info = patiently(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER))
+    except client_errors() as error:
+        problem = explain(error, name, ModelError, "model")
+        if isinstance(error, (HFValidationError, RevisionNotFoundError)):
+            raise problem from None
+        return _from_cache(repo, revision, code, problem)
+    files = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()]
+    listing = Listing(repo, revision, str(info.sha), _needed(files, code))
+    _refuse_other_formats(listing, files)
+    return listing
+
+
+def cached_listing(repo: str, revision: str | None, code: bool) -> Listing | None:
+    """What the cache knows of a revision; its files are those the Hub listed when it was asked, if it was."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    commit = cached_commit(repo, revision)
+    if commit is None:
+        return None
+    try:
+        files = [RemoteFile(file.path, file.size, file.blob_id) for file in get_cached_repo_tree(repo, revision=commit)]
+    except CachedRepoTreeNotFoundError:
+        folder = storage_of(repo) / "snapshots" / commit
+        paths = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        files = [RemoteFile(p.relative_to(folder).as_posix(), p.stat().st_size, "") for p in paths]
+        if not files:
+            return None
+    return Listing(repo, revision, commit, _needed(files, code))
+
+
+def cached_commit(repo: str, revision: str | None, kind: str = "model") -> str | None:
+    """The commit that a branch or tag was when the Hub was last asked."""
+    if _COMMIT.fullmatch(revision or ""):
+        return revision
+    try:
+        return (storage_of(repo, kind) / "refs" / (revision or "main")).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def remember(listing: Listing) -> None:
+    """Notes in the cache which commit the branch or tag is, for a later run without a connection."""
+    ref = listing.storage / "refs" / (listing.revision or "main")
+    if listing.revision == listing.commit or cached_commit(listing.repo, listing.revision) == listing.commit:
+        return
+    with suppress(OSError):  # a cache that is only readable
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(ref, listing.commit.encode())
+
+
+def storage_of(repo: str, kind: str = "model") -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(cache_folder()) / repo_folder_name(repo_id=repo, repo_type=kind)
+
+
+def _from_cache(repo: str, revision: str | None, code: bool, why: TmergeError) -> Listing:
+    from huggingface_hub import constants
+
+    listing = cached_listing(repo, revision, code)
+    if listing is None:
+        if constants.is_offline_mode():
+            raise ModelError(
+                f"{repo}{f'@{revision}' if revision else ''} is not in the cache ({cache_folder()}), and offline mode "
+                f"is on",
+                "a model that was downloaded before",
+                "run once without --offline (HF_HUB_OFFLINE), or give the path of a folder",
+            ) from None
+        raise why from None
+    missing = [file.path for file in listing.missing] or _absent(listing)
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ModelError(
+            f"{listing.name} is only partly in the cache; missing: {shown} ({why.found})",
+            "all its files",
+            "go online and run the same command: what is there is kept",
+        ) from None
+    note = "offline mode" if constants.is_offline_mode() else why.found
+    return Listing(repo, revision, listing.commit, listing.files, f"{listing.name}: cached copy used ({note})")
+
+
+def _absent(listing: Listing) -> list[str]:
+    """What every model has and a cache filled file by file may lack."""
+    names = {file.path for file in listing.files}
+    if listing.is_adapter:
+        return []
+    absent = [] if "config.json" in names else ["config.json"]
+    return absent + ([] if listing.weights else ["model.safetensors"])
+
+
+def _needed(files: list[RemoteFile], code: bool) -> tuple[RemoteFile, ...]:
+    """Configuration, tokenizer, templates, card, licence and one set of weights; Python only when `code` says so."""
+    names = {file.path for file in files}
+    single = "model.safetensors" in names
+
+    def wanted(path: str) -> bool:
+        folder, _, leaf = path.rpartition("/")
+        if folder not in ("", "additional_chat_templates"):
+            return False
+        if WEIGHTS.fullmatch(path):
+            return path.startswith("adapter") or (path == "model.safetensors") == single
+        if leaf.endswith(".index.json"):
+            return leaf == "model.safetensors.index.json" and not single
+        return (
+            leaf.endswith(_TEXTS)
+            or leaf.upper().startswith(("README.MD", "LICEN", "NOTICE"))
+            or (code and leaf.endswith(".py"))
+        )
+
+    return tuple(sorted((file for file in files if wanted(file.path)), key=lambda file: file.path))
+
+
+def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
+    if listing.weights:
+        return
+    names = [file.path for file in files]
+    for suffixes, what in (((".bin", ".pth", ".pt"), "PyTorch pickle"), ((".gguf",), "GGUF")):
+        if any(name.endswith(suffixes) for name in names):
+            raise ModelError(
+                f"{listing.name} has only {what} weights",
+                "safetensors weights",
+                "choose a repository with model.safetensors, or convert it once and give the folder",
+            )
+    raise ModelError(f"{listing.name} holds no weights", "model.safetensors or its shards", "choose another model")
+
+
+def _etag(sibling: Any) -> str:
+    return sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id or ""
