@@ -260,3 +260,20 @@ def test_kernel_out_of_range_is_none() -> None:
     assert fine is not None
     assert fine.converged
     assert lost is None
+
+
+def test_batched_products_of_a_gpu_equal_those_in_blocks() -> None:
+    """The two ways to multiply, both on the CPU, with one problem that leaves the batch early."""
+    pairs = [make_zscores(64, 40, 50, seed=1), make_zscores(64, 40, 50, rank=1, noise=0.1, seed=2)]
+    log_K = torch.stack([correlation(*pair) / 0.1 for pair in pairs])
+    blocks, batched = Kernels(log_K.clone(), 20.0), Kernels(log_K.clone(), 20.0)
+    batched.in_blocks = False
+    for one, other in zip(iterate(blocks, 200, 1e-6, "relative"), iterate(batched, 200, 1e-6, "relative"), strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.converged
+        assert other.converged
+        torch.testing.assert_close(one.g, other.g, atol=2e-5, rtol=0)
+    assert batched.cost(1, other.f, other.g, other.shift) == pytest.approx(
+        blocks.cost(1, one.f, one.g, one.shift), rel=1e-5
+    )

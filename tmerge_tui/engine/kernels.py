@@ -40,14 +40,13 @@ class Kernels:
         self.K, self.spread = log_K, spread
         self.shape = (log_K.shape[0], log_K.shape[1], log_K.shape[2])
         self.dtype, self.device = log_K.dtype, log_K.device
-        self.fresh = True
-        self.block = (
-            max(1, BLOCK // (log_K.shape[2] * log_K.itemsize)) if log_K.device.type == "cpu" else log_K.shape[1]
-        )
+        self.fresh = True  # still log K
+        self.in_blocks = log_K.device.type == "cpu"
+        self.block = max(1, BLOCK // (log_K.shape[2] * log_K.itemsize)) if self.in_blocks else log_K.shape[1]
 
     def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
         v = g.exp().to(self.dtype)
-        if self.device.type == "cpu":
+        if self.in_blocks:
             Kv, KTu = self._passes(v, active)
         else:
             if self.fresh:

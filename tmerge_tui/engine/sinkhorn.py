@@ -33,9 +33,9 @@ WORKSPACE = {
 class Solution:
     """Duals of one plan and how well they solve it: log Q_ij = f_i + g_j + shift - C_ij / epsilon.
 
-    f [n] and g [n'] have mean zero, the scalar `shift` carries their magnitude. They are fp32; fp64 where epsilon or the
-    tolerance asks for more than fp32 can express, and in C's precision from `solve_plain` and `solve_pot`. The violations
-    are those of these very duals, after rounding.
+    f [n] and g [n'] have mean zero, the scalar `shift` carries their magnitude. They are fp32; fp64 where epsilon or
+    the tolerance asks for more than fp32 can express, and in C's precision from `solve_plain` and `solve_pot`. The
+    violations are those of these very duals, after rounding.
     """
 
     f: Tensor
