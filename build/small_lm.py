@@ -128,8 +128,11 @@ def bits_per_byte(model: PreTrainedModel, tokenizer: Tokenizer, lines: Sequence[
     return bits / sum(len(line.encode()) for line in lines)
 
 
-def save(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
-    """A folder as on the Hub: configuration, weights in `dtype`, tokenizer under the class name that all tools know."""
+def save(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, card: str) -> None:
+    """A folder as on the Hub: configuration, weights in `dtype`, tokenizer under the class name that all tools know.
+
+    `card` is the text of its README.md below the licence, CC0 1.0.
+    """
     model.to(dtype).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private to its writer
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -142,6 +145,8 @@ def save(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, dtype: torc
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    front = "---\nlicense: cc0-1.0\nlanguage: [sw]\nlibrary_name: transformers\n---\n\n"
+    (folder / "README.md").write_text(f"{front}{card}\n", encoding="utf-8")
 
 
 def _loss(

@@ -41,6 +41,8 @@ TARGET = {
     "intermediate_size": 256,
 }
 
+CARD = "The {role} of the demo of tmerge: a toy, trained by `build/train_demo.py` on CC0 1.0 text."
+
 README = """\
 # The demo: a Swahili source, a smaller Swahili target, and text
 
@@ -91,13 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = make_model("llama", 2048, args.seed, **SOURCE)
     passes = [everything, everything, swahili, swahili, swahili]
     train(source, source_tokenizer, passes, rate=3e-3, tokens=2048, seed=args.seed, label="source")
-    save(source, source_tokenizer, args.out / "source-llama", torch.bfloat16)
+    save(source, source_tokenizer, args.out / "source-llama", torch.bfloat16, CARD.format(role="source"))
 
     torch.set_num_threads(1)  # a model this small gains nothing from a second core
     target_tokenizer = train_tokenizer(few, 1024)
     target = make_model("qwen2", 1024, args.seed, **TARGET)
     train(target, target_tokenizer, [few] * 12, rate=3e-3, tokens=512, seed=args.seed, label="target")
-    save(target, target_tokenizer, args.out / "target-qwen2", torch.float32)
+    save(target, target_tokenizer, args.out / "target-qwen2", torch.float32, CARD.format(role="target"))
 
     (args.out / "calibration.txt").write_text("\n".join(swahili[TARGET_LINES:last]) + "\n", encoding="utf-8")
     (args.out / "holdout.txt").write_text("\n".join(holdout) + "\n", encoding="utf-8")

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 TRAINING_LINES = 1000
 STRENGTH_LINES = 200
+CARD = "A relative of the source of the demo of tmerge: cut out of it by `build/train_relatives.py`."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raw = bits_per_byte(target, tokenizer, heldout)
     train(target, tokenizer, [few] * 3, rate=2e-3, tokens=1024, seed=args.seed, label="target")
     bits = bits_per_byte(target, tokenizer, heldout)
-    save(target, tokenizer, args.out, torch.float32)
+    save(target, tokenizer, args.out, torch.float32, CARD)
     whole = bits_per_byte(source, tokenizer, heldout)
     print(f"layers {kept} of {layers}; held-out bits per byte: source {whole:.4f}, cut {raw:.4f}, trained {bits:.4f}")
 

@@ -53,6 +53,11 @@ def test_tokenizers_cut_differently() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_model_card_declares_the_licence(model: str) -> None:
+    assert (DEMO / model / "README.md").read_text(encoding="utf-8").startswith("---\nlicense: cc0-1.0\n")
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_tokenizer_class_is_one_that_older_releases_know(model: str) -> None:
     settings = json.loads((DEMO / model / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
