@@ -58,7 +58,7 @@ Bits per byte: token losses in bits, begin-of-text prepended, over the UTF-8 byt
 
 | file | what |
 |---|---|
-| calibration.txt | Swahili training verses {first} to {last}: the source has read them, the target has not |
+| calibration.txt | Swahili training verses {first} to {last}, each once: the source has read them, the target has not |
 | holdout.txt | held-out verses: no model trained on them, no plan aligns on them, no strength is tuned on them |
 | recipe.yaml | the recipe that `tmerge demo` runs |
 
@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train(target, target_tokenizer, [few] * 12, rate=3e-3, tokens=512, seed=args.seed, label="target")
     save(target, target_tokenizer, args.out / "target-qwen2", torch.float32, CARD.format(role="target"))
 
-    (args.out / "calibration.txt").write_text("\n".join(swahili[TARGET_LINES:last]) + "\n", encoding="utf-8")
+    unseen = dict.fromkeys(swahili[TARGET_LINES:last])  # some verses come twice
+    (args.out / "calibration.txt").write_text("\n".join(unseen) + "\n", encoding="utf-8")
     (args.out / "holdout.txt").write_text("\n".join(holdout) + "\n", encoding="utf-8")
 
     source_bits = bits_per_byte(source.float(), source_tokenizer, holdout)

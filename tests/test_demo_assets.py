@@ -108,7 +108,7 @@ def test_recipe_fits_text_and_widths(recipe: Recipe) -> None:
 
 def test_holdout_is_held_out() -> None:
     calibration, holdout = lines("calibration.txt"), lines("holdout.txt")
-    assert len(set(holdout)) == len(holdout)
+    assert len(set(holdout)) == len(holdout) and len(set(calibration)) == len(calibration)
     assert not set(calibration) & set(holdout)
 
 
