@@ -134,11 +134,6 @@ def test_a_field_that_is_not_there_lists_the_fields(tmp_path: Path, suffix: str)
         corpus(write(tmp_path, suffix, TEXTS), column="summary")
 
 
-def test_a_hub_data_set_is_refused() -> None:
-    with pytest.raises(DataError, match="not in this version yet"):
-        read_corpus(Calibration(repo_id="org/name"), 0)
-
-
 def test_one_line_and_a_greedy_hold_out_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 distinct sample\n.*at least 2"):
         corpus(write(tmp_path, ".txt", ["only one"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import fnmatch
+import functools
 import hashlib
 import json
 import re
@@ -25,6 +26,12 @@ LARGE = 1000  # bytes from which a file is a large one (LFS)
 TOKEN = "hf_TestTokenThatMustNeverBeSeen"
 
 
+@functools.cache
+def _digest(data: bytes) -> tuple[str, str]:
+    """As git names a small file, and as the Hub names a large one."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest(), hashlib.sha256(data).hexdigest()
+
+
 @dataclass
 class Repo:
     id: str
@@ -39,7 +46,7 @@ class Repo:
     def commit(self) -> str:
         whole = hashlib.sha1()
         for path, data in sorted(self.files.items()):
-            whole.update(path.encode() + hashlib.sha1(data).digest())
+            whole.update(path.encode() + _digest(data)[0].encode())
         return whole.hexdigest()
 
     def change(self, **files: bytes) -> None:
@@ -52,10 +59,10 @@ class Repo:
 
     def entry(self, path: str) -> dict[str, Any]:
         data = self.files[path]
-        oid = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
-        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": oid}
+        sha1, sha256 = _digest(data)
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": sha1}
         if len(data) >= LARGE:
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 130}
         return entry
 
     def etag(self, path: str) -> str:
@@ -318,6 +325,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif what == "paths-info":
             paths = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
             self._json(self._paths_info(repo, paths))
+        elif what == "auth-check":
+            if repo.gated and name not in self.server.hub.allowed:
+                self._refuse(401 if self._token is None else 403, "GatedRepo", f"Access to {name} is restricted")
+            else:
+                self._json({})
         elif what == "preupload":
             modes = [self._mode(repo, file) for file in json.loads(body)["files"]]
             self._json({"files": modes})

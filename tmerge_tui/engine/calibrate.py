@@ -1,4 +1,4 @@
-"""Calibration and hold-out text: read from a local file, split once by seed, rendered for each model.
+"""Calibration and hold-out text: read from a local file or the Hub, split once by seed, rendered for each model.
 
 The split never depends on how often a text is repeated: exact duplicates are dropped first (the first one stays), then
 the hold-out is drawn, and the calibration samples come from the rest. So no hold-out text is ever aligned on, and
@@ -57,7 +57,8 @@ class Sample:
 class Corpus:
     """What both models read (`calibration`), and what is only measured on (`holdout`); no text is in both.
 
-    `sha256` and `holdout_sha256` name the exact ordered texts; `column` is the field they came from ("line" for .txt).
+    `sha256` and `holdout_sha256` name the exact ordered texts; `column` is the field they came from ("line" for .txt);
+    `commit` is that of a data set from the Hub.
     """
 
     calibration: tuple[Sample, ...]
@@ -66,6 +67,7 @@ class Corpus:
     holdout_sha256: str
     column: str
     warnings: tuple[str, ...]
+    commit: str | None = None
 
 
 def read_corpus(calibration: Calibration, seed: int) -> Corpus:
@@ -73,16 +75,10 @@ def read_corpus(calibration: Calibration, seed: int) -> Corpus:
 
     Raises DataError: missing, empty, unreadable or unknown file, no such field, fewer than 2 samples on either side.
     """
-    if calibration.path is None:
-        raise DataError(
-            f"calibration.repo_id: {calibration.repo_id}",
-            "a local file: data sets from the Hub are not in this version yet",
-            "download it as .jsonl, .csv or .parquet and give that file as calibration.path",
-        )
-    path = Path(calibration.path)
-    read = read_file(path, calibration.column)
+    read, path, commit = _read(calibration, seed)
     samples, warnings = _distinct(read, path)
-    order = _shuffled(len(samples), seed)
+    # a stream comes shuffled, and its beginning does not depend on how much of it is read
+    order = list(range(len(samples))) if commit else _shuffled(len(samples), seed)
     if calibration.holdout_path is None:
         _require(len(samples), calibration.holdout, path)
         holdout = [samples[i] for i in order[: calibration.holdout]]
@@ -107,7 +103,7 @@ def read_corpus(calibration: Calibration, seed: int) -> Corpus:
         warnings.append(f"{path}: calibration is {len(rest)} samples: {calibration.samples} were asked for")
     chosen = rest[: calibration.samples]
     return Corpus(
-        tuple(chosen), tuple(holdout), hash_samples(chosen), hash_samples(holdout), read.column, tuple(warnings)
+        tuple(chosen), tuple(holdout), hash_samples(chosen), hash_samples(holdout), read.column, tuple(warnings), commit
     )
 
 
@@ -154,7 +150,19 @@ def missing_template(samples: Iterable[Sample], tokenizer: Any, mode: str) -> bo
     return mode == "auto" and any(s.messages is not None and not uses_template(s, tokenizer, mode) for s in samples)
 
 
-def _distinct(read: Read, path: Path) -> tuple[list[Sample], list[str]]:
+def _read(calibration: Calibration, seed: int) -> tuple[Read, Path | str, str | None]:
+    """(samples, where they are from, commit of a data set from the Hub)."""
+    if calibration.path is not None:
+        path = Path(calibration.path)
+        return read_file(path, calibration.column), path, None
+    from tmerge_tui.engine.streamed import read_stream
+
+    wanted = calibration.samples + (calibration.holdout if calibration.holdout_path is None else 0)
+    found = read_stream(calibration, seed, wanted)
+    return Read(found.values, found.column, warnings=found.warnings), str(calibration.repo_id), found.commit
+
+
+def _distinct(read: Read, path: Path | str) -> tuple[list[Sample], list[str]]:
     """The non-empty samples of a file, each once, in file order; and what was left out."""
     warnings = list(read.warnings)
     samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in read.values]
@@ -176,7 +184,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return order
 
 
-def _require(found: int, holdout: int, path: Path) -> None:
+def _require(found: int, holdout: int, path: Path | str) -> None:
     if found - holdout >= 2:
         return
     if holdout == 0 or found < 4:

@@ -25,7 +25,7 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import Estimate, ModelFacts, estimate, read_facts
 from tmerge_tui.models.loading import load_tokenizer, pick_device
 from tmerge_tui.models.projections import Matching, match
-from tmerge_tui.recipe import ModelChoice, Recipe
+from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def prepare(recipe: Recipe) -> Prepared:
     problems: list[str] = []
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    corpus = _tried(problems, "calibration", lambda: read_corpus(recipe.calibration, recipe.seed))
+    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
         raise CheckError(problems)
@@ -117,6 +117,14 @@ def _pinned(role: str, recipe: Recipe) -> ModelChoice:
     if choice.is_folder or not known.get("commit") or known.get("model") != choice.model:
         return choice
     return choice.model_copy(update={"revision": known["commit"]})
+
+
+def _pinned_text(recipe: Recipe) -> Calibration:
+    """As `_pinned`, of a data set on the Hub."""
+    known = (recipe.resolved or {}).get("calibration") or {}
+    if recipe.calibration.repo_id is None or known.get("repo_id") != recipe.calibration.repo_id:
+        return recipe.calibration
+    return recipe.calibration.model_copy(update={"revision": known.get("commit")})
 
 
 def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:

@@ -135,7 +135,12 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     prepared = download.download_models(prepared, log)
     resolved = {
         **{role: _resolved(getattr(recipe, role), getattr(prepared, role)) for role in ("source", "target")},
-        "calibration": {"sha256": prepared.corpus.sha256, "holdout_sha256": prepared.corpus.holdout_sha256},
+        "calibration": {
+            "repo_id": recipe.calibration.repo_id,
+            "commit": prepared.corpus.commit,
+            "sha256": prepared.corpus.sha256,
+            "holdout_sha256": prepared.corpus.holdout_sha256,
+        },
         "device": str(prepared.device),
         "versions": versions(),
     }

@@ -72,7 +72,7 @@ def _read_jsonl(path: Path, column: str | None) -> Read:
     if not records:
         raise _no_samples(path)
     first = records[0][1]
-    column = _pick(path, column, list(first), [k for k, v in first.items() if isinstance(v, str)])
+    column = pick_column(path, column, list(first), [k for k, v in first.items() if isinstance(v, str)])
     return _collect(path, column, records)
 
 
@@ -100,7 +100,7 @@ def _read_csv(path: Path, column: str | None) -> Read:
     with _arrow(path):
         with pc.open_csv(path, reading, parsing) as stream:
             schema = stream.schema
-        column = _pick(path, column, schema.names, _strings(schema))
+        column = pick_column(path, column, schema.names, _strings(schema))
         fields = _fields(column, schema.names)
         as_text = pc.ConvertOptions(include_columns=fields, column_types={name: pa.string() for name in fields})
         rows = pc.read_csv(path, reading, parsing, as_text).to_pylist()
@@ -112,7 +112,7 @@ def _read_parquet(path: Path, column: str | None) -> Read:
 
     with _arrow(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
-        column = _pick(path, column, schema.names, _strings(schema))
+        column = pick_column(path, column, schema.names, _strings(schema))
         fields = _fields(column, schema.names)
         groups = (file.read_row_group(i, columns=fields).to_pylist() for i in range(file.num_row_groups))
         rows = (row for group in groups for row in group)
@@ -151,7 +151,7 @@ def _strings(schema: Any) -> list[str]:
     return [field.name for field in schema if is_text(field.type)]
 
 
-def _pick(path: Path, column: str | None, names: list[str], strings: list[str]) -> str:
+def pick_column(path: Path | str, column: str | None, names: list[str], strings: list[str]) -> str:
     """The field to read. Raises DataError listing the fields when it is not there or not clear."""
     listed = ", ".join(names) or "none"
     if column is not None:
@@ -182,7 +182,7 @@ def _collect(path: Path, column: str, records: Iterable[tuple[str, dict[str, Any
     values: list[Value] = []
     empty = 0
     for where, record in records:
-        value = _value(path, where, column, record)
+        value = value_of(path, where, column, record)
         if value is None:
             empty += 1
         else:
@@ -190,7 +190,7 @@ def _collect(path: Path, column: str, records: Iterable[tuple[str, dict[str, Any
     return Read(tuple(values), column, empty)
 
 
-def _value(path: Path, where: str, column: str, record: dict[str, Any]) -> Value | None:
+def value_of(path: Path | str, where: str, column: str, record: dict[str, Any]) -> Value | None:
     """The text or messages of one record; None when missing or empty."""
     fields = _fields(column, list(record))
     for name in fields:
@@ -213,7 +213,7 @@ def _value(path: Path, where: str, column: str, record: dict[str, Any]) -> Value
     raise _not_text(path, where, column, value)
 
 
-def _messages(path: Path, where: str, column: str, value: list[Any]) -> tuple[dict[str, str], ...]:
+def _messages(path: Path | str, where: str, column: str, value: list[Any]) -> tuple[dict[str, str], ...]:
     messages = []
     for message in value:
         if not isinstance(message, dict):
@@ -226,7 +226,7 @@ def _messages(path: Path, where: str, column: str, value: list[Any]) -> tuple[di
     return tuple(messages)
 
 
-def _not_text(path: Path, where: str, column: str, value: Any) -> DataError:
+def _not_text(path: Path | str, where: str, column: str, value: Any) -> DataError:
     return DataError(
         f"{path}, {where}: field {column} holds {_kind(value)}",
         "text, or a list of {role, content} (or {from, value}) messages whose contents are text",
