@@ -61,8 +61,8 @@ def heat(l: int, m: int, side: str, rows: int = 48, columns: int = 64) -> HeatMa
     return HeatMap(f"Q l={l} m={m} {side}", l, m, side, rows, columns, 1e-7, 3.4e-4, pack_cells(bytes(cells)))
 
 
-def events(folder: str = "/runs/demo", until: str = "report") -> Iterator[Event]:
-    """A whole run, or one up to the middle of stage `until`."""
+def events(folder: str = "/runs/demo", until: str = "") -> Iterator[Event]:
+    """A whole run, or one up to the middle of stage `until` when that is given."""
     stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in STAGES]
     yield RunStarted(folder, os.getpid(), "cpu", {"tmerge": "0.1.0", "torch": "2.13.0"}, stages)
     facts = {"layers": M, "hidden": 192, "name": "source-llama", "parameters": 2_828_736}
@@ -104,7 +104,7 @@ def _pair(number: int) -> Iterator[Event]:
         yield Convergence(l, m, side, [10 ** (-0.2 * i) for i in range(32)])
 
 
-def write_run(path: Path, until: str = "report", start: float = 1_700_000_000.0, ended: bool = True) -> RunDir:
+def write_run(path: Path, until: str = "", start: float = 1_700_000_000.0) -> RunDir:
     """A run folder with its event file, a tenth of a second between events; report.json when it is whole."""
     run = RunDir.create(path)
     recipe = make_recipe(
@@ -118,7 +118,7 @@ def write_run(path: Path, until: str = "report", start: float = 1_700_000_000.0,
     run.recipe.write_text(dump_recipe(recipe))
     lines = [encode(event, i, start + 0.1 * i) for i, event in enumerate(events(str(path), until))]
     run.events.write_text("\n".join(lines) + "\n")
-    if until == "report" and ended:
+    if not until:
         run.save_json(run.path / "report.json", make_results())
     return run
 

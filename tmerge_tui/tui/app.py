@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -22,6 +22,9 @@ from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.probe import Probe
 from tmerge_tui.tui.theme import DARK, THEMES
 
+if TYPE_CHECKING:
+    from tmerge_tui.worker.spawn import Handle
+
 SAVE_AFTER = 0.4  # seconds without a change before the draft is written
 
 
@@ -30,7 +33,7 @@ class TmergeApp(App[int]):
 
     TITLE = "tmerge"
     CSS_PATH = "tmerge.tcss"
-    HORIZONTAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-tiny"), (80, "-narrow"), (116, "-wide")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-tiny"), (80, "-narrow"), (116, "-wide"), (144, "-broad")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-flat"), (24, "-short"), (36, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "keys", "Help", id="app.help", key_display="?", tooltip="Keys of this screen"),
@@ -40,12 +43,13 @@ class TmergeApp(App[int]):
         Binding("ctrl+q", "leave", "Quit", id="app.quit.anywhere", show=False, priority=True),
     ]
 
-    def __init__(self, open_run: Path | None = None) -> None:
+    def __init__(self, open_run: Path | None = None, probe: Probe | None = None) -> None:
         super().__init__()
         self.open_run = open_run
-        self.probe = Probe()
+        self.probe = probe or Probe()
         self.draft = Draft.load(storage.read("draft"))
         self.attached: Path | None = None  # the live run that a screen shows
+        self.started: list[Handle] = []  # workers of this process: kept, since only their parent sees how they end
         self._interrupted = 0.0
         for theme in THEMES:
             self.register_theme(theme)
@@ -114,14 +118,21 @@ class TmergeApp(App[int]):
         """Starts a worker for the recipe in `path` and shows its run. Raises RunFolderError, StorageError."""
         from tmerge_tui.engine.rundir import RunDir
         from tmerge_tui.tui.screens.run import RunScreen
-        from tmerge_tui.worker import spawn
         from tmerge_tui.worker.follow import Follower
 
         follower = Follower(
             RunDir(path), from_start=False
         )  # made first: it must not take an earlier end for this one's
-        follower.worker = spawn.start(RunDir(path))
+        follower.worker = self.start_worker(path)
         self._above_home(RunScreen(path, follower))
+
+    def start_worker(self, path: Path) -> Handle:
+        """Raises RunFolderError, StorageError."""
+        from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.worker import spawn
+
+        self.started.append(spawn.start(RunDir(path)))
+        return self.started[-1]
 
     def show_run(self, path: Path) -> None:
         """The run screen of a run folder: live, finished or dead."""

@@ -74,10 +74,13 @@ def search(query: str, limit: int = 20) -> list[Found]:
 def describe(name: str) -> Found:
     """What the Hub says about one model, without downloading weights. Raises OfflineError, ModelError."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
 
-    _knock()
+    repo, _, revision = name.partition("@")
     with explained(name):
-        return _from_info(HfApi().model_info(name.split("@")[0], files_metadata=True))
+        validate_repo_id(repo)
+        _knock()
+        return _from_info(HfApi().model_info(repo, revision=revision or None, files_metadata=True))
 
 
 def cached(query: str = "") -> list[Found]:
@@ -129,10 +132,6 @@ def resolve(name: str) -> Found:
 
     if is_folder(name):
         return open_folder(name)
-    if not _looks_like_id(name):
-        raise ModelError(
-            f"{name!r} is neither a folder nor a Hub id", "org/name, or the path of a folder", "check the spelling"
-        )
     return in_cache(name) or describe(name)
 
 
@@ -188,17 +187,6 @@ def _from_info(info: Any) -> Found:
         gated=bool(getattr(info, "gated", False)),
         family=config.get("model_type"),
     )
-
-
-def _looks_like_id(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name.split("@")[0])
-    except HFValidationError:
-        return False
-    return True
 
 
 def _family(folder: Path) -> str | None:

@@ -31,6 +31,7 @@ class Draft:
     def __init__(self, values: dict[str, Any] | None = None, step: str = "models", reached: str = "models") -> None:
         self.values: dict[str, Any] = dict(values or {})
         self.step = step if step in STEPS else "models"
+        self._problems: list[str] | None = None  # of the values as they are; None when they have changed
         self.reached = reached if reached in STEPS else self.step  # the furthest step that was seen
 
     @classmethod
@@ -65,6 +66,7 @@ class Draft:
 
     def set(self, name: str, value: Any) -> None:
         """The default itself means "not chosen"; so does nothing at all, unless None is a choice of its own."""
+        self._problems = None
         empty = value is None or value == "" or (value == [] and default(name) is None)
         if empty and default(name) is not None and _optional(name):
             self.values[name] = None
@@ -92,11 +94,14 @@ class Draft:
         return dump_recipe(self.recipe())
 
     def problems(self) -> list[str]:
-        try:
-            self.recipe()
-        except RecipeError as error:
-            return list(error.problems)
-        return []
+        """What is wrong with the values as they are; asked several times a key, found once."""
+        if self._problems is None:
+            try:
+                self.recipe()
+                self._problems = []
+            except RecipeError as error:
+                self._problems = list(error.problems)
+        return self._problems
 
     def problem_of(self, name: str) -> str:
         """The problem of one field, without its name; empty when it is well."""
@@ -150,6 +155,11 @@ def kind(name: str) -> str:
     if get_origin(annotation) is tuple:
         return "set" if get_origin(get_args(annotation)[0]) is Literal else "list"
     return "text"
+
+
+def is_expert(name: str) -> bool:
+    """Whether only the expert view shows it."""
+    return bool((OPTIONS[name].json_schema_extra or {}).get("expert"))
 
 
 def choices(name: str) -> tuple[str, ...]:

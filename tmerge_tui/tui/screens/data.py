@@ -11,12 +11,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.recipe import is_folder
 from tmerge_tui.tui import catalog
-from tmerge_tui.tui.draft import OPTIONS
+from tmerge_tui.tui.draft import OPTIONS, is_expert
 from tmerge_tui.tui.presets import PRESETS
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
@@ -44,6 +44,7 @@ class DataScreen(WizardPage):
     def __init__(self) -> None:
         super().__init__()
         self.columns: list[str] = []
+        self.expert = False
 
     def body(self) -> ComposeResult:
         draft = self.wizard.draft
@@ -54,7 +55,7 @@ class DataScreen(WizardPage):
                 yield OneOf(ORIGINS, origin, id="origin")
                 yield OneOf([preset.name for preset in PRESETS], chosen, id="preset")
                 for name in OPTIONS:
-                    if name.startswith("calibration."):
+                    if name.startswith("calibration.") and (self.expert or not is_expert(name)):
                         yield OptionField(name, draft.get(name))
             with VerticalScroll(id="preview-card", classes="card") as card:
                 card.border_title = "As each model reads it"
@@ -63,20 +64,20 @@ class DataScreen(WizardPage):
 
     def on_mount(self) -> None:
         self._show_origin(self.query_one("#origin", OneOf).value)
-        self.field("path" if not self.wizard.draft.get("calibration.repo_id") else "repo_id").query(
-            "Input"
-        ).first().focus()
+        first = "repo_id" if self.wizard.draft.get("calibration.repo_id") else "path"
+        self.fields(first)[0].query_one(Input).focus()
         self.check_step()
         self.preview()
 
-    def field(self, name: str) -> OptionField:
-        return next(f for f in self.query(OptionField) if f.option == f"calibration.{name}")
+    def fields(self, *names: str) -> list[OptionField]:
+        """Those of them that are shown: some are for experts."""
+        return [f for f in self.query(OptionField) if f.option.removeprefix("calibration.") in names]
 
     def _show_origin(self, origin: str) -> None:
-        self.field("path").display = origin == "file"
-        self.field("holdout_path").display = origin == "file"
-        for name in ("repo_id", "revision", "config_name", "split"):
-            self.field(name).set_class(origin == "file", "-hidden")
+        for field in self.fields("path", "holdout_path"):
+            field.display = origin == "file"
+        for field in self.fields("repo_id", "revision", "config_name", "split"):
+            field.display = origin != "file"
         self.query_one("#preset").display = origin == "preset"
 
     @on(OneOf.Changed, "#origin")
@@ -94,7 +95,7 @@ class DataScreen(WizardPage):
         preset = next(p for p in PRESETS if p.name == event.value)
         for name, value in preset.values().items():
             self.wizard.change(name, value)
-        self.field("repo_id").put(preset.data)
+        self.fields("repo_id")[0].put(preset.data)
         pair = [("source", preset.source), ("target", preset.target)]
         taken = [role for role, name in pair if not self.wizard.draft.get(f"{role}.model")]
         for role, name in pair:
@@ -107,7 +108,8 @@ class DataScreen(WizardPage):
 
     def _take(self, name: str, value: Any) -> None:
         self.wizard.change(f"calibration.{name}", value)
-        self.field(name).put(value)
+        for field in self.fields(name):
+            field.put(value)
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
@@ -193,8 +195,10 @@ class DataScreen(WizardPage):
         self._take("column", self.columns[position % len(self.columns)])
         self._changed()
 
-    def action_expert(self) -> None:
-        self.toggle_class("-show-expert")
+    async def action_expert(self) -> None:
+        self.expert = not self.expert
+        await self.recompose()
+        self.on_mount()
 
 
 def _preview(said: dict[str, Any], roles: list[str]) -> Content:

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.tui import catalog, human
-from tmerge_tui.tui.draft import OPTIONS
+from tmerge_tui.tui.draft import OPTIONS, is_expert
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
 
@@ -42,18 +42,21 @@ class MethodScreen(WizardPage):
         Binding("f3", "defaults", "Defaults", id="method.defaults", tooltip="Take back every change on this screen"),
     ]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.expert = False
+
     def body(self) -> ComposeResult:
         with VerticalScroll(id="fields", can_focus=False):
             for section, title in GROUPS:
                 yield Static(title, classes="group")
                 for name in _fields(section):
-                    yield OptionField(name, self.wizard.draft.get(name))
+                    if self.expert or not is_expert(name):
+                        yield OptionField(name, self.wizard.draft.get(name))
         yield Static("", id="estimate")
         yield from self.buttons()
 
     def on_mount(self) -> None:
-        expert = any(name in self.wizard.draft.values for name in OPTIONS if _is_expert(name) and not _elsewhere(name))
-        self.set_class(expert, "-show-expert")
         self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
@@ -70,8 +73,10 @@ class MethodScreen(WizardPage):
             field.show_problem(_problem_of(field.option, problems))
         return said
 
-    def action_expert(self) -> None:
-        self.toggle_class("-show-expert")
+    async def action_expert(self) -> None:
+        self.expert = not self.expert
+        await self.recompose()
+        self.on_mount()
 
     async def action_defaults(self) -> None:
         for name in [name for name in self.wizard.draft.values if name in OPTIONS and not _elsewhere(name)]:
@@ -120,10 +125,6 @@ def _fields(section: str) -> Iterator[str]:
 
 def _elsewhere(name: str) -> bool:
     return name.partition(".")[0] in ELSEWHERE
-
-
-def _is_expert(name: str) -> bool:
-    return bool((OPTIONS[name].json_schema_extra or {}).get("expert"))
 
 
 def _problem_of(name: str, problems: list[str]) -> str:

@@ -28,7 +28,6 @@ from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.gauges import Gauges
 from tmerge_tui.tui.widgets.matrix import Matrix
 from tmerge_tui.tui.widgets.stages import Stages, bar
-from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import Ended, Follower
 from tmerge_tui.worker.state import RunState
 
@@ -75,6 +74,7 @@ class RunScreen(Page):
         self.side = ""  # the side whose costs are shown; "" follows the solver
         self.logged: tuple[float, str, str] | None = None  # the last line written
         self._drawn = 0.0
+        self._phase = ""
         self._seen: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
@@ -158,7 +158,9 @@ class RunScreen(Page):
             self._draw_maps()
         if self.follower.ended is not None:
             self._draw_end(self.follower.ended)
-        self.refresh_bindings()
+        if self.phase != self._phase:
+            self._phase = self.phase
+            self.refresh_bindings()
 
     def _overall(self, now: float) -> Content:
         text, style = PHASES[self.phase]
@@ -185,7 +187,7 @@ class RunScreen(Page):
         if seen == self._seen or not side:
             return
         self._seen = seen
-        costs = state.cost_matrix(side)
+        costs = _whole(state, side)
         self.query_one("#costs", Matrix).show(costs, f"{side}  {state.pairs:,} pairs solved" + self._unconverged())
         if state.heat is not None:
             heat = state.heat
@@ -246,7 +248,7 @@ class RunScreen(Page):
         if action == "result":
             return self.phase == "finished"
         if action == "tab":
-            return not self.has_class("-wide")
+            return self.has_class("-narrow")
         return True
 
     def action_tab(self, name: str) -> None:
@@ -273,7 +275,7 @@ class RunScreen(Page):
             return
         follower = Follower(self.run, from_start=False)
         try:
-            follower.worker = spawn.start(self.run)
+            follower.worker = self.wizard.start_worker(self.path)
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")
             return
@@ -289,3 +291,12 @@ class RunScreen(Page):
 
     def action_back(self) -> None:
         self.wizard.go_home()
+
+
+def _whole(state: RunState, side: str) -> list[list[float | None]]:
+    """The cost matrix with all its rows and columns from the start, as far as the models are known."""
+    cells = state.costs.get(side, {})
+    known = state.checked
+    rows = max([row + 1 for row, _ in cells] + ([int(known.target["layers"])] if known else []))
+    columns = max([m + 1 for _, m in cells] + ([int(known.source["layers"])] if known else []))
+    return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]  # noqa: E741

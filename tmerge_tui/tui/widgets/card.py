@@ -143,7 +143,7 @@ class ModelCard(VerticalScroll, can_focus=False):
     def _fill(self, found: list[catalog.Found], note: str) -> None:
         self.options.clear_options()
         self.listed = {}
-        width = max(self.size.width - 4, 20)
+        width = max(self.content_size.width, 20)
         for number, one in enumerate(found[: LISTED * 2]):
             self.listed[str(number)] = one.name
             self.options.add_option(Option(_line(one, width), id=str(number)))
@@ -171,7 +171,7 @@ class ModelCard(VerticalScroll, can_focus=False):
 
     def action_into_list(self) -> None:
         if self.listing and self.options.option_count:
-            self.options.focus()
+            self.screen.set_focus(self.options)  # at once: enter may follow in the same breath
             self.options.action_first()
         elif self.input.has_focus and not self.listing:
             self._search(self.input.value.strip())

@@ -35,12 +35,11 @@ class OptionField(Vertical):
         self.option = name
         self.value = value
         self.placeholder = placeholder
+        self.wrong = ""
         info = drafts.OPTIONS[name]
         extra = info.json_schema_extra or {}
         self.meaning = str(info.description)
-        self.expert = bool(extra.get("expert"))
         self.side_note = "  ".join(part for part in (extra.get("unit"), extra.get("equation")) if part)
-        self.set_class(self.expert, "-expert")
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="field-row"):
@@ -69,6 +68,9 @@ class OptionField(Vertical):
         )
 
     def show_problem(self, wrong: str) -> None:
+        if wrong == self.wrong:
+            return
+        self.wrong = wrong
         self.query_one(".field-help", Static).update(self._below(wrong))
         self.set_class(bool(wrong), "-wrong")
 

@@ -137,7 +137,8 @@ class Matrix(Widget):
             if (x == 0 or across[x - 1] != column) and x >= free and x + len(text) <= len(across):
                 line[x : x + len(text)] = text
                 free = x + len(text) + 1
-        return f"{'':{LEFT - 1}}└{''.join(line).rstrip()}  {names}"
+        axis = f"{'':{LEFT - 1}}└{''.join(line).rstrip()}"
+        return f"{axis}  {names}" if len(axis) + len(names) + 2 <= self.size.width else axis
 
     def _scale_line(self, colours: tuple[Color, ...] | None, plain: Style) -> Strip:
         low, high = f"{self.low:.3g} ", f" {self.high:.3g}"

@@ -29,7 +29,7 @@ STYLES = {
 
 def table(scores: list[dict[str, Any]]) -> Content:
     """Aligned lines; a mark says whether an interval excludes zero, not only its colour."""
-    head = f"{'':<19}{'alpha':>6}{'bits/byte':>11}{'difference':>12}  95 % interval"
+    head = f"{'':<19}{'alpha':>6}{'bits/byte':>11}{'to target':>10} 95 % interval"
     lines = [Content.styled(head, "$foreground 60%")]
     order = list(NAMES)
     ranked = sorted(scores, key=lambda s: (s["alpha"] or 0.0, order.index(s["model"]) if s["model"] in order else 99))
@@ -50,13 +50,13 @@ def _row(score: dict[str, Any]) -> Content:
     parts: list[Any] = [(f"{name:<19}", "bold" if score["model"] == "fused" else ""), f"{alpha:>6}{text:>11}"]
     if difference is not None:
         low, high = score.get("low"), score.get("high")
-        interval = "" if low is None or high is None else f"  [{low:+.4f}, {high:+.4f}]"
-        verdict, style = "  unclear", "$foreground 60%"
+        interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
+        verdict, style = " unclear", "$foreground 60%"
         if high is not None and high < 0:
-            verdict, style = "  better", "$success"
+            verdict, style = " better", "$success"
         elif low is not None and low > 0:
-            verdict, style = "  worse", "$error"
-        parts += [(f"{difference:>+12.4f}", style), (interval, "$foreground 60%"), (verdict, style)]
+            verdict, style = " worse", "$error"
+        parts += [(f"{difference:>+10.4f}", style), (interval, "$foreground 60%"), (verdict, style)]
     return Content.assemble(*parts)
 
 

@@ -1,0 +1,167 @@
+"""Models: choosing by path, by search and by picker; facts, verdict, refusals."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Input, Static
+
+from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
+from tmerge_tui.errors import ModelError
+from tmerge_tui.tui import catalog
+from tmerge_tui.tui.app import TmergeApp
+from tmerge_tui.tui.screens.data import DataScreen
+from tmerge_tui.tui.screens.models import ModelsScreen
+
+
+async def choose(pilot, role: str, name: str) -> None:
+    card = pilot.app.screen.query_one(f"#{role}")
+    card.query_one(Input).focus()
+    await pilot.press("ctrl+u")
+    await type_text(pilot, name)
+    await pilot.press("enter")
+    await settle(pilot)
+
+
+async def test_two_folders_give_cards_and_a_verdict(app: TmergeApp, models: dict[str, str]) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        assert "choose a source and a target" in screen_text(app)
+        await choose(pilot, "source", models["source"])
+        assert "choose a target" in screen_text(app)
+        await choose(pilot, "target", models["target"])
+        text = screen_text(app)
+        for expected in ("LlamaForCausalLM", "2.83 M", "6, kv 3, 32 wide", "Qwen2ForCausalLM", "493 k"):
+            assert expected in text
+        for expected in ("✓ can be merged", "6 → 4 layers", "192 → 96", "gate: the source has none", "licences differ"):
+            assert expected in text
+        await pilot.press("ctrl+n")
+        await settle(pilot)
+        assert isinstance(app.screen, DataScreen)
+        assert app.draft.get("source.model") == models["source"]
+
+
+async def test_next_is_refused_until_both_are_chosen(app: TmergeApp, models: dict[str, str]) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await pilot.press("ctrl+n")
+        await settle(pilot)
+        assert isinstance(app.screen, ModelsScreen)
+        assert "choose a source model" in screen_text(app)
+
+
+async def test_swap(app: TmergeApp, models: dict[str, str]) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.draft.set("source.model", models["source"])
+        app.draft.set("target.model", models["target"])
+        app.goto("models")
+        await settle(pilot)
+        await pilot.press("f3")
+        await settle(pilot)
+        assert app.draft.get("source.model") == models["target"]
+        assert app.draft.get("target.model") == models["source"]
+        asked = [args for call, args in app.probe.asked if call == "match"]
+        assert asked[-1]["source"]["name"] == models["target"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/no/such/folder", "no folder"),
+        ("not an id", "nor a Hub id"),
+        ("org/name", "the Hub cannot be reached"),
+    ],
+)
+async def test_what_cannot_be_used_says_why_and_what_next(app: TmergeApp, name: str, expected: str) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await choose(pilot, "source", name)
+        text = screen_text(app)
+        assert "✗" in text and "→" in text
+        assert expected in " ".join(text.split()), text
+
+
+async def test_a_refused_model_is_refused_by_the_verdict(app: TmergeApp, probe: FakeProbe, models) -> None:
+    probe.fails["facts"] = ModelError("quantised weights (gptq)", "full-precision weights", "choose the original")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.draft.set("source.model", models["source"])
+        app.draft.set("target.model", models["target"])
+        app.goto("models")
+        await settle(pilot)
+        text = screen_text(app)
+        assert "quantised weights (gptq)" in text and "→ choose the original" in text
+        assert "✗ cannot be merged" in text
+
+
+async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monkeypatch) -> None:
+    asked = []
+
+    def search(query: str, limit: int = 20) -> list[catalog.Found]:
+        asked.append(query)
+        return [
+            catalog.Found("org/small", "hub", parameters=1_240_000_000, downloads=52_000),
+            catalog.Found("org/secret", "hub", parameters=8_030_000_000, downloads=9_900_000, gated=True),
+        ]
+
+    monkeypatch.setattr(catalog, "search", search)
+    monkeypatch.setattr(catalog, "describe", lambda name: catalog.Found(name, "hub", licence="mit", gated=True))
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await pilot.press(*"smal")
+        await settle(pilot, 0.1)
+        assert asked == ["smal"]
+        text = screen_text(app)
+        assert "org/small" in text and "1.24 B  ↓52.0 k" in text and "gated" in text, text
+        await pilot.press("down", "down", "enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == "org/secret"
+        text = screen_text(app)
+        assert "accept its terms on the Hub first" in text and "downloaded when the run starts" in text
+
+
+async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch, models) -> None:
+    here = catalog.Found("org/cached-llama", "cache", None, 5_000_000)
+    monkeypatch.setattr(catalog, "cached", lambda query="": [here] if query in here.name else [])
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await pilot.press(*"llama")
+        await settle(pilot, 0.1)
+        text = screen_text(app)
+        assert "org/cached-llama" in text and "cached 5.0 MB" in text and "offline" in text, text
+        await pilot.press("escape")
+        await settle(pilot)
+        assert isinstance(app.screen, ModelsScreen), "escape closes the list first"
+        assert not app.screen.query_one("#source").listing
+
+
+async def test_a_path_lists_folders(app: TmergeApp, models, tmp_path) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await type_text(pilot, str(tmp_path / "sou"))
+        await settle(pilot)
+        assert list(app.screen.query_one("#source").listed.values()) == [models["source"]], screen_text(app)
+        await pilot.press("down", "enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == models["source"]
+
+
+async def test_the_picker_chooses_a_folder(app: TmergeApp, models, tmp_path) -> None:
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.draft.set("source.model", models["source"])
+        app.goto("models")
+        await settle(pilot)
+        app.screen.query_one("#target").query_one(Input).focus()
+        await pilot.press("f2")
+        await settle(pilot)
+        path = app.screen.query_one(Input)
+        path.value = models["target"]
+        path.focus()
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.draft.get("target.model") == models["target"]
+        assert "can be merged" in str(app.screen.query_one("#verdict", Static).render())

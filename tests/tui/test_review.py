@@ -1,0 +1,101 @@
+"""Review: the recipe as it will run, saved, copied, started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.widgets import Input
+
+from tests.tui.doubles import screen_text, settle
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.recipe import load_recipe
+from tmerge_tui.tui import storage
+from tmerge_tui.tui.app import TmergeApp
+from tmerge_tui.tui.screens.review import ReviewScreen
+from tmerge_tui.tui.screens.run import RunScreen
+
+CHOSEN = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "text.txt", "fusion.alpha": "0.05, 0.1"}
+
+
+async def test_the_recipe_is_shown_and_saved(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.values.update(CHOSEN)
+        app.goto("review")
+        await settle(pilot)
+        text = screen_text(app)
+        assert "runs/a-into-b" in text and "source:" in text and "model: org/a" in text
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        recipe = load_recipe("recipe.yaml")
+        assert recipe.fusion.alpha == (0.05, 0.1)
+        assert recipe.output == str(Path("runs/a-into-b").absolute())
+
+
+async def test_saving_over_a_file_asks(app: TmergeApp) -> None:
+    Path("recipe.yaml").write_text("mine")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.values.update(CHOSEN)
+        app.goto("review")
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert "recipe.yaml exists" in screen_text(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert Path("recipe.yaml").read_text() == "mine"
+
+
+async def test_problems_of_every_step_block_the_start(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.values.update({**CHOSEN, "fusion.k": "many"})
+        app.goto("review")
+        await settle(pilot)
+        assert "✗ fusion.k: expected a whole number" in screen_text(app)
+        await pilot.press("ctrl+n")
+        await settle(pilot)
+        assert isinstance(app.screen, ReviewScreen)
+        assert not Path("runs").exists()
+
+
+async def test_the_command_is_copied(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.values.update(CHOSEN)
+        app.goto("review")
+        await settle(pilot)
+        app.screen.query_one("#recipe-path", Input).value = "my recipe.yaml"
+        await pilot.press("f3")
+        await pilot.pause()
+        assert app.clipboard == "tmerge --batch 'my recipe.yaml'"
+
+
+async def test_starting_writes_the_recipe_and_follows_the_run(app: TmergeApp, monkeypatch) -> None:
+    monkeypatch.setenv("TMERGE_PIPELINE", "tests.tui.fakes:play")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.draft.values.update(CHOSEN)
+        app.goto("review")
+        await settle(pilot)
+        await pilot.press("enter")
+        for _ in range(300):
+            await pilot.pause(0.05)
+            if isinstance(app.screen, RunScreen) and app.screen.phase == "finished":
+                break
+        assert app.screen.phase == "finished"
+        run = RunDir.open("runs/a-into-b")
+        assert load_recipe(run.recipe).source.model == "org/a"
+        assert [entry["path"] for entry in storage.recent_runs()] == [str(run.path.absolute())]
+        assert not app.draft, "the draft has become a run"
+
+
+async def test_a_folder_that_is_not_ours_is_left_alone(app: TmergeApp) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.draft.values.update({**CHOSEN, "output": "mine"})
+        app.goto("review")
+        await settle(pilot)
+        await pilot.press("ctrl+n")
+        await settle(pilot)
+        assert isinstance(app.screen, ReviewScreen)
+        await pilot.pause(0.2)
+        assert any("is not a run of tmerge" in notice.message for notice in app._notifications)
+        assert sorted(p.name for p in Path("mine").iterdir()) == ["thesis.txt"]

@@ -1,0 +1,174 @@
+"""The run screen: replay, live, cancel, kill -9, resume, detach."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui.doubles import screen_text, settle
+from tests.tui.fakes import L, M, SIDES, write_run
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.tui.app import TmergeApp
+from tmerge_tui.tui.screens.home import Home
+from tmerge_tui.tui.screens.result import ResultScreen
+from tmerge_tui.tui.screens.run import RunScreen
+from tmerge_tui.tui.widgets.matrix import Matrix
+from tmerge_tui.worker import follow, lock
+
+
+@pytest.fixture
+def slow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
+    """A run whose fake pipeline takes its time; what is left of its worker is killed after the test."""
+    monkeypatch.setenv("TMERGE_PIPELINE", "tests.tui.fakes:play")
+    monkeypatch.setenv("TMERGE_FAKE_PAUSE", "0.05")
+    run = RunDir.create(tmp_path / "slow")
+    recipe = {"source": "a/b", "target": "c/d", "calibration": {"path": "t.txt"}, "output": str(run.path)}
+    run.recipe.write_text(dump_recipe(make_recipe(recipe)))
+    yield run
+    follow.cancel(run)
+
+
+async def until(pilot: Pilot, phase: str) -> RunScreen:
+    """The run screen in `phase`, within fifteen seconds."""
+    for _ in range(300):
+        screen = pilot.app.screen
+        if isinstance(screen, RunScreen) and screen.phase == phase:
+            break
+        await pilot.pause(0.05)
+    assert isinstance(pilot.app.screen, RunScreen)
+    assert pilot.app.screen.phase == phase
+    await pilot.pause(0.3)
+    return pilot.app.screen
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+async def test_a_recorded_run_is_replayed(app: TmergeApp, tmp_path: Path, size: tuple[int, int]) -> None:
+    run = write_run(tmp_path / "done")
+    async with app.run_test(size=size) as pilot:
+        app.show_run(run.path)
+        screen = await until(pilot, "finished")
+        assert screen.state.pairs == L * M * len(SIDES)
+        text = screen_text(app)
+        assert "✓ finished" in text and "Fusion does not beat its placebos" in text and "100%" in text
+        assert "See the result" in text and "! 1 warning" in text
+        costs = screen.query_one("#costs", Matrix)
+        assert (costs.row_count, costs.column_count) == (L, M)
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(app.screen, ResultScreen)
+
+
+async def test_the_views_of_a_narrow_terminal(app: TmergeApp, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "dead", until="transport")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.show_run(run.path)
+        await until(pilot, "crashed")
+        assert "Read activations of the source" in screen_text(app)
+        await pilot.press("2")
+        await pilot.pause()
+        text = screen_text(app)
+        assert "Layer costs" in text and "Transport plan" in text and "Sinkhorn" in text
+        await pilot.press("3")
+        await pilot.pause(0.3)
+        assert "8 duplicate samples left out" in screen_text(app)
+
+
+async def test_a_dead_worker_says_what_happened_and_resumes(app: TmergeApp, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TMERGE_PIPELINE", "tests.tui.fakes:play")
+    run = write_run(tmp_path / "dead", until="transport")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.show_run(run.path)
+        await until(pilot, "crashed")
+        text = " ".join(screen_text(app).split())
+        assert "during the stage 'Solve transport plans'" in text and "finished pieces are kept" in text
+        assert "✗ Solve transport plans" in text
+        await pilot.press("r")
+        await until(pilot, "finished")
+
+
+async def test_kill_9_is_seen_and_named(app: TmergeApp, slow_run: RunDir) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.launch(slow_run.path)
+        await until(pilot, "running")
+        holder = lock.holder(slow_run)
+        assert holder is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        await until(pilot, "crashed")
+        assert "was killed by SIGKILL" in screen_text(app)
+        assert app.attached is None
+
+
+async def test_cancel_asks_once_and_stops(app: TmergeApp, slow_run: RunDir) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.launch(slow_run.path)
+        await until(pilot, "running")
+        await pilot.press("c")
+        await pilot.pause()
+        assert "Cancel the merge?" in screen_text(app)
+        await pilot.press("shift+tab", "enter")
+        await until(pilot, "interrupted")
+        assert "resume goes on where it stopped" in " ".join(screen_text(app).split())
+        assert lock.holder(slow_run) is None
+
+
+async def test_leaving_the_screen_leaves_the_run_and_coming_back_shows_it_all(app, slow_run: RunDir) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.launch(slow_run.path)
+        await until(pilot, "running")
+        assert app.attached == slow_run.path
+        await pilot.press("escape")
+        await settle(pilot)
+        assert isinstance(app.screen, Home)
+        assert app.attached is None
+        assert follow.state_of(slow_run) == "running"
+        app.show_run(slow_run.path)
+        screen = await until(pilot, "running")
+        assert screen.state.stages["check"].outcome in ("running", "done")
+
+
+async def test_quitting_asks_when_a_run_is_attached(app: TmergeApp, slow_run: RunDir) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.launch(slow_run.path)
+        await until(pilot, "running")
+        await pilot.press("ctrl+q")
+        await pilot.pause()
+        assert "A merge is running" in screen_text(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.is_running
+        await pilot.press("q")
+        await pilot.pause()
+        await pilot.press("shift+tab", "shift+tab", "enter")  # leave it running
+        await pilot.pause(0.2)
+    assert app.return_value == 0
+    assert follow.state_of(slow_run) == "running"
+
+
+async def test_resizing_during_a_run(app: TmergeApp, slow_run: RunDir) -> None:
+    async with app.run_test(size=(160, 50)) as pilot:
+        app.launch(slow_run.path)
+        await until(pilot, "running")
+        for width, height in ((80, 24), (40, 10), (1, 1), (200, 60), (100, 30)):
+            await pilot.resize_terminal(width, height)
+            await pilot.pause(0.1)
+            assert ("too small" in screen_text(app)) == ((width, height) == (40, 10))
+        assert "running" in screen_text(app)
+        assert follow.state_of(slow_run) == "running"
+
+
+async def test_any_prefix_of_a_log_can_be_shown(app: TmergeApp, tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "whole").events.read_text().splitlines(keepends=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        for count in (0, 1, 2, 3, 57, 120, 200, len(whole) - 1):
+            run = RunDir.create(tmp_path / f"prefix-{count}")
+            run.events.write_text("".join(whole[:count]) + '{"v":1,"seq":9,"t')
+            app.show_run(run.path)
+            await until(pilot, "crashed")
+            app.go_home()
+            await pilot.pause()
