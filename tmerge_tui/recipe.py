@@ -16,8 +16,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tmerge_tui.errors import RecipeError
+from tmerge_tui.presets import read_recipe_mapping, with_preset
 from tmerge_tui.problems import booleans_for_numbers, fields, problems_of, section_of
-from tmerge_tui.yamlfile import parse_mapping, read_mapping
+from tmerge_tui.yamlfile import parse_mapping
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 PROJECTIONS: tuple[str, ...] = get_args(Projection)
@@ -258,11 +259,11 @@ def parse_bytes(value: str | int) -> int:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Reads a recipe file.
+    """Reads a recipe file, or `preset:NAME`.
 
     Raises RecipeError listing every problem: unreadable file, YAML syntax, unknown keys, wrong values.
     """
-    return make_recipe(read_mapping(path))
+    return make_recipe(read_recipe_mapping(path))
 
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:
@@ -271,7 +272,8 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
 
 
 def make_recipe(data: Mapping[str, Any]) -> Recipe:
-    """Validates a mapping. Raises RecipeError listing every problem."""
+    """Validates a mapping, on top of the preset it may name. Raises RecipeError listing every problem."""
+    data = with_preset(data)
     # a section whose lines are all commented out is there, but empty
     given = {k: v for k, v in data.items() if v is not None or k not in Recipe.model_fields}
     problems = list(booleans_for_numbers(given, Recipe))

@@ -16,6 +16,7 @@ from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import RunFailed, RunFinished, encode
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.presets import read_recipe_mapping
 from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe
 from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
@@ -36,7 +37,7 @@ class Options:
 
 
 def run_file(path: str, options: Options) -> int:
-    return run(make_recipe(change(read_mapping(path), options)), options)
+    return run(make_recipe(change(read_recipe_mapping(path), options)), options)
 
 
 def run_demo(options: Options) -> int:

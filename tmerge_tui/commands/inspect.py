@@ -8,13 +8,13 @@ from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError, UsageError
+from tmerge_tui.presets import read_recipe_mapping
 from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
-from tmerge_tui.yamlfile import read_mapping
 
 
 def plan(path: str, options: Options) -> int:
     """Prints the resolved recipe and its needs. Raises RecipeError, CheckError with all problems."""
-    recipe = make_recipe(change(read_mapping(path), options))
+    recipe = make_recipe(change(read_recipe_mapping(path), options))
     from tmerge_tui.engine.check import prepare
 
     prepared = prepare(recipe)
