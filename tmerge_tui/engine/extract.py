@@ -28,7 +28,7 @@ from tmerge_tui.engine.rundir import RunDir, key
 from tmerge_tui.errors import MemoryShortage, ModelError, NumericsError, StorageError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.models.projections import Layout, Projection, side_of
+from tmerge_tui.models.layout import Layout, Projection, side_of
 from tmerge_tui.recipe import Calibration
 
 CHUNK_SAMPLES = 64
@@ -240,7 +240,7 @@ def record(
         shared[into] = (args[0], waiting - 1)
         if waiting == 1:
             del shared[into]
-        pool(projection, _name(projection.layer, side_of(projection.kind, "out")), output)
+        pool(projection, _name(projection.layer, side_of(projection.kind, "out")), projection.output(output))
 
     handles = [model.get_submodule(p.module).register_forward_hook(partial(hook, p)) for p in projections]
     try:

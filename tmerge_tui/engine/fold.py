@@ -6,12 +6,14 @@ import filecmp
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from tmerge_tui.engine.fused import Fusion, apply
@@ -20,6 +22,8 @@ from tmerge_tui.engine.rundir import RunDir, key
 from tmerge_tui.errors import ModelError, StorageError
 from tmerge_tui.events import Artifact, Emit
 from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
+from tmerge_tui.models.layout import Projection
+from tmerge_tui.models.parameters import read_weight
 
 T = TypeVar("T")
 
@@ -77,19 +81,30 @@ def fold(
 
 
 def fused_names(fusion: Fusion) -> list[str]:
-    """Names of the target's tensors that fusion changes. Raises ModelError when two projections are one tensor."""
-    names: list[str] = []
+    """Names of the target's tensors that fusion changes; one that holds several projections is named once.
+
+    Raises ModelError when two projections are the same rows of the same tensor.
+    """
+    changes = _changes(fusion)
+    for name, projections in changes.items():
+        if len({p.block for p in projections}) < len(projections):
+            raise ModelError(
+                f"{name} is shared by several projections",
+                "weights of its own for every projection",
+                "leave its projections or layers out of the fusion",
+            )
+    return list(changes)
+
+
+def _changes(fusion: Fusion) -> dict[str, list[Projection]]:
+    """Tensor -> the fused projections in it."""
+    found: dict[str, list[Projection]] = defaultdict(list)
     for line in fusion.figures():
         projection = fusion.projection(line["layer"], line["kind"])
-        names += [projection.weight, *([_present(projection.bias)] if line["bias"] else [])]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ModelError(
-            f"{twice[0]} is shared by several projections",
-            "a tensor of its own for every projection",
-            "leave its projections or layers out of the fusion",
-        )
-    return names
+        found[projection.weight].append(projection)
+        if line["bias"]:
+            found[_present(projection.bias)].append(projection)
+    return dict(found)
 
 
 def _patches(target: Checkpoint, fusion: Fusion, alpha: float, norm: str) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -102,21 +117,22 @@ def _patches(target: Checkpoint, fusion: Fusion, alpha: float, norm: str) -> dic
             "run again from the start with this target",
         )
 
-    def weight_patch(layer: int, kind: str) -> Callable[[Tensor], Tensor]:
-        return lambda W: apply(W, None, fusion.fused(layer, kind), alpha, norm)[0]
+    def patch(name: str, projections: list[Projection]) -> Callable[[Tensor], Tensor]:
+        def changed(stored: Tensor) -> Tensor:
+            new = stored.to(torch.promote_types(stored.dtype, torch.float32), copy=True)
+            for p in projections:
+                fused = fusion.fused(p.layer, p.kind)
+                if name == p.weight:
+                    W, _ = apply(p.take(stored), None, fused, alpha, norm)
+                    p.put(new, W)
+                else:  # norm: keep rescales a bias with its row, so the row is read again
+                    _, b = apply(read_weight(target, p), p.take(stored), fused, alpha, norm)
+                    p.put(new, _present(b))
+            return new
 
-    def bias_patch(layer: int, kind: str, weight: str) -> Callable[[Tensor], Tensor]:
-        # norm: keep rescales a bias with its row, so the row is read again
-        return lambda b: _present(apply(target.read(weight), b, fusion.fused(layer, kind), alpha, norm)[1])
+        return changed
 
-    patches = {}
-    for line in fusion.figures():
-        layer, kind = line["layer"], line["kind"]
-        projection = fusion.projection(layer, kind)
-        patches[projection.weight] = weight_patch(layer, kind)
-        if line["bias"]:
-            patches[_present(projection.bias)] = bias_patch(layer, kind, projection.weight)
-    return patches
+    return {name: patch(name, projections) for name, projections in _changes(fusion).items()}
 
 
 def _present(value: T | None) -> T:

@@ -28,7 +28,8 @@ from tmerge_tui.engine.transport import Transports
 from tmerge_tui.errors import CheckError, NumericsError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.projections import Layout, Projection, side_of
+from tmerge_tui.models.layout import Layout, Projection, side_of
+from tmerge_tui.models.parameters import read_bias, read_weight
 from tmerge_tui.recipe import Recipe
 
 
@@ -169,10 +170,11 @@ class _Work:
                     Phi_out = Phi_out[chosen]
                 else:
                     Phi_in = Phi_in[:, chosen]
-                W_B = self.source.read(theirs.weight).to(Phi_out)
+                W_B = read_weight(self.source, theirs).to(Phi_out)
                 moved[kind] += weights[kind][m] * carry(Phi_out, W_B, Phi_in).cpu()
-                if kind in bias and theirs.bias is not None:
-                    bias[kind] += weights[kind][m] * (Phi_out @ self.source.read(theirs.bias).to(Phi_out)).cpu()
+                b_B = read_bias(self.source, theirs) if kind in bias else None
+                if b_B is not None:
+                    bias[kind] += weights[kind][m] * (Phi_out @ b_B.to(Phi_out)).cpu()
         return [self._measured(ours, index[kind], moved[kind], bias.get(kind)) for kind, ours in projections.items()]
 
     def _map(self, l: int, m: int, side: str, build: Callable[..., Tensor]) -> Tensor:  # noqa: E741
@@ -199,7 +201,7 @@ class _Work:
                 "finite source weights and plans",
                 "check the source model; with units: raw, channels that hardly vary blow up: try units: z",
             )
-        W = self.target.read(ours.weight, rows=index) if axis == "rows" else self.target.read(ours.weight)[:, index]
+        W = read_weight(self.target, ours, index) if axis == "rows" else read_weight(self.target, ours)[:, index]
         own = W.float()
         transported_norm, target_norm = float(moved.norm()), float(own.norm())
         both = transported_norm * target_norm

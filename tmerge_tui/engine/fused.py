@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tmerge_tui.engine.rundir import RunDir, key
 from tmerge_tui.errors import StorageError
-from tmerge_tui.models.projections import Layout, Projection
+from tmerge_tui.models.layout import Layout, Projection
 
 COLUMN_KINDS = ("o", "down")  # they read the neurons that are fused; all others write them
 Axis = Literal["rows", "columns"]

@@ -11,6 +11,7 @@ from accelerate.hooks import ModelHook, SequentialHook
 from torch import Tensor, nn
 
 from tmerge_tui.engine.fused import FusedProjection, Fusion, apply
+from tmerge_tui.models.layout import Projection
 
 
 @contextmanager
@@ -25,13 +26,14 @@ def patched(model: Any, fusion: Fusion, alpha: float, norm: str, transported: bo
     hooks: list[tuple[nn.Module, ModelHook]] = []
     try:
         for fused in fusion:
-            module = model.get_submodule(fusion.projection(fused.layer, fused.kind).module)
+            projection = fusion.projection(fused.layer, fused.kind)
+            module = model.get_submodule(projection.module)
             if module.weight.is_meta:
                 hooks.append((module, module._hf_hook))
                 mixing = _Mix(fusion, fused.layer, fused.kind, (alpha, norm, transported))
                 module._hf_hook = SequentialHook(module._hf_hook, mixing)
                 continue
-            for tensor, axis, index, entries in _changes(module, fused, alpha, norm, transported):
+            for tensor, axis, index, entries in _changes(module, projection, fused, alpha, norm, transported):
                 own.append((tensor, axis, index, tensor.detach().index_select(axis, index)))
                 tensor.detach().index_copy_(axis, index, entries)
         yield
@@ -49,9 +51,9 @@ class _Mix(ModelHook):
         self.fusion, self.layer, self.kind, self.how = fusion, layer, kind, how
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        fused = self.fusion.fused(self.layer, self.kind)
+        fused, projection = self.fusion.fused(self.layer, self.kind), self.fusion.projection(self.layer, self.kind)
         for name, (tensor, axis, index, entries) in zip(
-            ("weight", "bias"), _changes(module, fused, *self.how), strict=False
+            ("weight", "bias"), _changes(module, projection, fused, *self.how), strict=False
         ):
             # a copy: what was read may still be the file, mapped into memory
             changed = tensor.detach().index_copy(axis, index, entries)
@@ -60,15 +62,20 @@ class _Mix(ModelHook):
 
 
 def _changes(
-    module: Any, fused: FusedProjection, alpha: float, norm: str, transported: bool
+    module: Any, projection: Projection, fused: FusedProjection, alpha: float, norm: str, transported: bool
 ) -> list[tuple[Tensor, int, Tensor, Tensor]]:
     """(tensor, axis, index, new entries) of a projection's weight, and of its bias when that is fused."""
-    bias = module.bias if fused.bias is not None else None
-    dim, index = (0 if fused.axis == "rows" else 1), fused.index.to(module.weight.device)
+    index = fused.index.to(module.weight.device)
+    dim, places = projection.locate(fused.axis, index)
     with torch.no_grad():
-        news = apply(module.weight, bias, fused, alpha, norm, transported)
-        return [
-            (tensor, axis, index, new.index_select(axis, index).to(fused.stored).to(tensor.dtype))
-            for tensor, new, axis in zip((module.weight, bias), news, (dim, 0), strict=True)
-            if tensor is not None and new is not None
-        ]
+        bias = projection.take(module.bias) if fused.bias is not None else None
+        W, b = apply(projection.take(module.weight), bias, fused, alpha, norm, transported)
+
+        def rounded(new: Tensor, like: Tensor) -> Tensor:
+            return new.to(fused.stored).to(like.dtype)
+
+        rows = W.index_select(0 if fused.axis == "rows" else 1, index)
+        changes = [(module.weight, dim, places, rounded(rows.T if projection.transposed else rows, module.weight))]
+        if b is not None:
+            changes.append((module.bias, 0, places, rounded(b[index], module.bias)))
+    return changes

@@ -11,7 +11,7 @@ import torch
 from tmerge_tui.engine.generate import continue_prompts
 from tmerge_tui.errors import ModelError, NumericsError
 from tmerge_tui.events import Emit, Sample, Warned
-from tmerge_tui.models.config import quiet
+from tmerge_tui.models.config import auto_class, quiet, read_config
 
 TOKENS = 8
 
@@ -25,20 +25,19 @@ class Smoke:
 
 @torch.no_grad()
 def smoke(folder: Path, prompt: str, device: torch.device, emit: Emit, trust_remote_code: bool = False) -> Smoke:
-    """Loads `folder` as any user would, with AutoModelForCausalLM.from_pretrained.
+    """Loads `folder` as any user would, with from_pretrained of the stock auto class.
 
     Raises ModelError when it does not load, when a parameter is not in the file or has another shape, or when it does
     not generate; NumericsError when logits are not finite. Tensors that the architecture does not read are the
     target's own and cost a warning.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", output_loading_info=True, **options
-            )
+            config = read_config(folder, folder.name, trust_remote_code)
+            model, info = auto_class(config).from_pretrained(folder, dtype="auto", output_loading_info=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # whatever a library objects to: the folder is not usable
         raise ModelError(f"{folder} does not load: {error}", "a folder that stock transformers loads") from error

@@ -53,18 +53,36 @@ def refuse_quantised(folder: Path, name: str) -> None:
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
     """The model's modules without memory for their weights."""
-    from transformers import AutoModelForCausalLM
-
     with quiet():
         try:
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                return auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
         except Exception as error:  # model code of any origin may raise anything
             raise ModelError(
                 f"{name}: transformers cannot build a {config.model_type} from its config.json: {first_line(error)}",
                 "a config that fits the installed transformers",
                 "upgrade transformers, or download the model again",
             ) from error
+
+
+def auto_class(config: Any) -> Any:
+    """The transformers class that loads a model with this config as its file has it: AutoModelForCausalLM, or
+    AutoModelForImageTextToText for one that also sees."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    writes, sees = _class_names(config)
+    if sees and (not writes or sees in (config.architectures or [])):
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def _class_names(config: Any) -> tuple[str | None, str | None]:
+    """Classes with a language-model head that transformers has for this config: for text, for images with text."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    known = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    writes, sees = (mapping[type(config)].__name__ if type(config) in mapping else None for mapping in known)
+    return writes, sees
 
 
 @contextlib.contextmanager
@@ -123,20 +141,17 @@ def _load(folder: Path, name: str, trust_remote_code: bool) -> Any:
 
 
 def _refuse_other_tasks(config: Any, name: str) -> None:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
-
     hint = "choose a decoder model that writes text, such as a Llama, Mistral, Qwen or Gemma"
-    if getattr(config, "is_encoder_decoder", False):
+    if any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config())):
         raise ModelError(f"{name} is an encoder-decoder ({config.model_type})", "a causal language model", hint)
     named = list(config.architectures or [])
     remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
-    if type(config) not in KNOWN and not remote:
+    known = [known for known in _class_names(config) if known]
+    if not known and not remote:
         what = named[0] if named else config.model_type
         raise ModelError(f"{name} is no language model that writes text ({what})", "a causal language model", hint)
-    if not remote:
-        known = KNOWN[type(config)].__name__
-        if named and not any(a == known or a.endswith(CAUSAL) for a in named):
-            raise ModelError(f"{name} is a {named[0]}, which writes no text", f"a {known}", hint)
+    if not remote and named and not any(a in known or a.endswith(CAUSAL) for a in named):
+        raise ModelError(f"{name} is a {named[0]}, which writes no text", f"a {known[0]}", hint)
     if getattr(config.get_text_config(), "num_attention_heads", None) is None:
         raise ModelError(
             f"{name} has no attention ({config.model_type}, a state-space or recurrent model)",

@@ -11,7 +11,7 @@ from torch import nn
 
 from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
-from tmerge_tui.models.config import build_on_meta, first_line, quiet, read_config
+from tmerge_tui.models.config import auto_class, build_on_meta, first_line, quiet, read_config
 from tmerge_tui.models.estimate import size_text
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.projections import decoder_layers
@@ -91,15 +91,14 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
     and a `Warned` says so. Raises ModelError when the weights do not fit the model, MemoryShortage when not even
     embeddings and one layer fit.
     """
-    from transformers import AutoModelForCausalLM
-
+    auto = auto_class(read_config(facts.folder, facts.name, facts.trust_remote_code))
     budget = free_memory(device) if memory is None else memory
     placed = {"": str(device)}
     if facts.weight_bytes(dtype) > budget:
         placed = _streamed(facts, device, dtype, budget, emit)
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto.from_pretrained(
                 facts.folder,
                 dtype=dtype,
                 device_map=placed,

@@ -1,82 +1,31 @@
-"""Which linear layers of a model are its q, k, v, o, gate, up and down, read from the module tree of every layer.
+"""Which modules of a model are its q, k, v, o, gate, up and down, read from the module tree of every layer.
 
-A projection is a plain `nn.Linear`, stored out x in, under one of the names below inside one decoder layer. Layers may
-differ (hybrids): what a layer lacks, or holds in a layout that is not plain, is left out of it and noted.
+Names and shapes decide, never the name of the model: a linear layer under one of the names of `families.names` inside
+one decoder layer. Tensors that hold several projections are split as `families` says. Layers may differ (hybrids): what
+a layer lacks, or holds in a layout that is not known, is left out of it and noted.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.models.families.fused_gate_up import split_gate_up
+from tmerge_tui.models.families.fused_qkv import split_qkv
+from tmerge_tui.models.families.linear import Linear, linear_of
+from tmerge_tui.models.families.names import GATE_UP, QKV, kind_of
+from tmerge_tui.models.file_names import file_names
+from tmerge_tui.models.layout import SIDES, Block, Layout, Projection, side_of
 from tmerge_tui.recipe import FEED_FORWARD, PROJECTIONS
 
-SIDES = (
-    *("qkv.in", "q.out", "k.out", "v.out", "o.in", "o.out"),
-    *("mlp.in", "gate.out", "up.out", "down.in", "down.out"),
-)
-_SHARED_IN = {"q": "qkv.in", "k": "qkv.in", "v": "qkv.in", "gate": "mlp.in", "up": "mlp.in"}
+__all__ = ["SIDES", "Layout", "Matching", "Projection", "decoder_layers", "find_projections", "match", "side_of"]
 
-_LEAVES = {f"{kind}_proj": kind for kind in PROJECTIONS}
-_HINT = "this version merges models whose projections are separate linear layers, such as Llama, Mistral, Qwen or Gemma"
-
-
-def side_of(kind: str, end: Literal["in", "out"]) -> str:
-    """The tensor that enters or leaves a projection; q, k, v share what enters them, and so do gate and up."""
-    return _SHARED_IN.get(kind, f"{kind}.in") if end == "in" else f"{kind}.out"
-
-
-@dataclass(frozen=True)
-class Projection:
-    """One linear layer. `module` is its path in the runtime model; `weight` [d_out, d_in] and `bias` [d_out] are names
-    in the checkpoint's files."""
-
-    layer: int
-    kind: str
-    module: str
-    weight: str
-    bias: str | None
-    d_out: int
-    d_in: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The projections of a model, at most one of each kind in a layer, and what was found but cannot be used."""
-
-    layers: int
-    projections: tuple[Projection, ...]
-    notes: tuple[str, ...]
-
-    def get(self, layer: int, kind: str) -> Projection | None:
-        return self._places.get((layer, kind))
-
-    @cached_property
-    def _places(self) -> dict[tuple[int, str], Projection]:
-        return {(p.layer, p.kind): p for p in self.projections}
-
-    def kinds(self, layer: int) -> tuple[str, ...]:
-        return tuple(kind for kind in PROJECTIONS if self.get(layer, kind))
-
-    def width(self, layer: int, side: str) -> int | None:
-        """Channels n of a side, or None where the layer has no projection with that side."""
-        for kind in PROJECTIONS:
-            p = self.get(layer, kind)
-            if p is not None and side in (side_of(kind, "in"), side_of(kind, "out")):
-                return p.d_in if side == side_of(kind, "in") else p.d_out
-        return None
-
-    def sides(self, layer: int, kinds: Iterable[str]) -> tuple[str, ...]:
-        """The distinct sides of those of `kinds` that the layer has, in the order of SIDES."""
-        there = [kind for kind in kinds if self.get(layer, kind)]
-        wanted = {side_of(kind, "in") for kind in there} | {side_of(kind, "out") for kind in there}
-        return tuple(side for side in SIDES if side in wanted)
+_HINT = "choose a transformer decoder such as a Llama, Mistral, Qwen or Gemma; `tmerge models` lists the families"
 
 
 @dataclass(frozen=True)
@@ -85,36 +34,57 @@ class Matching:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A projection within its layer."""
+
+    name: str  # path of the module in the layer
+    d_out: int
+    d_in: int
+    biased: bool
+    transposed: bool
+    block: Block | None = None
+
+
 def find_projections(model: nn.Module, config: Any, tensor_names: Collection[str]) -> Layout:
     """The layout of a causal language model; a model on the meta device is enough.
 
     `tensor_names` are those of the checkpoint's files. Raises ModelError when the decoder layers cannot be told, when
     no layer has a projection, and when a projection's weight is not in the files.
     """
-    depth = int(config.get_text_config().num_hidden_layers)
+    text = config.get_text_config()
+    depth = int(text.num_hidden_layers)
     path, layers = decoder_layers(model, depth)
+    in_files, assembled = file_names(model, tensor_names)
     found: list[Projection] = []
     notes: dict[str, list[int]] = defaultdict(list)  # note -> layers
+    missing: list[str] = []
     for index, layer in enumerate(layers):
-        plain, odd = _plain_projections(layer)
+        parts, odd = _parts(layer, text)
+        for kind in PROJECTIONS:
+            if kind not in parts:
+                continue
+            part = parts[kind]
+            module = f"{path}.{index}.{part.name}" if path else f"{index}.{part.name}"
+            names = [f"{module}.weight", *([f"{module}.bias"] if part.biased else [])]
+            if any(name in assembled for name in names):
+                odd.append(f"{part.name}: put together by transformers from other tensors; {kind} is left as it is")
+                continue
+            missing += [name for name in names if name not in in_files]
+            weight, bias = [*(in_files.get(name, name) for name in names), None][:2]
+            assert weight is not None
+            found.append(
+                Projection(index, kind, module, weight, bias, part.d_out, part.d_in, part.block, part.transposed)
+            )
         for note in odd:
             notes[note].append(index)
-        for kind in PROJECTIONS:
-            if kind in plain:
-                name, linear = plain[kind]
-                module = f"{path}.{index}.{name}" if path else f"{index}.{name}"
-                bias = f"{module}.bias" if linear.bias is not None else None
-                d_out, d_in = linear.weight.shape
-                found.append(Projection(index, kind, module, f"{module}.weight", bias, d_out, d_in))
     lines = tuple(f"{_layers(where, depth)}: {note}" for note, where in notes.items())
     if not found:
         raise ModelError(
-            "no separate q, k, v, o, gate, up or down projection in any layer" + "".join(f"\n    {n}" for n in lines),
-            "linear layers named q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+            "no q, k, v, o, gate, up or down projection in any layer" + "".join(f"\n    {n}" for n in lines),
+            "linear layers under the names of a known family, such as q_proj, k_proj, v_proj, o_proj",
             _HINT,
         )
-    there = set(tensor_names)
-    missing = [name for p in found for name in (p.weight, p.bias) if name is not None and name not in there]
     if missing:
         raise ModelError(
             f"{len(missing)} projection tensors are not in the checkpoint under the model's own names, "
@@ -143,7 +113,7 @@ def match(target: Layout, source: Layout, kinds: Sequence[str]) -> Matching:
                 notes.append(f"{kind}: {role} {_layers(missing, layout.layers)} without it: {effect}")
         if lacks:
             notes = [note for note in notes if not note.startswith(f"{kind}: ")]
-            notes.append(f"{kind}: skipped, no separate {kind} projection in the {' and the '.join(lacks)}")
+            notes.append(f"{kind}: skipped, no {kind} projection in the {' and the '.join(lacks)}")
         else:
             shared.append(kind)
     for role, layout in (("target", target), ("source", source)):
@@ -172,52 +142,96 @@ def decoder_layers(model: nn.Module, depth: int) -> tuple[str, nn.ModuleList]:
     return ".".join(part for part in (prefix, name) if part), layers
 
 
-def _plain_projections(layer: nn.Module) -> tuple[dict[str, tuple[str, nn.Linear]], list[str]]:
-    """(kind -> (path in the layer, module), notes on what was found and cannot be used) of one layer."""
+def _parts(layer: nn.Module, text: Any) -> tuple[dict[str, _Part], list[str]]:
+    """(kind -> its part of the layer, notes on what was found and cannot be used)."""
     notes: list[str] = []
-    candidates: dict[str, list[tuple[str, nn.Linear]]] = defaultdict(list)
+    candidates: dict[str, list[tuple[str, Linear]]] = defaultdict(list)
+    fused: list[tuple[str, Linear]] = []
     odd: list[str] = []
-    attention = {name.rpartition(".")[0] for name, _ in layer.named_modules() if name.endswith(("q_proj", "v_proj"))}
     experts = [name for name, _ in layer.named_modules() if "experts" in name.rpartition(".")[2]]
-    mixtures = tuple(f"{name.rpartition('.')[0]}." for name in experts)  # the block that also holds the router
+    mixtures = tuple(f"{_parent(name)}." for name in experts)  # the block that also holds the router
+    recurrent = [_parent(name) for name, module in layer.named_modules() if isinstance(module, nn.Conv1d)]
     for name, module in layer.named_modules():
         parent, _, leaf = name.rpartition(".")
-        kind = "o" if leaf == "out_proj" and parent in attention else _LEAVES.get(leaf)
         weight = getattr(module, "weight", None)
-        if name.startswith(mixtures) or (experts and kind in FEED_FORWARD):
+        if name.startswith(mixtures) or parent in recurrent:
             continue
-        if kind is not None and isinstance(module, nn.Linear):
-            candidates[kind].append((name, module))
+        linear = linear_of(module)
+        kind = kind_of(leaf, _children(layer, parent)) if linear else None
+        if experts and (kind in FEED_FORWARD or leaf in GATE_UP):
+            continue
+        if linear and kind:
+            candidates[kind].append((name, linear))
+        elif linear and leaf in (*QKV, *GATE_UP):
+            fused.append((name, linear))
         elif isinstance(weight, nn.Parameter) and weight.ndim >= 2:
             odd.append(f"{name} ({type(module).__name__} {' x '.join(map(str, weight.shape))})")
     if experts:
         notes.append(f"{experts[0]}: mixture of experts, not supported yet; gate, up and down are left as they are")
+    notes += [f"{name}: recurrent, not attention; left as it is" for name in dict.fromkeys(recurrent)]
     if odd:
-        notes.append(f"{', '.join(odd)}: not supported yet")
+        notes.append(f"{', '.join(odd)}: no projection; left as it is")
     for kind, several in candidates.items():
         if len(several) > 1:
             notes.append(f"{len(several)} modules could be {kind} ({', '.join(n for n, _ in several)}): none is used")
-    plain = {kind: several[0] for kind, several in candidates.items() if len(several) == 1}
-    for kind, why in _misfits({kind: linear for kind, (_, linear) in plain.items()}).items():
-        notes.append(f"{plain.pop(kind)[0]}: {why}, not supported yet")
-    return plain, notes
+    plain = {
+        kind: _Part(name, linear.d_out, linear.d_in, linear.biased, linear.transposed)
+        for kind, ((name, linear), *others) in candidates.items()
+        if not others
+    }
+    parts, unknown = _split(plain, fused, text)
+    for kind, why in _misfits(parts).items():
+        notes.append(f"{parts.pop(kind).name}: {why}, not supported yet")
+    return parts, notes + unknown
 
 
-def _misfits(plain: dict[str, nn.Linear]) -> dict[str, str]:
-    """Kinds whose shapes do not fit the others of the layer, and why: a sign of a layout that is not plain."""
-    d_in = {kind: linear.in_features for kind, linear in plain.items()}
-    d_out = {kind: linear.out_features for kind, linear in plain.items()}
+def _split(
+    plain: Mapping[str, _Part], fused: Sequence[tuple[str, Linear]], text: Any
+) -> tuple[dict[str, _Part], list[str]]:
+    """The plain parts with those of the fused tensors, which are sized by the projections that read their outputs."""
+    parts, notes = dict(plain), []
+    for name, linear in fused:
+        if name.rpartition(".")[2] in GATE_UP:
+            out, reads = "down", "gate and up"
+        else:
+            out, reads = "o", "q, k and v"
+        blocks: dict[str, Block] | str
+        if out not in plain:
+            blocks = f"the {out} projection that reads its {reads} is not known"
+        elif out == "down":
+            blocks = split_gate_up(linear.d_out, plain[out].d_in)
+        else:
+            blocks = split_qkv(str(text.model_type), linear.d_out, int(text.num_attention_heads), plain[out].d_in)
+        if isinstance(blocks, str) or any(kind in plain for kind in blocks):
+            why = blocks if isinstance(blocks, str) else f"there are {reads} beside it"
+            notes.append(f"{name}: {why}; left as it is")
+            continue
+        for kind, block in blocks.items():
+            parts[kind] = _Part(name, block.size, linear.d_in, linear.biased, linear.transposed, block)
+    return parts, notes
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _children(layer: nn.Module, path: str) -> set[str]:
+    return {name for name, _ in layer.get_submodule(path).named_children()}
+
+
+def _misfits(parts: Mapping[str, _Part]) -> dict[str, str]:
+    """Kinds whose shapes do not fit the others of the layer, and why: a sign of a layout that is not known."""
     wrong: dict[str, str] = {}
     for group in (("q", "k", "v"), ("up", "gate")):
-        first: str = next((kind for kind in group if kind in plain), "")
-        for kind in (kind for kind in group if kind in plain):
-            if d_in[kind] != d_in[first]:
-                wrong[kind] = f"{d_in[kind]} inputs where {first} has {d_in[first]}"
-    if "gate" in plain and "up" in plain and d_out["gate"] != d_out["up"]:
-        wrong["gate"] = f"{d_out['gate']} outputs where up has {d_out['up']}"
+        first: str = next((kind for kind in group if kind in parts), "")
+        for kind in (kind for kind in group if kind in parts):
+            if parts[kind].d_in != parts[first].d_in:
+                wrong[kind] = f"{parts[kind].d_in} inputs where {first} has {parts[first].d_in}"
+    if "gate" in parts and "up" in parts and parts["gate"].d_out != parts["up"].d_out:
+        wrong["gate"] = f"{parts['gate'].d_out} outputs where up has {parts['up'].d_out}"
     for out, back in (("q", "o"), ("up", "down")):
-        if out in plain and back in plain and d_out[out] != d_in[back]:
-            wrong[out] = f"{d_out[out]} outputs where {back} has {d_in[back]} inputs"
+        if out in parts and back in parts and parts[out].d_out != parts[back].d_in:
+            wrong[out] = f"{parts[out].d_out} outputs where {back} has {parts[back].d_in} inputs"
     return wrong
 
 
