@@ -24,8 +24,8 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONUNBUFFERED": "1",
 }
-# Threads that wait for each other by spinning lose most of a busy machine's time: on two shared cores, small products ran
-# 20 times slower than with threads that sleep. Set it yourself and yours is kept.
+# Threads that wait for each other by spinning lose most of a busy machine's time: on two shared cores, small products
+# ran 20 times slower than with threads that sleep. Set it yourself and yours is kept.
 PATIENT = {"OMP_WAIT_POLICY": "passive"}
 LEAVING = 5.0  # seconds a worker that has said its last word may take to unload its libraries
 
@@ -85,7 +85,8 @@ def command() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What a child of ours finds: quiet libraries, threads that sleep while they wait, this package, and its own copy of an unpacked executable."""
+    """What a child of ours finds: quiet libraries, threads that sleep while they wait, this package, and its own copy
+    of an unpacked executable."""
     found = {**PATIENT, **os.environ, **QUIET}
     if getattr(sys, "frozen", False):
         # The worker outlives this process, and with it the files a one-file executable has unpacked for itself.
