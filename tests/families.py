@@ -71,7 +71,7 @@ FAMILIES = {
     "mpt": Tiny(UNGATED, _mha(d_model=32, n_heads=4, n_layers=2, max_seq_len=64)),
     "gpt_neox": Tiny(UNGATED, _mha()),
     "bloom": Tiny(UNGATED, _mha()),
-    "persimmon": Tiny(UNGATED, _mha()),
+    "persimmon": Tiny(UNGATED, _mha(qk_layernorm=False)),  # its bias would stand in for a missing q
     "falcon_7b": Tiny(UNGATED, _mha(multi_query=True, new_decoder_architecture=False, ffn_hidden_size=48), "falcon"),
     "falcon_40b": Tiny(UNGATED, _mha(new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=48), "falcon"),
     "falcon_rw": Tiny(
