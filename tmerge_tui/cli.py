@@ -145,6 +145,19 @@ def report(run: str) -> int:
 
 
 @tmerge.command()
+@click.argument("run")
+@click.option("--repo", required=True, metavar="ORG/NAME", help="Repository on the Hub; made when it is not there.")
+@click.option("--model", default="model", metavar="FOLDER", help="Which model of a run with several alphas.")
+@click.option("--public", is_flag=True, help="A new repository is public; otherwise it is private.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def push(run: str, repo: str, model: str, public: bool, yes: bool) -> int:
+    """Upload the model, card, recipe and report of a finished RUN to the Hub."""
+    from tmerge_tui.commands.push import push as upload
+
+    return upload(run, repo, model, public, yes)
+
+
+@tmerge.command()
 def doctor() -> int:
     """Say what this machine offers and what is missing."""
     from tmerge_tui.commands.doctor import doctor as examine

@@ -393,7 +393,7 @@ class _Handler(BaseHTTPRequestHandler):
         if ("model", name) in self.server.hub.repos:
             self._json({"error": "You already created this model repo", "url": url}, 409)
             return
-        self.server.hub.add(name, {}, private=bool(asked.get("private")))
+        self.server.hub.add(name, {}, private=asked.get("visibility") == "private" or bool(asked.get("private")))
         self._json({"url": url, "id": name})
 
     def _mode(self, repo: Repo, file: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""`tmerge push`: a finished run to the Hub, after asking."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tmerge_tui.commands.output import data, say
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.wording import size
+from tmerge_tui.errors import UsageError
+
+
+def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
+    """Uploads and prints the page; 1 when the answer is no. Raises UsageError where no one can be asked."""
+    from tmerge_tui.hub.push import account, pack
+    from tmerge_tui.hub.push import push as upload
+
+    run = RunDir.open(path)
+    parcel = pack(Path(run.path), repo, model)
+    who = account()
+    seen = "public" if public else "private"
+    what = f"upload {len(parcel.files)} files ({size(parcel.bytes)}) to {repo} as {who}; a new repository is {seen}"
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(f"would {what}", "--yes, since no one can be asked here", "add --yes")
+        say(f"{what}.")
+        print("Go ahead? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say("nothing was uploaded")
+            return 1
+    data(upload(parcel, public, say))
+    return 0
