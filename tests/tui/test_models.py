@@ -118,8 +118,8 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         await pilot.press("down", "down", "enter")
         await settle(pilot)
         assert app.draft.get("source.model") == "org/secret"
-        text = screen_text(app)
-        assert "accept its terms on the Hub first" in text and "downloaded when the run starts" in text
+        card = str(app.screen.query_one("#source-facts", Static).render())
+        assert "accept its terms on the Hub first" in card and "downloaded when the run starts" in card
 
 
 async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch, models) -> None:

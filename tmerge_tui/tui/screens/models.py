@@ -56,6 +56,10 @@ class ModelsScreen(WizardPage):
     def card(self, role: str) -> ModelCard:
         return self.query_one(f"#{role}", ModelCard)
 
+    def on_model_card_typed(self, event: ModelCard.Typed) -> None:
+        self.wizard.change(f"{event.role}.model", event.text)
+        self.check_step()
+
     def on_model_card_named(self, event: ModelCard.Named) -> None:
         self.wizard.change(f"{event.role}.model", event.name)
         self.found.pop(event.role, None)

@@ -17,7 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Button, RichLog, Static
+from textual.widgets import Button, Log, Static
 
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError
@@ -104,7 +104,7 @@ class RunScreen(Page):
                 yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
             with Vertical(classes="card -in-log", id="log-card") as card:
                 card.border_title = "Log"
-                yield RichLog(id="log", max_lines=500, wrap=True, markup=False, min_width=20)
+                yield Log(id="log", max_lines=500)
 
     def on_mount(self) -> None:
         self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
@@ -204,12 +204,12 @@ class RunScreen(Page):
         return f", {self.state.unconverged:,} not converged" if self.state.unconverged else ""
 
     def _draw_log(self) -> None:
-        log = self.query_one(RichLog)
+        log = self.query_one(Log)
         fresh = list(itertools.takewhile(lambda entry: entry is not self.logged, reversed(self.state.log)))
         for t, level, message in reversed(fresh):
             stamp = time.strftime("%H:%M:%S", time.localtime(t))
             mark = "! " if level == "warning" else "  "
-            log.write(f"{stamp} {mark}{message}")
+            log.write_line(f"{stamp} {mark}{message}")
         self.logged = self.state.log[-1] if self.state.log else None
 
     def _draw_end(self, ended: Ended) -> None:
@@ -280,7 +280,7 @@ class RunScreen(Page):
             self.notify(str(error), title="Cannot resume", severity="error")
             return
         self.follower, self.state, self.logged, self._seen = follower, RunState(), None, ()
-        self.query_one(RichLog).clear()
+        self.query_one(Log).clear()
         self.query_one("#ending").remove_class("-shown")
         self.watch_run()
 

@@ -43,6 +43,13 @@ class ModelCard(VerticalScroll, can_focus=False):
         name: str
 
     @dataclass
+    class Typed(Message):
+        """Not chosen yet, but not to be lost either."""
+
+        role: str
+        text: str
+
+    @dataclass
     class Chosen(Message):
         role: str
         found: catalog.Found | None
@@ -116,6 +123,7 @@ class ModelCard(VerticalScroll, can_focus=False):
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         event.stop()
+        self.post_message(self.Typed(self.role, event.value.strip()))
         self._search(event.value.strip())
 
     @work(exclusive=True, group="search", exit_on_error=False)
@@ -184,6 +192,7 @@ class ModelCard(VerticalScroll, can_focus=False):
         self.workers.cancel_group(self, "search")
         with self.prevent(Input.Changed):
             self.input.value = self.chosen
+        self.post_message(self.Typed(self.role, self.chosen))
         self.input.focus()
 
 

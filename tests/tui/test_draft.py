@@ -1,0 +1,93 @@
+"""The draft: what was typed becomes a recipe, and nothing is lost or invented on the way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmerge_tui.recipe import make_recipe
+from tmerge_tui.tui import draft as drafts
+from tmerge_tui.tui.draft import OPTIONS, Draft, demo_draft, step_problems, suggest_output
+
+BASE = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "t.txt", "output": "runs/x"}
+
+
+def test_a_draft_of_the_defaults_is_the_default_recipe() -> None:
+    plain = {"source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x"}
+    assert Draft(BASE).recipe() == make_recipe(plain)
+
+
+def test_every_option_has_a_kind_and_its_default_survives_typing() -> None:
+    draft = Draft(BASE)
+    for name in OPTIONS:
+        if name in BASE or drafts.default(name) is None:
+            continue
+        draft.set(name, drafts.as_text(drafts.default(name)) if drafts.kind(name) == "text" else drafts.default(name))
+    assert draft.values == BASE, "typing a default is choosing nothing"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=4, unique=True))
+def test_a_typed_list_of_alphas(alphas: list[float]) -> None:
+    draft = Draft(BASE)
+    draft.set("fusion.alpha", ", ".join(repr(a) for a in alphas))
+    assert draft.recipe().fusion.alpha == tuple(alphas)
+
+
+def test_empty_means_all_where_none_is_a_value() -> None:
+    draft = Draft(BASE)
+    draft.set("fusion.r", "")
+    assert draft.recipe().fusion.r is None
+    draft.set("fusion.r", "128")
+    assert "fusion.r" not in draft.values
+    draft.set("evaluation.controls", [])
+    assert draft.recipe().evaluation.controls == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("fusion.k", "many", "expected a whole number"),
+        ("transport.epsilon", "-1", "more than 0"),
+        ("memory", "8 apples", "is not a size"),
+        ("device", "toaster", "expected"),
+        ("transport.projections", [], "expected"),
+    ],
+)
+def test_problems_name_their_field(name: str, value: object, problem: str) -> None:
+    draft = Draft(BASE)
+    draft.set(name, value)
+    found = draft.problems()
+    assert len(found) >= 1
+    assert any(problem in p for p in found), found
+
+
+def test_steps_know_what_is_missing() -> None:
+    draft = Draft()
+    assert step_problems(draft, "models") == ["choose a source model", "choose a target model"]
+    assert step_problems(draft, "data") == ["choose a text file or a data set"]
+    assert step_problems(draft, "method") == []
+    draft.set("source.model", "org/a")
+    assert step_problems(draft, "models") == ["choose a target model"]
+
+
+def test_dump_and_load() -> None:
+    draft = Draft(BASE)
+    draft.go("method")
+    again = Draft.load({**draft.dump(), "later": "versions may add"})
+    assert (again.values, again.step, again.reached) == (BASE, "method", "method")
+    assert Draft.load({"values": {"gone.option": 1}, "step": 7}).dump() == Draft().dump()
+
+
+def test_a_recipe_becomes_a_draft_and_back() -> None:
+    recipe = demo_draft().recipe()
+    assert Draft.from_recipe(recipe).recipe() == recipe
+    assert recipe.fusion.alpha == (0.02, 0.05, 0.1, 0.3)
+
+
+def test_the_suggested_output_is_free(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draft = Draft({"source.model": "org/Big-8B", "target.model": "/models/small"})
+    assert suggest_output(draft) == "runs/big-8b-into-small"
+    (tmp_path / "runs" / "big-8b-into-small").mkdir(parents=True)
+    assert suggest_output(draft) == "runs/big-8b-into-small-2"

@@ -1,0 +1,113 @@
+"""The screens as text, at the smallest and at a wide size; and their colours in every theme.
+
+A snapshot that differs is written beside the old one as `.new`; TMERGE_SNAPSHOTS=update takes the new ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tui.doubles import FakeProbe, screen_text, settle
+from tests.tui.fakes import write_run
+from tmerge_tui.tui import machine
+from tmerge_tui.tui.app import TmergeApp
+
+FOLDER = Path(__file__).parent / "snapshots"
+SIZES = [(80, 24), (160, 50)]
+SCREENS = ("home", "models", "data", "method", "review", "run", "result")
+MACHINE = [
+    ("GPU", "NVIDIA H200, 150 GB"),
+    ("CPU", "16 cores, x86_64"),
+    ("Memory", "120 GB free of 128 GB"),
+    ("Disk here", "1.2 TB free of 2.0 TB"),
+    ("Hub", "not logged in"),
+    ("Versions", "tmerge 0.1.0, torch 2.13.0"),
+]
+
+
+async def open_screen(app: TmergeApp, pilot, name: str, models: dict[str, str]) -> None:
+    """A screen in a state that depends on nothing but this file."""
+    if name in ("run", "result"):
+        run = write_run(Path("done"))
+        app.show_run(run.path) if name == "run" else app.show_result(run.path)
+    elif name != "home":
+        for role, path in models.items():
+            app.change(f"{role}.model", Path(path).name)
+        Path("text.txt").write_text("two rivers meet\n" * 9)
+        app.change("calibration.path", "text.txt")
+        app.goto(name)
+    await settle(pilot, 0.2)
+    await pilot.pause(0.6 if name == "run" else 0.1)
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, str]:
+    """Nothing of this machine, this minute or this folder on the screen."""
+    monkeypatch.setattr(machine, "facts", lambda folder: MACHINE)
+    monkeypatch.setenv("TZ", "UTC")
+    for path in models.values():
+        Path(path).rename(Path.cwd() / Path(path).name)
+    return models
+
+
+def compare(name: str, text: str) -> None:
+    path = FOLDER / f"{name}.txt"
+    fresh = path.with_suffix(".new")
+    text = text.replace(str(Path.cwd()), "/work").rstrip() + "\n"
+    if os.environ.get("TMERGE_SNAPSHOTS") == "update":
+        path.write_text(text, encoding="utf-8")
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        fresh.write_text(text, encoding="utf-8")
+        pytest.fail(f"{path.name} differs; compare it with {fresh.name}, or run with TMERGE_SNAPSHOTS=update")
+    fresh.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", SCREENS)
+async def test_screen(app: TmergeApp, still: dict[str, str], name: str, size: tuple[int, int]) -> None:
+    async with app.run_test(size=size) as pilot:
+        await open_screen(app, pilot, name, still)
+        compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))
+
+
+@pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light", "ansi-dark", "no-colour"])
+async def test_colours(probe: FakeProbe, still: dict[str, str], look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text of the result screen stands out from its ground: the contrast ratio of WCAG is at least 3."""
+    if look == "no-colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    app = TmergeApp(probe=probe)
+    app.animation_level = "none"
+    if look != "no-colour":
+        app.theme = look
+    async with app.run_test(size=(100, 30)) as pilot:
+        await open_screen(app, pilot, "result", still)
+        svg = app.export_screenshot()
+        assert "Fusion" in svg
+        if look == "no-colour":
+            colours = set(re.findall(r"fill: #([0-9a-f]{6})", svg))
+            assert all(c[:2] == c[2:4] == c[4:] for c in colours), "grey only"
+        faint = {
+            segment.text
+            for strip in app.screen._compositor.render_strips()
+            for segment in strip
+            if segment.text.strip(" ─│╭╮╰╯╸╺━▏") and segment.style and contrast(segment.style) < 3 and not segment.style.dim
+        }
+        assert not faint
+
+
+def contrast(style) -> float:
+    """WCAG's ratio of the luminances of ink and ground; 21 where the terminal's own colours are used."""
+    if style.color is None or style.bgcolor is None or not (style.color.triplet and style.bgcolor.triplet):
+        return 21.0
+
+    def luminance(colour) -> float:
+        parts = [c / 255 for c in colour.triplet]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(style.color), luminance(style.bgcolor)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
