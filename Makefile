@@ -8,7 +8,7 @@ ARGS ?=
 # Nothing here needs the Hub once the packages are installed.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-# Threads that wait give their core away: on a busy machine the demo takes half a minute instead of several.
+# Threads that wait give their core away; spinning ones make the tests crawl on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
