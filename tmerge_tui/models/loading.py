@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +96,10 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
     auto = auto_class(read_config(facts.folder, facts.name, facts.trust_remote_code))
     budget = free_memory(device) if memory is None else memory
     placed = {"": str(device)}
+    resaved: tempfile.TemporaryDirectory[str] | None = None
     if facts.weight_bytes(dtype) > budget:
         placed = _streamed(facts, device, dtype, budget, emit)
+        resaved = tempfile.TemporaryDirectory(prefix="tmerge-weights-")  # what is not read from the file as it stands
     try:
         with quiet():
             model, info = auto.from_pretrained(
@@ -104,6 +108,7 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
                 device_map=placed,
                 local_files_only=True,
                 use_safetensors=True,
+                offload_folder=resaved and resaved.name,
                 trust_remote_code=facts.trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are named below
@@ -128,6 +133,11 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
             "a checkpoint that holds every weight of its model",
             "download the model again",
         )
+    if resaved is not None:
+        size = sum(file.stat().st_size for file in Path(resaved.name).iterdir())
+        if size:
+            emit(Warned(facts.name, f"{size_text(size)} of packed weights are kept in {resaved.name} during the run"))
+        weakref.finalize(model, resaved.cleanup)
     return model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,137 @@
+"""Merging tiny models stage by stage, with each model's activations recorded once for all its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig
+
+from tests import by_hand
+from tests.families import make_family
+from tests.tiny import LINES
+from tmerge_tui.engine.calibrate import Sample
+from tmerge_tui.engine.extract import Activations, Subject, extract
+from tmerge_tui.engine.fold import Folded, fold
+from tmerge_tui.engine.fuse import fuse
+from tmerge_tui.engine.fused import Fusion
+from tmerge_tui.engine.pooling import plan_rows
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.transport import transport
+from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.config import auto_class
+from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.loading import load_model, load_tokenizer
+from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.recipe import PROJECTIONS, Recipe, make_recipe
+
+CPU = torch.device("cpu")
+SAMPLES = [Sample(text=line[: 20 + i]) for i, line in enumerate(LINES[:5])]
+K = 5
+
+
+@dataclass(frozen=True)
+class Opened:
+    facts: ModelFacts
+    checkpoint: Checkpoint
+    activations: Activations
+
+
+@dataclass(frozen=True)
+class Merged:
+    target: Path
+    folder: Path
+    matching: Matching
+    fusion: Fusion
+    folded: Folded
+
+
+@dataclass
+class Bench:
+    """Models are made in `folder` when first asked for."""
+
+    folder: Path
+    opened: dict[tuple[str, str], Opened] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run = RunDir.create(self.folder / "run")
+        data = {"calibration": {"path": "unused"}, "output": "unused", "source": "unused", "target": "unused"}
+        fusion = {"k": K, "r": None, "coupling": "barycentric"}
+        self.recipe: Recipe = make_recipe({**data, "transport": {"epsilon": 0.5}, "fusion": fusion})
+
+    def path(self, role: str, family: str) -> Path:
+        path = self.folder / f"{role}-{family}"
+        return path if path.exists() else make_family(path, family, seed=sum(map(ord, role + family)))
+
+    def open(self, role: str, family: str) -> Opened:
+        if (role, family) not in self.opened:
+            path = self.path(role, family)
+            facts, tokenizer = read_facts(path, family), load_tokenizer(path)
+
+            def load() -> Any:
+                return load_model(facts, CPU, torch.float32, None, lambda event: None)
+
+            subject = Subject(role, facts, tokenizer, load, CPU, torch.float32)
+            calibration = self.recipe.calibration
+            rows = plan_rows(SAMPLES, [tokenizer], calibration.max_length, "sample", "auto")
+            found = extract(subject, SAMPLES, rows, PROJECTIONS, calibration, self.run, lambda event: None)
+            self.opened[role, family] = Opened(facts, Checkpoint(path), found)
+        return self.opened[role, family]
+
+    def merge(
+        self, target: str, source: str, alpha: float, out: Path, norm: str = "free", kinds: Sequence[str] = PROJECTIONS
+    ) -> Merged:
+        ours, theirs = self.open("target", target), self.open("source", source)
+        matching = match(ours.facts.layout, theirs.facts.layout, kinds)
+        options, quiet = self.recipe, lambda event: None
+        plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, quiet)
+        layouts = (ours.facts.layout, theirs.facts.layout)
+        fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, quiet)
+        folded = fold(ours.checkpoint, fusion, alpha, norm, out, self.run, quiet)
+        return Merged(self.path("target", target), out, matching, fusion, folded)
+
+
+def check_changes(family: str, merged: Merged) -> None:
+    """The merged file differs from the target's in the selected rows and columns of the fused projections alone."""
+    before, after = tensors_of(merged.target), tensors_of(merged.folder)
+    assert before.keys() == after.keys()
+    chosen = {(f.layer, f.kind): f for f in merged.fusion}
+    touched = set()
+    for layer in range(2):
+        old, new = by_hand.split(family, before, layer), by_hand.split(family, after, layer)
+        for kind in old:
+            fused = chosen.pop((layer, kind), None)
+            (W, b), (W_new, b_new) = old[kind], new[kind]
+            differs = W_new != W
+            if fused is None:
+                assert not differs.any()
+                assert b is None or torch.equal(b, b_new)
+                continue
+            axis = 1 if fused.axis == "rows" else 0
+            assert differs.any(axis).nonzero().flatten().tolist() == fused.index.tolist()
+            if fused.bias is not None:
+                assert (b != b_new).nonzero().flatten().tolist() == fused.index.tolist()
+            else:
+                assert b is None or torch.equal(b, b_new)
+        touched |= {name for name in before if not torch.equal(before[name], after[name])}
+    assert not chosen, "fused but not known by hand"
+    assert touched == set(merged.folded.fused)
+    assert merged.folded.copied == len(before) - len(touched)
+
+
+def check_loads(folder: Path) -> None:
+    """As any user would: no key is missing or left over, logits are finite."""
+    auto = auto_class(AutoConfig.from_pretrained(folder))
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=torch.tensor([[1, 2, 3]])).logits).all()
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
