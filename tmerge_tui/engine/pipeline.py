@@ -106,8 +106,9 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
     verdict = _report(prepared, target.rows, transports, fusion, folded, evaluation, log, run)
+    named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
     report = run.path / "report.html"
-    log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
+    log(RunFinished(verdict["headline"], time.monotonic() - began, named.folder, str(report)))
 
 
 def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
