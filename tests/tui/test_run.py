@@ -11,7 +11,7 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.tui.doubles import screen_text, settle
-from tests.tui.fakes import L, M, SIDES, write_run
+from tests.tui.fakes import SIDES, L, M, write_run
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.tui.app import TmergeApp

@@ -22,7 +22,8 @@ def test_sizes(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1:00"), (187, "3:07"), (7509, "2:05:09")]
+    ("value", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1:00"), (187, "3:07"), (7509, "2:05:09")],
 )
 def test_durations(value: float, text: str) -> None:
     assert human.duration(value) == text
@@ -78,7 +79,8 @@ async def test_a_matrix_fills_in_cell_by_cell() -> None:
         matrix.show([[0.5, 0.1], [0.9, 0.3]], "costs")
         await pilot.pause()
         text = screen_text(pilot.app)
-        assert "·" not in text and "0.1" in text and "0.9" in text and "target ↓ source →" in text
+        assert "·" not in text and "0.1" in text and "0.9" in text, text
+        assert "target ↓ source →" in text
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 200), (200, 3), (64, 64)])

@@ -135,6 +135,16 @@ def resolve(name: str) -> Found:
     return in_cache(name) or describe(name)
 
 
+def here(name: str) -> Found | None:
+    """The model of this name if it is on this machine, without asking the Hub."""
+    from tmerge_tui.recipe import is_folder
+
+    try:
+        return open_folder(name) if is_folder(name) else in_cache(name)
+    except ModelError:
+        return None
+
+
 def in_cache(name: str) -> Found | None:
     """The cached model of exactly this id, if there is one."""
     return next((found for found in cached(name) if found.name == name), None)

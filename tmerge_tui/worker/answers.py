@@ -13,7 +13,7 @@ import torch
 
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.calibrate import Sample, read_corpus, render, uses_template
-from tmerge_tui.engine.check import prepare
+from tmerge_tui.engine.check import check, prepare
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.transport import Transports, transport
 from tmerge_tui.errors import DataError, ModelError, StorageError
@@ -92,6 +92,11 @@ def estimated(request: Request) -> dict[str, Any]:
         "device": str(device),
         "notes": list(needs.notes),
     }
+
+
+def checked(request: Request) -> list[str]:
+    """args: recipe, whose models are on this machine. Every problem that the run would meet; empty when it can run."""
+    return check(make_recipe(request.args["recipe"]))
 
 
 def generate(request: Request) -> dict[str, Any]:
@@ -218,6 +223,7 @@ ANSWERS = {
     "match": matching,
     "preview": preview,
     "estimate": estimated,
+    "check": checked,
     "generate": generate,
     "plan": plan,
 }

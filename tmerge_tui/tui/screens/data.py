@@ -14,7 +14,6 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from tmerge_tui.errors import TmergeError
-from tmerge_tui.recipe import is_folder
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.draft import OPTIONS, is_expert
 from tmerge_tui.tui.presets import PRESETS
@@ -165,11 +164,7 @@ class DataScreen(WizardPage):
             name = str(self.wizard.draft.get(f"{role}.model") or "")
             if not name:
                 continue
-            try:
-                lookup = catalog.open_folder if is_folder(name) else catalog.in_cache
-                found = await asyncio.to_thread(lookup, name)
-            except TmergeError:
-                continue  # its card on the Models screen says what is wrong
+            found = await asyncio.to_thread(catalog.here, name)
             if found is not None and found.folder is not None:
                 folders[role] = str(found.folder)
         return folders

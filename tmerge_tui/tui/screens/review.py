@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from pathlib import Path
 from typing import ClassVar
@@ -11,13 +12,14 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.widgets import Button, Input, Static
 
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.files import write_atomic
 from tmerge_tui.recipe import dump_recipe
-from tmerge_tui.tui import storage
+from tmerge_tui.tui import catalog, storage
 from tmerge_tui.tui.draft import suggest_output
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
@@ -47,6 +49,7 @@ class ReviewScreen(WizardPage):
         with VerticalScroll(id="yaml-card", classes="card") as card:
             card.border_title = "Recipe"
             yield Static("", id="yaml")
+        yield Static("", id="checked")
         with Horizontal(id="save-row"):
             yield Static("save as", classes="field-name")
             yield Input(RECIPE_NAME, id="recipe-path", compact=True)
@@ -54,13 +57,43 @@ class ReviewScreen(WizardPage):
             yield Button("Copy command", id="copy", compact=True)
         yield from self.buttons("Start the merge")
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []  # what the helper process found with the models at hand
+
     def on_mount(self) -> None:
-        self.check_step()
+        if not self.check_step():
+            self.try_out()
         self.query_one("#next", Button).focus()
+
+    @work(exclusive=True, group="check", exit_on_error=False)
+    async def try_out(self) -> None:
+        """Everything that would stop the run in its first seconds, found before it starts."""
+        shown = self.query_one("#checked", Static)
+        draft = self.wizard.draft
+        for role in ("source", "target"):
+            if await asyncio.to_thread(catalog.here, str(draft.get(f"{role}.model"))) is None:
+                shown.update(Content.styled("○ models from the Hub are checked when the run starts", "$foreground 60%"))
+                return
+        if draft.get("calibration.repo_id"):
+            shown.update(Content.styled("○ data from the Hub is checked when the run starts", "$foreground 60%"))
+            return
+        shown.update(Content.styled("○ checking models, text and room …", "$foreground 60%"))
+        try:
+            self.refused = await self.wizard.probe.ask("check", recipe=draft.data())
+        except TmergeError as error:
+            shown.update(Content.styled(f"! not checked: {error.found}", "$warning"))
+            return
+        if self.refused:
+            shown.update(Content.styled("\n".join(f"✗ {problem}" for problem in self.refused), "$error"))
+        else:
+            shown.update(Content.styled("✓ models, text and room are checked: it can run", "$success"))
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
-        self.check_step()
+        self.refused = []
+        if not self.check_step():
+            self.try_out()
 
     def check_step(self) -> str:
         """All problems of the recipe count here, whichever screen they belong to."""
@@ -119,7 +152,7 @@ class ReviewScreen(WizardPage):
     # starting
 
     def action_next(self) -> None:
-        said = self.check_step()
+        said = self.check_step() or next(iter(self.refused), "")
         if said:
             self.notify(said, title="Not yet", severity="warning", timeout=4)
         else:

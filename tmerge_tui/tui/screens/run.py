@@ -20,8 +20,10 @@ from textual.content import Content
 from textual.widgets import Button, Log, Static
 
 from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.errors import TmergeError
+from tmerge_tui.errors import RecipeError, TmergeError
+from tmerge_tui.recipe import load_recipe
 from tmerge_tui.tui import human
+from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.tui.widgets.chart import Chart, Series
@@ -62,6 +64,9 @@ class RunScreen(Page):
         ),
         Binding("c", "cancel", "Cancel", id="run.cancel", tooltip="Stop the merge; finished pieces are kept"),
         Binding("r", "resume", "Resume", id="run.resume", tooltip="Go on where the run stopped"),
+        Binding(
+            "e", "edit", "Edit recipe", id="run.edit", tooltip="Change what the run was asked to do, and start anew"
+        ),
         Binding("enter", "result", "Result", id="run.result", tooltip="Scores, plans and text of the finished merge"),
     ]
 
@@ -83,6 +88,7 @@ class RunScreen(Page):
             yield Static("", id="ending-text", markup=False)
             with Horizontal(id="ending-buttons"):
                 yield Button("See the result", id="to-result", variant="primary", compact=True)
+                yield Button("Change the recipe", id="to-edit", compact=True)
                 yield Button("Resume", id="to-resume", variant="primary", compact=True)
         with Horizontal(id="run-top", classes="-in-stages"):
             with Vertical(classes="card", id="stages-card") as card:
@@ -230,7 +236,7 @@ class RunScreen(Page):
         ending = self.query_one("#ending")
         if not ending.has_class("-shown"):
             self.query_one("#to-result").display = done
-            self.query_one("#to-resume").display = not done
+            self.query_one("#to-resume").display = self.query_one("#to-edit").display = not done
             ending.add_class("-shown")
             ending.set_class(not done, "-bad")
             self.query_one("#to-result" if done else "#to-resume").focus()
@@ -245,6 +251,8 @@ class RunScreen(Page):
             return True if ended is None else None
         if action == "resume":
             return True if ended is not None and self.phase != "finished" else None
+        if action == "edit":
+            return ended is not None
         if action == "result":
             return self.phase == "finished"
         if action == "tab":
@@ -283,6 +291,16 @@ class RunScreen(Page):
         self.query_one(Log).clear()
         self.query_one("#ending").remove_class("-shown")
         self.watch_run()
+
+    @on(Button.Pressed, "#to-edit")
+    def action_edit(self) -> None:
+        """The run's recipe as the wizard's draft."""
+        try:
+            self.wizard.draft = Draft.from_recipe(load_recipe(self.run.recipe))
+        except RecipeError as error:
+            self.notify(str(error), title="Cannot be changed", severity="error")
+            return
+        self.wizard.goto("method")
 
     @on(Button.Pressed, "#to-result")
     def action_result(self) -> None:

@@ -45,23 +45,24 @@ class Matrix(Widget):
     def show(self, values: Sequence[Sequence[float | None]], caption: str = "") -> None:
         """Numbers, None where not known yet; the scale spans those that are known."""
         known = [v for row in values for v in row if v is not None]
-        self.low, self.high = (min(known), max(known)) if known else (0.0, 0.0)
-        levels = [[EMPTY if v is None else ramp.step(v, self.low, self.high) for v in row] for row in values]
-        self._take(levels, caption, numbered=True)
+        low, high = (min(known), max(known)) if known else (0.0, 0.0)
+        levels = [[EMPTY if v is None else ramp.step(v, low, high) for v in row] for row in values]
+        self._take(levels, (low, high), caption, numbered=True)
 
     def show_cells(self, rows: int, columns: int, cells: bytes, low: float, high: float, caption: str = "") -> None:
         """A pooled plan as its event carries it: rows * columns bytes, 0 = low, 255 = high."""
-        self.low, self.high = low, high
         levels = [[cells[r * columns + c] >> 4 for c in range(columns)] for r in range(rows)]
-        self._take(levels, caption, numbered=False)
+        self._take(levels, (low, high), caption, numbered=False)
 
     def clear(self, waiting: str = "") -> None:
         self.waiting = waiting or self.waiting
-        self._take([], "", numbered=True)
+        self._take([], (0.0, 0.0), "", numbered=True)
 
-    def _take(self, levels: Levels, caption: str, numbered: bool) -> None:
+    def _take(self, levels: Levels, span: tuple[float, float], caption: str, numbered: bool) -> None:
+        """Redraws the lines that differ."""
         before = {} if not self.levels else {y: self._line(y) for y in range(self.size.height)}
         self.levels, self.caption, self.numbered = levels, caption, numbered
+        self.low, self.high = span
         self.row_count, self.column_count = len(levels), len(levels[0]) if levels else 0
         if not before:
             self.refresh()
