@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tmerge_tui.engine.adapter import merged_folder, require_peft
 from tmerge_tui.engine.calibrate import Corpus, read_corpus
 from tmerge_tui.engine.fuse import check_k
 from tmerge_tui.engine.outline import Outline
@@ -128,10 +129,20 @@ def _pinned_text(recipe: Recipe) -> Calibration:
 
 
 def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
-    """A model whose small files are here; its weights may still be on the Hub, and then only headers are read."""
-    weights = None if located.pending is None else Outline(located.pending)
-    facts = read_facts(located.folder, located.name, trust_remote_code, weights)
-    return Party(role, located, facts, load_tokenizer(located.folder, trust_remote_code))
+    """A model whose small files are here; its weights may still be on the Hub, and then only headers are read.
+
+    An adapter that has not been merged yet has the facts of its base.
+    """
+    tokens, shape = located, located
+    if located.base is not None and (merged_folder(located) / "config.json").is_file():
+        located = tokens = shape = replace(located, folder=merged_folder(located), pending=None)
+    elif located.base is not None:
+        require_peft(located)
+        shape = located.base
+        tokens = located if (located.folder / "tokenizer_config.json").is_file() else located.base
+    weights = None if shape.pending is None else Outline(shape.pending)
+    facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
+    return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
 
 def _unmatched(recipe: Recipe, matching: Matching) -> list[str]:
@@ -151,7 +162,7 @@ def _layers(recipe: Recipe, target: Party) -> list[str]:
 
 def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
     """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
-    pending = {p.located.folder: p.located.pending for p in parties if p.located.pending}
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
     arriving = sum(file.size for listing in pending.values() for file in listing.missing)
     cache, output = _existing(Path(cache_folder())), _existing(Path(recipe.output))
     if arriving and (problem := lacking_room(arriving)):

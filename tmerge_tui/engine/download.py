@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
+from tmerge_tui.engine.adapter import merged, merged_folder
 from tmerge_tui.engine.check import Party, Prepared, open_party
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Emit, StageFinished
+from tmerge_tui.events import Emit, Logged, StageFinished
 from tmerge_tui.hub.download import download
-from tmerge_tui.hub.listing import Listing
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.hub.listing import ADAPTER, Listing
+from tmerge_tui.recipe import ModelChoice, Recipe
 
 STAGE = "download"
-LABEL = "Download the models"
+LABEL = "Fetch the models"
 SHARE = 0.25  # of the whole run, as the progress bar weighs it
 
 
 def needs_stage(recipe: Recipe) -> bool:
-    """Whether a model comes from the Hub: only then is there anything to announce."""
-    return not (recipe.source.is_folder and recipe.target.is_folder)
+    """Whether a model comes from the Hub, or is an adapter: only then is there anything to announce."""
+
+    def whole(choice: ModelChoice) -> bool:
+        return choice.is_folder and not (Path(choice.model) / ADAPTER).is_file()
+
+    return not (whole(recipe.source) and whole(recipe.target))
 
 
 def download_models(prepared: Prepared, emit: Emit) -> Prepared:
-    """`prepared` with all weights on this disk.
+    """`prepared` with all weights on this disk, and adapters merged onto their bases.
 
     A killed download goes on where it was. Raises ModelError, StorageError.
     """
     if not needs_stage(prepared.recipe):
         return prepared
-    pending = {p.located.folder: p.located.pending for p in (prepared.source, prepared.target) if p.located.pending}
-    if not pending:
+    parties = (prepared.source, prepared.target)
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    if pending:
+        _fetch(list(pending.values()), emit)
+    else:
         emit(StageFinished(STAGE, 0.0, "cached"))
-        return prepared
-    _fetch(list(filter(None, pending.values())), emit)
+    source, target = (_whole(party, emit) for party in parties)
+    return replace(prepared, source=source, target=target)
 
-    def whole(party: Party) -> Party:
-        return open_party(party.role, replace(party.located, pending=None), party.facts.trust_remote_code)
 
-    return replace(prepared, source=whole(prepared.source), target=whole(prepared.target))
+def _whole(party: Party, emit: Emit) -> Party:
+    located, trust = party.located, party.facts.trust_remote_code
+    if located.base is not None:
+        if located.folder != merged_folder(located):
+            emit(Logged("info", f"merging the adapter {located.name} onto {located.base.name}"))
+            base = replace(located.base, pending=None)
+            located = merged(replace(located, pending=None, base=base), trust)
+    elif located.pending is None:
+        return party
+    return open_party(party.role, replace(located, pending=None), trust)
 
 
 def _fetch(listings: list[Listing], emit: Emit) -> None:

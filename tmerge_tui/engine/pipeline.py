@@ -153,7 +153,9 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
 
 def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     """What names a model exactly; `engine.check` takes the commit when the same recipe is run again."""
-    return {"model": choice.model, "commit": party.located.commit, "fingerprint": party.facts.fingerprint}
+    located = party.located
+    known = {"model": choice.model, "commit": located.commit, "fingerprint": party.facts.fingerprint}
+    return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
 
 
 def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activations, Activations]:

@@ -61,7 +61,9 @@ class Listing:
 
     @property
     def is_adapter(self) -> bool:
-        return any(file.path == ADAPTER for file in self.files) and not any(f.path == "config.json" for f in self.files)
+        """Whether this is a LoRA adapter: its configuration is here and a model's weights are not."""
+        names = {file.path for file in self.files}
+        return ADAPTER in names and not any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
 
 
 def list_model(repo: str, revision: str | None = None, code: bool = False) -> Listing:
@@ -174,13 +176,14 @@ def _needed(files: list[RemoteFile], code: bool) -> tuple[RemoteFile, ...]:
     """Configuration, tokenizer, templates, card, licence and one set of weights; Python only when `code` says so."""
     names = {file.path for file in files}
     single = "model.safetensors" in names
+    whole = any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
 
     def wanted(path: str) -> bool:
         folder, _, leaf = path.rpartition("/")
         if folder not in ("", "additional_chat_templates"):
             return False
         if WEIGHTS.fullmatch(path):
-            return path.startswith("adapter") or (path == "model.safetensors") == single
+            return not whole if path.startswith("adapter") else (path == "model.safetensors") == single
         if leaf.endswith(".index.json"):
             return leaf == "model.safetensors.index.json" and not single
         return (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.download import download, download_texts
-from tmerge_tui.hub.listing import Listing, list_model, remember
+from tmerge_tui.hub.listing import ADAPTER, WEIGHTS, Listing, list_model, remember
 from tmerge_tui.recipe import ModelChoice
 
 
@@ -20,17 +22,29 @@ class Located:
     commit: str | None  # of the Hub repository; None for a folder
     pending: Listing | None = None
     note: str = ""  # what the user should know of how it was found
+    base: Located | None = None  # of a LoRA adapter: the model it was made for
+
+    @property
+    def downloads(self) -> tuple[Listing, ...]:
+        """What is pending, of the model and of its base."""
+        own = () if self.pending is None else (self.pending,)
+        return own if self.base is None else (*own, *self.base.downloads)
 
 
 def locate(choice: ModelChoice) -> Located:
     """The folder of a model with all its files, downloaded into the standard cache when something is not there.
 
+    An adapter's own folder and that of its base are two: see `engine.adapter`.
     Raises ModelError: no such folder, no such repository, not allowed, or offline and not cached; StorageError.
     """
-    found = find(choice)
-    if found.pending is not None:
-        download(found.pending)
-    return Located(found.name, found.folder, found.commit, None, found.note)
+    return fetched(find(choice))
+
+
+def fetched(found: Located) -> Located:
+    """`found` with nothing pending. Raises ModelError, StorageError."""
+    for listing in found.downloads:
+        download(listing)
+    return replace(found, pending=None, base=None if found.base is None else replace(found.base, pending=None))
 
 
 def find(choice: ModelChoice) -> Located:
@@ -43,9 +57,42 @@ def find(choice: ModelChoice) -> Located:
                 "a folder with config.json and safetensors weights",
                 "check the path, or give a Hub id such as org/name",
             )
-        return Located(choice.model, folder, None)
-    listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
-    download_texts(listing)
-    remember(listing)
-    pending = listing if listing.missing else None
-    return Located(listing.name, listing.folder, listing.commit, pending, listing.note)
+        names = {path.name for path in folder.iterdir()}
+        is_adapter = ADAPTER in names and not any(n.startswith("model") and WEIGHTS.fullmatch(n) for n in names)
+        found = Located(choice.model, folder, None)
+    else:
+        listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
+        download_texts(listing)
+        remember(listing)
+        pending, is_adapter = listing if listing.missing else None, listing.is_adapter
+        found = Located(listing.name, listing.folder, listing.commit, pending, listing.note)
+    if not is_adapter:
+        return found
+    base = find(_base(found, choice.trust_remote_code))
+    if base.base is not None:
+        raise ModelError(
+            f"{found.name} is an adapter for {base.name}, which is an adapter itself", "a base that is a whole model"
+        )
+    notes = "; ".join(filter(None, (found.note, base.note)))
+    return replace(found, base=base, note=notes)
+
+
+def _base(adapter: Located, trust_remote_code: bool) -> ModelChoice:
+    """The model that an adapter's configuration names. Raises ModelError when it is no LoRA, or names none."""
+    try:
+        config: dict[str, Any] = json.loads((adapter.folder / ADAPTER).read_text(encoding="utf-8"))
+        kind, base = str(config.get("peft_type", "LORA")), config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, AttributeError):
+        kind, base = "LORA", None
+    if kind != "LORA":
+        raise ModelError(f"{adapter.name} is a {kind} adapter", "a LoRA adapter, or a whole model", "merge it yourself")
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"{adapter.name} is an adapter whose {ADAPTER} names no base model",
+            "base_model_name_or_path in it",
+            "merge it into its base yourself (peft: merge_and_unload) and give that folder",
+        )
+    try:
+        return ModelChoice(model=base, revision=config.get("revision"), trust_remote_code=trust_remote_code)
+    except ValueError:
+        raise ModelError(f"{adapter.name}: {ADAPTER} names the base {base!r}", "a Hub id or a folder") from None

@@ -105,9 +105,9 @@ def generate(request: Request) -> dict[str, Any]:
     recipe = load_recipe(run / "recipe.yaml")
     trust = recipe.target.trust_remote_code
     if request.args["model"] == "target":
-        from tmerge_tui.hub.locate import locate
+        from tmerge_tui.engine.adapter import whole_folder
 
-        folder = locate(recipe.target).folder
+        folder = whole_folder(recipe.target)
     else:
         folder = run / request.args.get("folder", "model")
     if not (folder / "config.json").is_file():
