@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tmerge_tui.engine.fused import Fusion
 from tmerge_tui.engine.pooling import plan_rows
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.transport import transport
+from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
@@ -64,8 +64,11 @@ class Bench:
         fusion = {"k": K, "r": None, "coupling": "barycentric"}
         self.recipe: Recipe = make_recipe({**data, "transport": {"epsilon": 0.5}, "fusion": fusion})
 
+    def path_of(self, role: str, family: str) -> Path:
+        return self.folder / f"{role}-{family}"
+
     def path(self, role: str, family: str) -> Path:
-        path = self.folder / f"{role}-{family}"
+        path = self.path_of(role, family)
         return path if path.exists() else make_family(path, family, seed=sum(map(ord, role + family)))
 
     def open(self, role: str, family: str) -> Opened:
@@ -84,15 +87,15 @@ class Bench:
         return self.opened[role, family]
 
     def merge(
-        self, target: str, source: str, alpha: float, out: Path, norm: str = "free", kinds: Sequence[str] = PROJECTIONS
+        self, target: str, source: str, alpha: float, out: Path, norm: str = "free", emit: Emit = lambda event: None
     ) -> Merged:
         ours, theirs = self.open("target", target), self.open("source", source)
-        matching = match(ours.facts.layout, theirs.facts.layout, kinds)
-        options, quiet = self.recipe, lambda event: None
-        plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, quiet)
+        matching = match(ours.facts.layout, theirs.facts.layout, PROJECTIONS)
+        options = self.recipe
+        plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, emit)
         layouts = (ours.facts.layout, theirs.facts.layout)
-        fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, quiet)
-        folded = fold(ours.checkpoint, fusion, alpha, norm, out, self.run, quiet)
+        fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, emit)
+        folded = fold(ours.checkpoint, fusion, alpha, norm, out, self.run, emit)
         return Merged(self.path("target", target), out, matching, fusion, folded)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from tests import by_hand
 from tests.engine.merging import CPU, Bench, check_changes, check_loads, tensors_of
 from tests.families import FAMILIES
+from tests.models.test_pickled import pickle_weights
 from tmerge_tui.engine.fused import apply
 from tmerge_tui.engine.patch import patched
+from tmerge_tui.events import Event, Warned
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.loading import load_model
 
@@ -75,3 +78,22 @@ def test_a_patched_model_is_the_written_one(bench: Bench, family: str, streamed:
         with patched(target, merged.fusion, 0.4, "keep"):
             torch.testing.assert_close(target(input_ids=ids).logits, expected, rtol=0, atol=0)
         assert torch.equal(target(input_ids=ids).logits, own)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox"])
+def test_bin_checkpoints_merge_to_the_same_tensors(bench: Bench, family: str, tmp_path: Path) -> None:
+    """As target and as source; references: the same models in safetensors."""
+    other = Bench(tmp_path)
+    for role, name in (("target", family), ("source", SOURCE)):
+        shutil.copytree(bench.path(role, name), other.path_of(role, name))
+        pickle_weights(other.path_of(role, name))
+    seen: list[Event] = []
+    merged = other.merge(family, SOURCE, 0.4, tmp_path / "out", emit=seen.append)
+    expected = tensors_of(bench.merge(family, SOURCE, 0.4, tmp_path / "expected").folder)
+    found = tensors_of(merged.folder)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    check_loads(merged.folder)
+    assert [e.message for e in seen if isinstance(e, Warned) and ".bin" in e.message]
+    unchanged = tensors_of(other.merge(family, SOURCE, 0.0, tmp_path / "zero").folder)
+    before = tensors_of(bench.path("target", family))
+    assert unchanged.keys() == before.keys() and all(torch.equal(unchanged[name], before[name]) for name in before)

@@ -20,7 +20,7 @@ from tmerge_tui.engine.fused import Fusion, apply
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.rundir import RunDir, key
 from tmerge_tui.errors import ModelError, StorageError
-from tmerge_tui.events import Artifact, Emit
+from tmerge_tui.events import Artifact, Emit, Warned
 from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
 from tmerge_tui.models.layout import Projection
 from tmerge_tui.models.parameters import read_weight
@@ -63,6 +63,10 @@ def fold(
     folder is not the target's but for the fused tensors, NumericsError when a weight is not finite.
     """
     patches = _patches(target, fusion, alpha, norm)
+    if target.pickled:
+        emit(
+            Warned("fold", "the target's weights are .bin files; the result has the same tensors in safetensors files")
+        )
     marker = run.piece("folded", key("fold-1", target.fingerprint(), fusion.key, alpha, norm, out.name), ".json")
     work = copy_bytes(target, patches)
     with nullcontext(progress) if progress else Progress(emit, "fold", "Writing the model", work, "bytes") as shown:
@@ -159,6 +163,8 @@ def _account(target: Checkpoint, written: Checkpoint) -> None:
 
     def table(checkpoint: Checkpoint) -> dict[str, tuple[Any, ...]]:
         infos = {name: checkpoint.info(name) for name in checkpoint.names}
+        if target.pickled:  # written as safetensors: other files, other places
+            return {name: (i.dtype, i.shape) for name, i in infos.items()}
         return {name: (i.file.name, i.dtype, i.shape, i.start, i.end) for name, i in infos.items()}
 
     ours, theirs = table(written), table(target)

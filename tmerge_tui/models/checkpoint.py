@@ -1,7 +1,8 @@
 """A checkpoint on disk: safetensors read lazily by byte range, and the same checkpoint with some tensors overwritten.
 
 Only headers are read when a checkpoint is opened; they are checked against the files' sizes, so a cut download is
-found before any work.
+found before any work. Checkpoints in PyTorch's .bin format are read too; what is written from one is safetensors, with
+the same tensors under the same names in the same shards.
 """
 
 from __future__ import annotations
@@ -21,17 +22,12 @@ from torch import Tensor
 from tmerge_tui.errors import ModelError, NumericsError, StorageError
 from tmerge_tui.files import storage
 from tmerge_tui.models.header import TensorInfo, read_header, reading
+from tmerge_tui.models.pickled import header_of, read_pickled, safetensors_name, write_safetensors
+from tmerge_tui.models.weight_files import FOREIGN_WEIGHTS, INDEX, WEIGHTS, find_weight_files, no_config
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+__all__ = ["INDEX", "WEIGHTS", "Checkpoint", "copy_bytes", "patch_checkpoint"]
+
 CHUNK = 8 * 2**20  # bytes copied or checked at a time
-
-# Weights in other formats and copies of the same weights: neither read nor copied.
-FOREIGN_WEIGHTS = (
-    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml"),
-    *(".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".ot"),
-    *(".safetensors.index.json", ".bin.index.json"),
-)
 
 
 class Checkpoint:
@@ -47,20 +43,22 @@ class Checkpoint:
             raise ModelError(f"no model folder at {self.folder}", "a folder with config.json and safetensors weights")
         self.config_file = self.folder / "config.json"
         if not self.config_file.is_file():
-            raise ModelError(
-                f"{self.folder} has no config.json",
-                "a model as save_pretrained writes it: config.json, *.safetensors, tokenizer files",
-                _without_config_hint(self.folder),
-            )
-        self.index_file: Path | None = None
-        self.weight_files = self._find_weights()
+            raise no_config(self.folder)
+        found = find_weight_files(self.folder)
+        self.weight_files, self.index_file, self.pickled = found.files, found.index_file, found.pickled
         self._headers: dict[Path, str] = {}
         self._tensors: dict[str, TensorInfo] = {}
+        self._unpickled: dict[str, Tensor] = {}
         for file in self.weight_files:
-            header = read_header(file)
+            if self.pickled:
+                tensors = read_pickled(file)
+                header = header_of(file, tensors)
+                self._unpickled.update(tensors)
+            else:
+                header = read_header(file)
             self._headers[file] = header.sha256
             self._tensors.update(header.tensors)
-        self._check_index()
+        self._check_index(found.index)
         if not self._tensors:
             raise ModelError(f"{self.folder} holds no tensor at all", "weights", "download the model again")
 
@@ -87,7 +85,7 @@ class Checkpoint:
         """
         info = self.info(name)
         if rows is None:
-            return self._read_spans(info, [(0, info.numel)]).view(info.shape)
+            return self._read_spans(name, [(0, info.numel)]).view(info.shape)
         if not info.shape:
             raise IndexError(f"{name} is a scalar and has no rows")
         count, width = info.shape[0], math.prod(info.shape[1:])
@@ -100,7 +98,7 @@ class Checkpoint:
             if first < 0 or last >= count:
                 raise IndexError(f"{name} has {count} rows, asked for {first} to {last}")
             spans.append((first * width, (last + 1) * width))
-        return self._read_spans(info, spans).view(-1, *info.shape[1:])
+        return self._read_spans(name, spans).view(-1, *info.shape[1:])
 
     def check_finite(self, names: Iterable[str], advance: Callable[[int], None]) -> None:
         """Streams over tensors; `advance` gets the bytes as they are checked.
@@ -112,7 +110,7 @@ class Checkpoint:
             if info.dtype.is_floating_point:
                 step = CHUNK // info.dtype.itemsize
                 for first in range(0, info.numel, step):
-                    values = self._read_spans(info, [(first, min(first + step, info.numel))])
+                    values = self._read_spans(name, [(first, min(first + step, info.numel))])
                     if not _finite(values):
                         raise NumericsError(
                             f"{name} of {self.folder} holds {int((~torch.isfinite(values.float())).sum())} NaN or Inf",
@@ -140,7 +138,8 @@ class Checkpoint:
         for folder, folders, files in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for path in sorted(Path(folder) / name for name in files):
-                if path in self.weight_files or (path != self.index_file and path.name.endswith(FOREIGN_WEIGHTS)):
+                kept = path == self.index_file and not self.pickled
+                if path in self.weight_files or (path.name.endswith(FOREIGN_WEIGHTS) and not kept):
                     continue
                 if path.is_symlink() and not path.exists():
                     raise ModelError(f"{path} is a link to nothing", "its content", "download the model again")
@@ -148,45 +147,33 @@ class Checkpoint:
                     found.append(path)
         return tuple(found)
 
-    def _find_weights(self) -> tuple[Path, ...]:
-        """The files transformers would load: the single file before the sharded ones."""
-        single, index = self.folder / WEIGHTS, self.folder / INDEX
-        if single.is_symlink() or single.exists():
-            return (single,)
-        if not index.exists():
-            raise _no_safetensors(self.folder)
-        self.index_file = index
-        try:
-            self._index = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{index} cannot be read: {error}", "JSON with a weight_map", "download the model again"
-            ) from error
-        files = sorted({str(name) for name in self._index.values()})
-        if any(Path(name).name != name for name in files):
-            raise ModelError(f"{index} names files outside its own folder", "names of shards beside it")
-        missing = [name for name in files if not (self.folder / name).is_file()]
-        if missing:
-            raise ModelError(
-                f"{self.folder} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing[:4])}",
-                f"every file that {INDEX} names",
-                "download the model again",
-            )
-        return tuple(self.folder / name for name in files)
+    @property
+    def written_index(self) -> dict[str, Any] | None:
+        """The index of the safetensors shards that a sharded .bin checkpoint is written as; None for any other."""
+        if self.index_file is None or not self.pickled:
+            return None
+        index = json.loads(self.index_file.read_text(encoding="utf-8"))
+        return {**index, "weight_map": {name: safetensors_name(file) for name, file in index["weight_map"].items()}}
 
-    def _check_index(self) -> None:
-        if self.index_file is None:
-            return
-        missing = [name for name in self._index if name not in self._tensors]
-        if missing:
+    def write_as_safetensors(self, file: Path, copy: Path, advance: Callable[[int], None]) -> None:
+        """One of the .bin files as a safetensors file; `advance` gets bytes of tensors."""
+        write_safetensors(copy, {n: t for n, t in self._unpickled.items() if self._tensors[n].file == file}, advance)
+
+    def _check_index(self, index: Mapping[str, str]) -> None:
+        missing = [name for name in index if name not in self._tensors]
+        if missing and self.index_file:
             raise ModelError(
-                f"{len(missing)} tensors that {INDEX} names are in no file, first {missing[0]!r}",
+                f"{len(missing)} tensors that {self.index_file.name} names are in no file, first {missing[0]!r}",
                 "an index that fits its shards",
                 "download the model again",
             )
 
-    def _read_spans(self, info: TensorInfo, spans: list[tuple[int, int]]) -> Tensor:
+    def _read_spans(self, name: str, spans: list[tuple[int, int]]) -> Tensor:
         """Elements `spans` (first, past the last) of a tensor, joined in one flat tensor."""
+        info = self.info(name)
+        if self.pickled:
+            flat = self._unpickled[name].reshape(-1)
+            return torch.cat([flat[first:last] for first, last in spans] or [flat[:0]])
         values = torch.empty(sum(last - first for first, last in spans), dtype=info.dtype)
         target = memoryview(_bytes(values))
         done = 0
@@ -204,8 +191,9 @@ class Checkpoint:
 
 def copy_bytes(target: Checkpoint, names: Iterable[str]) -> int:
     """What `patch_checkpoint` will report to `advance` in all: bytes copied, then bytes of patched tensors."""
-    files = (*target.weight_files, *target.other_files)
-    return sum(file.stat().st_size for file in files) + sum(target.info(name).bytes for name in names)
+    weights = sum(target.info(name).bytes for name in target.names) if target.pickled else target.bytes
+    others = sum(file.stat().st_size for file in target.other_files)
+    return weights + others + sum(target.info(name).bytes for name in names)
 
 
 def patch_checkpoint(
@@ -218,7 +206,8 @@ def patch_checkpoint(
 
     Each patch gets the tensor as it is in the file and returns one of the same shape, in any floating type; it is cast
     once, to the tensor's own dtype. Everything else (sharding, headers, names, untouched tensors, other files) stays
-    byte for byte. `out` appears whole at the end; an `out` that was there is replaced at that moment.
+    byte for byte; the files of a .bin checkpoint become safetensors first, one for one. `out` appears whole at the end;
+    an `out` that was there is replaced at that moment.
 
     Raises ModelError for an unknown tensor or a wrong shape, NumericsError naming a tensor that is not finite in its
     dtype, StorageError when `out` cannot be written.
@@ -235,17 +224,23 @@ def patch_checkpoint(
                 shutil.rmtree(leftover)
         part.mkdir(parents=True)
     try:
-        copies = {}
-        for file in (*target.weight_files, *target.other_files):
-            copies[file] = _copy(file, part / file.relative_to(target.folder), advance)
+        weights = [_copy_weights(target, file, part, advance) for file in target.weight_files]
+        copies = [
+            *weights,
+            *(_copy(file, part / file.relative_to(target.folder), advance) for file in target.other_files),
+        ]
+        if target.written_index is not None:
+            copies.append(part / INDEX)
+            with storage(copies[-1]):
+                copies[-1].write_text(json.dumps(target.written_index, indent=2, sort_keys=True) + "\n")
+        places = {name: info for copy in weights for name, info in read_header(copy).tensors.items()}
         for name, patch in patches.items():
-            info = target.info(name)
-            _overwrite(copies[info.file], info, _patched(name, target.read(name), patch))
-            advance(info.bytes)
+            _overwrite(places[name], _patched(name, target.read(name), patch))
+            advance(places[name].bytes)
         with storage(out):
-            for copy in copies.values():
+            for copy in copies:
                 _sync(copy)
-            for folder in {copy.parent for copy in copies.values()}:
+            for folder in {copy.parent for copy in copies}:
                 _sync(folder)
             if out.exists():
                 out.rename(old)
@@ -275,10 +270,19 @@ def _patched(name: str, before: Tensor, patch: Callable[[Tensor], Tensor]) -> Te
     return cast
 
 
-def _overwrite(copy: Path, info: TensorInfo, values: Tensor) -> None:
-    with storage(copy), open(copy, "rb+") as stream:
+def _overwrite(info: TensorInfo, values: Tensor) -> None:
+    with storage(info.file), open(info.file, "rb+") as stream:
         stream.seek(info.start)
         stream.write(_bytes(values))
+
+
+def _copy_weights(target: Checkpoint, file: Path, folder: Path, advance: Callable[[int], None]) -> Path:
+    """The same file in `folder`, or the same tensors as safetensors when it is a .bin file."""
+    if not target.pickled:
+        return _copy(file, folder / file.relative_to(target.folder), advance)
+    copy = folder / safetensors_name(file.name)
+    target.write_as_safetensors(file, copy, advance)
+    return copy
 
 
 def _copy(source: Path, copy: Path, advance: Callable[[int], None]) -> Path:
@@ -328,31 +332,3 @@ def _runs(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
             first = last = row
     if first is not None and last is not None:
         yield first, last
-
-
-def _without_config_hint(folder: Path) -> str:
-    if any(folder.glob("*.gguf")):
-        return "GGUF files are quantised copies: name the model they were made from"
-    if (folder / "adapter_config.json").is_file():
-        return "this is a LoRA adapter: merge it into its base model first (peft: merge_and_unload, save_pretrained)"
-    return "check the path; in the Hub cache, name the folder below snapshots/"
-
-
-def _no_safetensors(folder: Path) -> ModelError:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-        return ModelError(
-            f"{folder} has only PyTorch pickle weights (.bin, .pth)",
-            "safetensors weights, which is what this version reads",
-            "convert once: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
-        )
-    if any(folder.glob("*.gguf")):
-        return ModelError(
-            f"{folder} has only GGUF weights", "safetensors weights", "name the model they were made from"
-        )
-    if any(folder.glob("*.safetensors")):
-        return ModelError(
-            f"{folder} has safetensors files but neither {WEIGHTS} nor {INDEX}",
-            "one of them, as save_pretrained writes",
-            "the download is incomplete, or the folder holds an adapter: merge that into its base model first",
-        )
-    return ModelError(f"{folder} has no weights", f"{WEIGHTS}, or {INDEX} with its shards", "download the model again")

@@ -107,7 +107,6 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
                 dtype=dtype,
                 device_map=placed,
                 local_files_only=True,
-                use_safetensors=True,
                 offload_folder=resaved and resaved.name,
                 trust_remote_code=facts.trust_remote_code,
                 output_loading_info=True,
