@@ -1,6 +1,6 @@
 """Real shapes with random weights: Llama-3.1-8B into Llama-3.2-1B, a few short samples, on this machine.
 
-    python -m tests.benchmarks.shapes [--folder DIR] [--samples 8] [--keep] [--device cpu]
+    python -m tests.benchmarks.shapes [--folder DIR] [--samples 8] [--keep] [--device cpu] [--memory 5GB]
 
 Writes about 19 GB into DIR (made and removed; `--keep` leaves the models for a second run), runs the whole merge as
 `tmerge --batch` does, and prints the time of every stage and the peak memory of the worker.
@@ -88,6 +88,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--memory", default=None, help="what the weights may take, as in a recipe")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="tmerge-shapes-"))
@@ -110,6 +111,7 @@ def main() -> int:
             "fusion": {"coupling": "barycentric"},
             "output": str(folder / "run"),
             "device": options.device,
+            "memory": options.memory,
         }
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         shutil.rmtree(folder / "run", ignore_errors=True)
