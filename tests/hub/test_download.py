@@ -84,10 +84,21 @@ def test_only_what_a_merge_needs(hub: Hub, model: Path) -> None:
     assert {file.path for file in list_model("org/tiny", code=True).files} == {*files, *kept, "modeling_x.py"}
 
 
+def test_pytorch_files_only_where_there_are_no_safetensors(hub: Hub, model: Path) -> None:
+    texts = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix == ".json"}
+    single = {"pytorch_model.bin": b"x" * 2000, "pytorch_model.bin.index.json": b"{}"}
+    shards = {f"pytorch_model-0000{i}-of-00002.bin": b"x" * 2000 for i in (1, 2)}
+    hub.add("org/single", {**texts, **single, **shards, "optimizer.bin": b"x"})
+    hub.add("org/shards", {**texts, **shards, "pytorch_model.bin.index.json": b"{}"})
+    named = {repo: {file.path for file in list_model(f"org/{repo}").weights} for repo in ("single", "shards")}
+    assert named == {"single": {"pytorch_model.bin"}, "shards": set(shards)}
+    assert "pytorch_model.bin.index.json" in {file.path for file in list_model("org/shards").files}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"config.json": b"{}", "pytorch_model.bin": b"x" * 2000}, "only PyTorch pickle weights"),
+        ({"config.json": b"{}", "consolidated.00.pth": b"x" * 2000}, "only other PyTorch weights"),
         ({"config.json": b"{}", "x.gguf": b"x" * 2000}, "only GGUF weights"),
         ({"config.json": b"{}"}, "holds no weights"),
     ],

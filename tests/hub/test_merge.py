@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
+import tmerge_tui
 from tests.engine.pair import make_pair, recipe_of
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
@@ -116,6 +118,16 @@ def test_the_check_downloads_no_weights_and_knows_what_folders_know(hub: Hub, pa
         assert known[0] == known[1]
 
 
+def test_the_check_of_pytorch_weights_trusts_the_configuration(hub: Hub, pair: dict[str, Any]) -> None:
+    mapping = serve(hub, pair)
+    files = {path.name: path.read_bytes() for path in Path(pair["source"]).iterdir()}
+    hub.add("org/source", {**files, "pytorch_model.bin": files.pop("model.safetensors")} | {"model.safetensors": b""})
+    hub.repos["model", "org/source"].files.pop("model.safetensors")
+    near, far = prepare(recipe_of(pair)), prepare(recipe_of(mapping))
+    assert not hub.asked("/model/org/source/*.bin") and far.source.located.pending
+    assert far.matching == near.matching and far.source.facts.layout == near.source.facts.layout
+
+
 def test_all_problems_of_both_models_and_the_text_at_once(hub: Hub, pair: dict[str, Any], tmp_path: Path) -> None:
     mapping = serve(hub, pair)
     hub.repos["model", "org/source"].gated = True
@@ -167,3 +179,25 @@ def test_a_resolved_recipe_repeats_its_commits(hub: Hub, pair: dict[str, Any]) -
     assert prepare(recipe_of(written)).source.located.commit == before
     moved = {**written, "source": "org/target"}  # another model: what was resolved is not about it
     assert prepare(recipe_of(moved)).source.located.commit == hub.repos["model", "org/target"].commit
+
+
+def test_the_demo_models_by_hub_id(hub: Hub, tmp_path: Path) -> None:
+    """The bundled pair on a little of its text, served by the Hub; online, then again without it."""
+    demo = Path(tmerge_tui.__file__).parent / "assets" / "demo"
+    mapping = yaml.safe_load((demo / "recipe.yaml").read_text())
+    for role in ("source", "target"):
+        hub.add(f"demo/{role}", demo / mapping[role])
+        mapping[role] = f"demo/{role}"
+    mapping["calibration"] = {"path": str(demo / "calibration.txt"), "samples": 60, "holdout": 20, "max_length": 64}
+    mapping["transport"] = {"projections": ["q", "down"]}
+    mapping["evaluation"] = {"source": False, "controls": [], "resamples": 100}
+    mapping["fusion"]["alpha"] = 0.1
+    models = []
+    for name in ("online", "offline"):
+        constants.HF_HUB_OFFLINE = name == "offline"  # put back by the fixture
+        asked = len(hub.requests)
+        run(recipe_of(mapping, output=str(tmp_path / name)))
+        assert (len(hub.requests) == asked) == (name == "offline")
+        models.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+    assert models[0] != hub.repos["model", "demo/target"].files["model.safetensors"]

@@ -17,7 +17,7 @@ import torch
 from tmerge_tui.engine.adapter import merged_folder, require_peft
 from tmerge_tui.engine.calibrate import Corpus, read_corpus
 from tmerge_tui.engine.fuse import check_k
-from tmerge_tui.engine.outline import Outline
+from tmerge_tui.engine.outline import outline
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
@@ -140,7 +140,7 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
         require_peft(located)
         shape = located.base
         tokens = located if (located.folder / "tokenizer_config.json").is_file() else located.base
-    weights = None if shape.pending is None else Outline(shape.pending)
+    weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 

@@ -46,6 +46,12 @@ class Headers:
 
 def read_headers(listing: Listing) -> Headers:
     """The headers of all weight files. Raises ModelError: no access, no connection, a file that is no safetensors."""
+    if listing.pickled:
+        raise ModelError(
+            f"{listing.name} has only PyTorch weights (.bin), which tell nothing before they are downloaded",
+            "safetensors weights",
+            "choose a repository with model.safetensors, or download this one",
+        )
     with explained(listing.name), ThreadPoolExecutor(WORKERS) as pool:
         found = list(pool.map(lambda file: _read(listing, file), listing.weights))
     tensors = {name: tensor for part, _ in found for name, tensor in part.items()}

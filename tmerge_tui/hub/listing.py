@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tmerge_tui.hub.errors import cache_folder, client_errors, explain
 from tmerge_tui.hub.patience import patiently
 
 WEIGHTS = re.compile(r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors")
+PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")  # only where there are no safetensors
 ADAPTER = "adapter_config.json"
 _TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -52,7 +54,12 @@ class Listing:
 
     @property
     def weights(self) -> tuple[RemoteFile, ...]:
-        return tuple(file for file in self.files if WEIGHTS.fullmatch(file.path))
+        return tuple(f for f in self.files if WEIGHTS.fullmatch(f.path) or PICKLED.fullmatch(f.path))
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are in PyTorch's format, whose tensors cannot be told from a beginning of the file."""
+        return any(PICKLED.fullmatch(file.path) for file in self.files)
 
     @property
     def missing(self) -> tuple[RemoteFile, ...]:
@@ -62,8 +69,13 @@ class Listing:
     @property
     def is_adapter(self) -> bool:
         """Whether this is a LoRA adapter: its configuration is here and a model's weights are not."""
-        names = {file.path for file in self.files}
-        return ADAPTER in names and not any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
+        return is_adapter(file.path for file in self.files)
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether files of these names are a LoRA adapter: its configuration is there and a model's weights are not."""
+    there = set(names)
+    return ADAPTER in there and not _whole(there) and not any(map(PICKLED.fullmatch, there))
 
 
 def list_model(repo: str, revision: str | None = None, code: bool = False) -> Listing:
@@ -175,17 +187,20 @@ def _absent(listing: Listing) -> list[str]:
 def _needed(files: list[RemoteFile], code: bool) -> tuple[RemoteFile, ...]:
     """Configuration, tokenizer, templates, card, licence and one set of weights; Python only when `code` says so."""
     names = {file.path for file in files}
-    single = "model.safetensors" in names
-    whole = any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
+    whole, adapter = _whole(names), is_adapter(names)
+    single = "model.safetensors" in names or (not whole and "pytorch_model.bin" in names)
+    index = "model.safetensors.index.json" if whole else "pytorch_model.bin.index.json"
 
     def wanted(path: str) -> bool:
         folder, _, leaf = path.rpartition("/")
         if folder not in ("", "additional_chat_templates"):
             return False
         if WEIGHTS.fullmatch(path):
-            return not whole if path.startswith("adapter") else (path == "model.safetensors") == single
+            return adapter if path.startswith("adapter") else (path == "model.safetensors") == single
+        if PICKLED.fullmatch(path):
+            return not whole and (path == "pytorch_model.bin") == single
         if leaf.endswith(".index.json"):
-            return leaf == "model.safetensors.index.json" and not single
+            return leaf == index and not single
         return (
             leaf.endswith(_TEXTS)
             or leaf.upper().startswith(("README.MD", "LICEN", "NOTICE"))
@@ -195,15 +210,20 @@ def _needed(files: list[RemoteFile], code: bool) -> tuple[RemoteFile, ...]:
     return tuple(sorted((file for file in files if wanted(file.path)), key=lambda file: file.path))
 
 
+def _whole(names: Collection[str]) -> bool:
+    """Whether a model's own weights are among them as safetensors."""
+    return any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
+
+
 def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
     if listing.weights:
         return
     names = [file.path for file in files]
-    for suffixes, what in (((".bin", ".pth", ".pt"), "PyTorch pickle"), ((".gguf",), "GGUF")):
+    for suffixes, what in (((".bin", ".pth", ".pt"), "other PyTorch"), ((".gguf",), "GGUF")):
         if any(name.endswith(suffixes) for name in names):
             raise ModelError(
                 f"{listing.name} has only {what} weights",
-                "safetensors weights",
+                "safetensors weights, or pytorch_model.bin",
                 "choose a repository with model.safetensors, or convert it once and give the folder",
             )
     raise ModelError(f"{listing.name} holds no weights", "model.safetensors or its shards", "choose another model")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.download import download, download_texts
-from tmerge_tui.hub.listing import ADAPTER, WEIGHTS, Listing, list_model, remember
+from tmerge_tui.hub.listing import ADAPTER, Listing, is_adapter, list_model, remember
 from tmerge_tui.recipe import ModelChoice
 
 
@@ -57,16 +57,15 @@ def find(choice: ModelChoice) -> Located:
                 "a folder with config.json and safetensors weights",
                 "check the path, or give a Hub id such as org/name",
             )
-        names = {path.name for path in folder.iterdir()}
-        is_adapter = ADAPTER in names and not any(n.startswith("model") and WEIGHTS.fullmatch(n) for n in names)
+        adapter = is_adapter(path.name for path in folder.iterdir())
         found = Located(choice.model, folder, None)
     else:
         listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
         download_texts(listing)
         remember(listing)
-        pending, is_adapter = listing if listing.missing else None, listing.is_adapter
+        pending, adapter = listing if listing.missing else None, listing.is_adapter
         found = Located(listing.name, listing.folder, listing.commit, pending, listing.note)
-    if not is_adapter:
+    if not adapter:
         return found
     base = find(_base(found, choice.trust_remote_code))
     if base.base is not None:
