@@ -21,9 +21,12 @@ from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import edit_config, make_model
 from tmerge_tui import events
+from tmerge_tui.commands.batch import Options
+from tmerge_tui.commands.inspect import plan
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.check import check, prepare
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError
 from tmerge_tui.recipe import Recipe
 
@@ -116,6 +119,17 @@ def test_the_check_downloads_no_weights_and_knows_what_folders_know(hub: Hub, pa
         facts = [vars(getattr(prepared, role).facts) for prepared in (near, far)]
         known = [{k: v for k, v in one.items() if k not in changing} for one in facts]
         assert known[0] == known[1]
+
+
+def test_the_plan_says_what_will_be_downloaded(
+    hub: Hub, pair: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**serve(hub, pair), "source": pair["source"]}))
+    assert plan(str(path), Options()) == 0 and headers_only(hub)
+    weights = (Path(pair["target"]) / "model.safetensors").stat().st_size
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# download")]
+    assert lines == [f"# {'download':<12} org/target@main: {size(weights)} in 1 files"]
 
 
 def test_the_check_of_pytorch_weights_trusts_the_configuration(hub: Hub, pair: dict[str, Any]) -> None:

@@ -26,6 +26,10 @@ def plan(path: str, options: Options) -> int:
         ("projections", ", ".join(prepared.matching.kinds)),
         ("device", str(prepared.device)),
     ]
+    pending = {listing.folder: listing for p in (prepared.source, prepared.target) for listing in p.located.downloads}
+    for listing in pending.values():
+        missing = listing.missing
+        rows.append(("download", f"{listing.name}: {size(sum(f.size for f in missing))} in {len(missing)} files"))
     for name, value in rows:
         data(f"# {name:<12} {value}")  # comments: what is printed is still a recipe
     for note in (*prepared.matching.notes, *prepared.estimate.notes, *prepared.warnings):
