@@ -20,6 +20,7 @@ import yaml
 import tmerge_tui
 from tmerge_tui import __version__
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import ModelError
 from tmerge_tui.events import RunFinished, decode
 from tmerge_tui.recipe import load_recipe, parse_recipe
 from tmerge_tui.worker.follow import EventFile, cancel, state_of
@@ -63,7 +64,7 @@ def test_version_and_help() -> None:
     assert tmerge("--version").stdout == f"tmerge {__version__}\n"
     shown = tmerge("--help")
     assert shown.returncode == 0
-    for command in ("demo", "plan", "check", "watch", "cancel", "report", "doctor", "--batch", "--set"):
+    for command in ("demo", "plan", "check", "watch", "cancel", "report", "models", "doctor", "--batch", "--set"):
         assert command in shown.stdout
     assert "_worker" not in shown.stdout
 
@@ -336,6 +337,52 @@ def test_check_lists_everything_or_shows_a_model(
     assert (code, out) == (2, "") and "nowhere" in err and "none.txt" in err and "Traceback" not in err
     code, out, _ = inside(models, monkeypatch, capsys, "check", "target")
     assert code == 0 and "16 x 32  model.layers.0.self_attn.k_proj.weight + model.layers.0.self_attn.k_proj.bias" in out
+
+
+def test_check_shows_where_a_projection_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.tiny import make_model
+
+    qkv = {"gpt_neox": "gpt_neox.layers.1.attention.query_key_value", "gpt2": "transformer.h.1.attn.c_attn"}
+    for family, kind, shape, name, place in (
+        ("gpt_neox", "v", "32 x 32", qkv["gpt_neox"], "  rows 16-23, 40-47, ... (4 runs)"),
+        ("gpt2", "k", "32 x 32", qkv["gpt2"], "  columns 32-63  stored in x out"),
+        ("phi3", "up", "48 x 32", "model.layers.1.mlp.gate_up_proj", "  rows 48-95"),
+    ):
+        bias = f" + {name}.bias" if family in qkv else ""
+        make_model(tmp_path / family, family)
+        code, out, _ = inside(tmp_path, monkeypatch, capsys, "check", family)
+        assert code == 0 and f"  layer   1  {kind:<5} {shape}  {name}.weight{bias}{place}\n" in out
+
+
+def test_check_of_a_hub_id_asks_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("tmerge_tui.hub.locate.find", _not_found)
+    code, _, err = inside(tmp_path, monkeypatch, capsys, "check", "org/name@main")
+    assert code == 1 and "asked for org/name" in err
+    code, _, err = inside(tmp_path, monkeypatch, capsys, "check", "runs/recipe.yaml")
+    assert code == 2 and "asked for" not in err
+
+
+def _not_found(choice: Any) -> Any:
+    raise ModelError(f"asked for {choice.model}", "nothing")
+
+
+def test_models_lists_the_families(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = inside(tmp_path, monkeypatch, capsys, "models")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert (
+        "q k v o gate up down" in lines["llama"]
+        and "in x out" in lines["gpt2"]
+        and "attention only" in lines["mixtral"]
+    )
+    assert "trust_remote_code" in out and "GGUF" in out
 
 
 def test_the_demo_takes_its_files_from_the_package(

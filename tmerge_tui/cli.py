@@ -109,7 +109,7 @@ def plan(recipe: str, **given: Any) -> int:
 @click.argument("recipe_or_model")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 def check(recipe_or_model: str, offline: bool) -> int:
-    """List every problem of a recipe, or the projections of a model folder."""
+    """List every problem of a recipe, or the projections of a model (folder or Hub id) with their shapes."""
     options(offline)
     from tmerge_tui.commands.inspect import check as show_check
 
@@ -155,6 +155,14 @@ def push(run: str, repo: str, model: str, public: bool, yes: bool) -> int:
     from tmerge_tui.commands.push import push as upload
 
     return upload(run, repo, model, public, yes)
+
+
+@tmerge.command()
+def models() -> int:
+    """List the model families that can be merged, and what cannot."""
+    from tmerge_tui.commands.families import families
+
+    return families()
 
 
 @tmerge.command()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from tests.families import make_family
 from tests.tiny import edit_config, make_model
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.estimate import size_text
@@ -83,6 +84,31 @@ def test_quantised(folder: Path, method: str) -> None:
     (folder / "README.md").write_text("---\nbase_model: org/plain\n---\n")
     with pytest.raises(ModelError, match=rf"m is quantised \({method}\)[\s\S]*it was made from: org/plain"):
         read_facts(folder, "m")
+
+
+@pytest.mark.parametrize(("file", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
+def test_quantised_by_an_old_tool(folder: Path, file: str, method: str) -> None:
+    (folder / file).write_text("{}")
+    with pytest.raises(ModelError, match=rf"m is quantised \({method}\)[\s\S]*it was made from"):
+        read_facts(folder, "m")
+
+
+@pytest.mark.parametrize(
+    ("family", "head_dim", "kv_heads"), [("falcon_40b", 8, 2), ("falcon_7b", 8, 1), ("qwen3", 16, 2), ("gpt2", 8, 4)]
+)
+def test_heads_are_read_from_the_shapes(tmp_path: Path, family: str, head_dim: int, kv_heads: int) -> None:
+    facts = read_facts(make_family(tmp_path, family), "m")
+    assert (facts.heads, facts.head_dim, facts.kv_heads) == (4, head_dim, kv_heads)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "bert", "mamba2"])
+def test_layers_without_any_projection_are_listed(tmp_path: Path, family: str) -> None:
+    known = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50, "num_heads": 4}
+    known |= {"attention_hidden_size": 32, "head_dim": 16, "n_groups": 1, "intermediate_size": 64, "is_decoder": True}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **known)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no q, k, v, o, gate, up or down projection in any layer") as caught:
+        read_facts(tmp_path, "m")
+    assert "all layers: " in caught.value.found and "tmerge models" in caught.value.hint
 
 
 def test_quantised_without_saying_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tmerge_tui.commands.batch import Options, change
@@ -10,6 +11,8 @@ from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.presets import read_recipe_mapping
 from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
 
 
 def plan(path: str, options: Options) -> int:
@@ -38,11 +41,16 @@ def plan(path: str, options: Options) -> int:
 
 
 def check(path: str) -> int:
-    """Checks a recipe, or shows the projections of a model folder; 2 when there are problems."""
-    if (Path(path) / "config.json").is_file():
+    """Checks a recipe, or shows the projections of a model; 2 when there are problems.
+
+    Of a model on the Hub only the small files and the headers of its weights are fetched.
+    """
+    if (Path(path) / "config.json").is_file() or (HUB_ID.fullmatch(path) and not Path(path).exists()):
         return _check_model(path)
     if Path(path).is_dir():
-        raise UsageError(f"{path} holds no config.json", "a recipe (YAML file) or a model folder", "check the path")
+        raise UsageError(
+            f"{path} holds no config.json", "a recipe (YAML file), a model folder or a Hub id", "check the path"
+        )
     recipe = load_recipe(path)
     from tmerge_tui.engine.check import check as problems_of
 
@@ -54,14 +62,16 @@ def check(path: str) -> int:
 
 
 def _check_model(path: str) -> int:
-    from tmerge_tui.hub.locate import locate
-    from tmerge_tui.models.facts import read_facts
+    from tmerge_tui.engine.check import open_party
+    from tmerge_tui.hub.locate import find
 
-    facts = read_facts(locate(ModelChoice(model=path)).folder, path)
+    facts = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False).facts
     data(f"{facts.architecture}, {_shape(facts)}, {facts.dtype}, {size(facts.bytes_on_disk)}")
     for p in facts.layout.projections:
         bias = f" + {p.bias}" if p.bias else ""
-        data(f"  layer {p.layer:>3}  {p.kind:<5} {p.d_out} x {p.d_in}  {p.weight}{bias}")
+        place = f"  {'columns' if p.transposed else 'rows'} {p.block}" if p.block else ""
+        turned = "  stored in x out" if p.transposed else ""
+        data(f"  layer {p.layer:>3}  {p.kind:<5} {p.d_out} x {p.d_in}  {p.weight}{bias}{place}{turned}")
     for note in facts.layout.notes:
         data(f"  note: {note}")
     return 0

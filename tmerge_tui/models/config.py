@@ -16,6 +16,7 @@ from tmerge_tui.errors import ModelError
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
+QUANTISER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # before config.json said it
 
 
 def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
@@ -35,13 +36,14 @@ def refuse_quantised(folder: Path, name: str) -> None:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sections = [data, data.get("text_config") or {}]
         found = next((s[key] for s in sections for key in QUANTISED if s.get(key)), None)
+        found = found or next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
     except FileNotFoundError:
         return  # opening the checkpoint says what is missing
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{name}: config.json cannot be read", "a JSON object", "download the model again") from error
     if found is None:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else None
+    method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     raise ModelError(

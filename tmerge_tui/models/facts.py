@@ -88,6 +88,7 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     _, layers = decoder_layers(model, layout.layers)
     dtype = _dtype(checkpoint)
     heads = int(text.num_attention_heads)
+    head_dim, kv_heads = _head_sizes(layout, heads, int(text.hidden_size))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     return ModelFacts(
         name=name,
@@ -97,8 +98,8 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         layers=layout.layers,
         hidden=int(text.hidden_size),
         heads=heads,
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         vocab=int(text.vocab_size),
         parameters=_parameters(model),
         dtype=str(dtype).removeprefix("torch."),
@@ -111,6 +112,13 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         trust_remote_code=trust_remote_code,
         layout=layout,
     )
+
+
+def _head_sizes(layout: Layout, heads: int, hidden: int) -> tuple[int, int]:
+    """(channels of a head, key-value heads) in the first layer with attention; configs name them in many ways."""
+    first = {kind: next((p for p in layout.projections if p.kind == kind), None) for kind in ("o", "k")}
+    head_dim = first["o"].d_in // heads if first["o"] else hidden // heads
+    return head_dim, first["k"].d_out // head_dim if first["k"] else heads
 
 
 def _parameters(module: nn.Module) -> int:

@@ -130,3 +130,15 @@ class Layout:
         there = [kind for kind in kinds if self.get(layer, kind)]
         wanted = {side_of(kind, "in") for kind in there} | {side_of(kind, "out") for kind in there}
         return tuple(side for side in SIDES if side in wanted)
+
+    @property
+    def stored(self) -> str:
+        """How the checkpoint keeps them when not in a tensor each: `q, k, v in one tensor; stored in x out`."""
+        ways = []
+        for kind, names in (("q", "q, k, v"), ("gate", "gate, up")):
+            blocks = [p.block for p in self.projections if p.kind == kind and p.block is not None]
+            if blocks:
+                ways.append(f"{names} {'interleaved ' if any(b.count > 1 for b in blocks) else ''}in one tensor")
+        if any(p.transposed for p in self.projections):
+            ways.append("stored in x out")
+        return "; ".join(ways)
