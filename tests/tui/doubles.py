@@ -106,3 +106,12 @@ async def type_text(pilot: Pilot, text: str) -> None:
     assert pilot.app.focused is not None
     pilot.app.focused.post_message(events.Paste(text))
     await pilot.pause()
+
+
+async def wait_for(pilot: Pilot, text: str, seconds: float = 60) -> None:
+    """Until `text` stands on the screen."""
+    for _ in range(int(seconds / 0.1)):
+        if text in screen_text(pilot.app):
+            return
+        await pilot.pause(0.1)
+    raise AssertionError(f"no {text!r} on the screen:\n{screen_text(pilot.app)}")

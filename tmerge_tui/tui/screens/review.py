@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 from typing import ClassVar
 
-from rich.syntax import Syntax
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.highlight import highlight
 from textual.widgets import Button, Input, Static
 
 from tmerge_tui.engine.rundir import RunDir
@@ -106,8 +106,7 @@ class ReviewScreen(WizardPage):
             shown.update(f"This recipe cannot run yet:\n\n{said}\n\nGo back to the step it belongs to.")
             self.query_one("#next", Button).add_class("-blocked")
             return error.problems[0]
-        theme = "ansi_dark" if self.app.current_theme.dark else "ansi_light"
-        shown.update(Syntax(text.rstrip(), "yaml", theme=theme, background_color="default", word_wrap=True))
+        shown.update(highlight(text.rstrip(), language="yaml"))
         self.query_one("#next", Button).remove_class("-blocked")
         return ""
 

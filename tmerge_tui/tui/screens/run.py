@@ -152,7 +152,7 @@ class RunScreen(Page):
         if not self.is_mounted or self.app._exit:
             return
         state, now = self.state, time.time()
-        self.query_one("#overall", Static).update(self._overall(now))
+        self.query_one("#overall", Static).update(self._overall(now), layout=False)
         self.query_one(Stages).show(
             state, now if self.follower.ended is None else state.last, dead=self.phase == "crashed"
         )
@@ -268,7 +268,6 @@ class RunScreen(Page):
         self.side = sides[(sides.index(self.side) + 1) % len(sides)] if self.side in sides else ""
         self._seen = ()
         self._draw_maps()
-        self.notify(f"layer costs of {self.side or 'the side being solved'}", timeout=2)
 
     @work
     async def action_cancel(self) -> None:

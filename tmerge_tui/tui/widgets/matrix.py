@@ -41,6 +41,7 @@ class Matrix(Widget):
         self.numbered = True  # axes count rows and columns; a pooled plan has only ends
         self.row_count = self.column_count = 0
         self.marked: tuple[int, int] | None = None  # a cell drawn as chosen
+        self._drawn: dict[int, Strip] = {}  # lines as they stand on the screen
 
     def show(self, values: Sequence[Sequence[float | None]], caption: str = "") -> None:
         """Numbers, None where not known yet; the scale spans those that are known."""
@@ -60,19 +61,26 @@ class Matrix(Widget):
 
     def _take(self, levels: Levels, span: tuple[float, float], caption: str, numbered: bool) -> None:
         """Redraws the lines that differ."""
-        before = {} if not self.levels else {y: self._line(y) for y in range(self.size.height)}
         self.levels, self.caption, self.numbered = levels, caption, numbered
         self.low, self.high = span
         self.row_count, self.column_count = len(levels), len(levels[0]) if levels else 0
-        if not before:
-            self.refresh()
-            return
+        before, self._drawn = self._drawn, {}
         for y in range(self.size.height):
-            if before.get(y) != self._line(y):
+            if before.get(y) != self.render_line(y):
                 self.refresh(Region(0, y, self.size.width, 1))
 
+    def notify_style_update(self) -> None:
+        """Another theme, or the focus: every line has other colours."""
+        self._drawn = {}
+        super().notify_style_update()
+
+    def on_resize(self) -> None:
+        self._drawn = {}
+
     def render_line(self, y: int) -> Strip:
-        return self._line(y)
+        if y not in self._drawn:
+            self._drawn[y] = self._line(y)
+        return self._drawn[y]
 
     def _line(self, y: int) -> Strip:
         width, height = self.size
@@ -188,6 +196,7 @@ class Picker(Matrix, can_focus=True):
         if self.levels:
             row, column = self.cursor
             self.marked = ((row + rows) % self.row_count, (column + columns) % self.column_count)
+            self._drawn = {}
             self.refresh()
             self.post_message(self.Moved(self.marked))
 
