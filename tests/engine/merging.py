@@ -56,11 +56,17 @@ class Bench:
     """Models are made in `folder` when first asked for."""
 
     folder: Path
+    batch_size: int = 16
     opened: dict[tuple[str, str], Opened] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.run = RunDir.create(self.folder / "run")
-        data = {"calibration": {"path": "unused"}, "output": "unused", "source": "unused", "target": "unused"}
+        data = {
+            "calibration": {"path": "unused", "batch_size": self.batch_size},
+            "output": "unused",
+            "source": "unused",
+            "target": "unused",
+        }
         fusion = {"k": K, "r": None, "coupling": "barycentric"}
         self.recipe: Recipe = make_recipe({**data, "transport": {"epsilon": 0.5}, "fusion": fusion})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 
 from tests import by_hand
 from tests.engine.merging import CPU, Bench, check_changes, check_loads, tensors_of
-from tests.families import FAMILIES
+from tests.families import FAMILIES, make_family
 from tests.models.test_pickled import pickle_weights
+from tests.tiny import make_text
+from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.fused import apply
 from tmerge_tui.engine.patch import patched
+from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.events import Event, Warned
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.loading import load_model
+from tmerge_tui.recipe import PROJECTIONS, make_recipe
 
 SOURCE = "phi3"  # has all seven kinds
 
@@ -97,3 +102,49 @@ def test_bin_checkpoints_merge_to_the_same_tensors(bench: Bench, family: str, tm
     unchanged = tensors_of(other.merge(family, SOURCE, 0.0, tmp_path / "zero").folder)
     before = tensors_of(bench.path("target", family))
     assert unchanged.keys() == before.keys() and all(torch.equal(unchanged[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_reach_the_activations(bench: Bench, family: str, tmp_path: Path) -> None:
+    """Samples of different lengths in one batch, against each of them alone."""
+    together, alone = bench.open("source", family).activations, Bench(tmp_path, batch_size=1)
+    shutil.copytree(bench.path("source", family), alone.path_of("source", family))
+    apart = alone.open("source", family).activations
+    for layer in range(together.layers):
+        for side in together.layout.sides(layer, PROJECTIONS):
+            torch.testing.assert_close(together.side(layer, side), apart.side(layer, side), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("target", "source"), [("gpt_neox", "gpt2"), ("qwen2_vl", "mixtral"), ("falcon_40b", "phi3")])
+def test_the_whole_pipeline(target: str, source: str, tmp_path: Path) -> None:
+    """From recipe to report: preflight, both models, plans, the written model tried, placebos, verdict."""
+    for role, family in (("target", target), ("source", source)):
+        make_family(tmp_path / role, family)
+    mapping = {
+        "source": str(tmp_path / "source"),
+        "target": str(tmp_path / "target"),
+        "calibration": {
+            "path": str(make_text(tmp_path / "text.txt", 24)),
+            "samples": 16,
+            "holdout": 4,
+            "max_length": 24,
+        },
+        "transport": {"projections": list(PROJECTIONS), "epsilon": 0.5},
+        "fusion": {"alpha": 0.3, "k": 8, "r": 8, "coupling": "barycentric"},
+        "evaluation": {"resamples": 100, "prompts": ["Two rivers"]},
+        "output": str(tmp_path / "run"),
+        "device": "cpu",
+    }
+    run = RunDir.create(tmp_path / "run")
+    pipeline.run(make_recipe(mapping), run, lambda event: None)
+    report = json.loads((run.path / "report.json").read_text())
+    assert {score["model"] for score in report["scores"]} == {"target", "source", "fused", "shrink", "permuted"}
+    before, after = tensors_of(tmp_path / "target"), tensors_of(run.model)
+    touched = {name for name in before if not torch.equal(before[name], after[name])}
+    assert touched == set(report["tensors"]["fused"]) and touched
+    assert len(touched) + report["tensors"]["copied"] == len(before)
+    both = set(FAMILIES[target].kinds) & set(FAMILIES[source].kinds)
+    assert {line["kind"] for line in report["projections"]} == both
+    lacking = set(PROJECTIONS) - both
+    assert lacking == {note.split(":")[0] for note in report["skipped"] if "skipped, no" in note}
+    check_loads(run.model)
