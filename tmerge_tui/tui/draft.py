@@ -120,7 +120,7 @@ def demo_draft() -> Draft:
         for name in names:
             if section.get(name):
                 section[name] = str(file.parent / section[name])
-    data["output"] = suggest_output(Draft({"source.model": "tmerge", "target.model": "demo"}))
+    data["output"] = str(_free(Path("runs/demo")))
     return Draft.from_recipe(make_recipe(data))
 
 
@@ -192,11 +192,13 @@ def suggest_output(draft: Draft) -> str:
     """A run folder that does not exist yet, named after the two models."""
     parts = [Path(str(draft.get(f"{role}.model") or role)).name.split("@")[0].lower() for role in ("source", "target")]
     base = Path("runs") / "-into-".join(part[:32] for part in parts)
-    for number in range(1, 1000):
-        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        if not path.exists():
-            return str(path)
-    return str(base)
+    return str(_free(base))
+
+
+def _free(base: Path) -> Path:
+    """`base`, or the first of base-2, base-3, ... that does not exist."""
+    numbered = (base.with_name(f"{base.name}-{number}") for number in range(2, 1000))
+    return next((path for path in (base, *numbered) if not path.exists()), base)
 
 
 def _optional(name: str) -> bool:

@@ -92,7 +92,7 @@ class Home(Page):
                 human.shorten(Path(str(draft.get(f"{role}.model") or "?")).name, 20) for role in ("source", "target")
             )
             rows.insert(0, ("continue", "Continue", names))
-        rows.append(("demo", "Run the demo", "small models, no net"))
+        rows.append(("demo", "Run the demo", "two small models"))
         rows.append(("open", "Open a run", "any run folder"))
         for name, title, about in rows:
             start.add_option(Option(Content.assemble((f"{title:<14}", "bold"), (about, "$foreground 60%")), id=name))

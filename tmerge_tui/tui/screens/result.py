@@ -283,16 +283,25 @@ class ResultScreen(Page):
             self.notify(f"uploading to {answer[0]}", title="Push")
             self._upload(*answer)
 
-    @work(thread=True, exit_on_error=False, group="push")
-    def _upload(self, repo: str, private: bool) -> None:
-        from importlib import import_module
-
-        try:
-            page = import_module("tmerge_tui.hub.push").push(self.model_folder, repo, private=private)
-        except TmergeError as error:
-            self.app.call_from_thread(self.notify, str(error), title="Not pushed", severity="error", timeout=15)
-            return
-        self.app.call_from_thread(self.notify, str(page), title="Pushed", timeout=15)
+    @work(exit_on_error=False, group="push")
+    async def _upload(self, repo: str, private: bool) -> None:
+        """The same `tmerge push` that a script would run: it needs the engine, which this process never imports."""
+        arguments = ["push", str(self.path), "--repo", repo, "--model", self.model_folder.name, "--yes"]
+        process = await asyncio.create_subprocess_exec(
+            *command(),
+            *arguments,
+            *([] if private else ["--public"]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+        )
+        out, err = await process.communicate()
+        if process.returncode == 0:
+            self.notify(out.decode().strip(), title="Pushed", timeout=15)
+        else:
+            said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
+            self.notify(said, title="Not pushed", severity="error", timeout=15)
 
     def action_run(self) -> None:
         self.wizard.show_run(self.path)
@@ -305,8 +314,6 @@ def push_refused() -> str:
     """Why a push is not possible; empty when it is."""
     from tmerge_tui.tui import catalog
 
-    if importlib.util.find_spec("tmerge_tui.hub.push") is None:
-        return "this version cannot upload; use `hf upload`"
     if catalog.login() == "not logged in":
         return "not logged in: run `hf auth login` first"
     return ""

@@ -43,13 +43,14 @@ class Stages(Widget):
     def _line(self, stage: Stage) -> Content:
         outcome = "failed" if self.dead and stage.outcome == "running" else stage.outcome
         mark, style = MARKS[outcome]
-        label = human.shorten(stage.label, LABEL)
+        width = min(LABEL, max(self.size.width - (33 if outcome == "running" else 13), 12))
+        label = human.shorten(stage.label, width)
         parts: list[Content | tuple[str, str]] = [
             (f"{mark} ", style),
-            (f"{label:<{LABEL}} ", "bold" if outcome == "running" else ""),
+            (f"{label:<{width}} ", "bold" if outcome == "running" else ""),
         ]
         right = self._right(stage, outcome)
-        room = max(self.size.width - LABEL - 4 - len(right), 0)
+        room = max(self.size.width - width - 4 - len(right), 0)
         if outcome == "running" and room >= 6:
             parts.append(bar(stage.fraction, min(room, 30)))
             room -= min(room, 30)
