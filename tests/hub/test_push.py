@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -13,12 +14,14 @@ import pytest
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.verdict import judge
 from tmerge_tui.errors import ModelError, RunFolderError, UsageError
 from tmerge_tui.hub.push import account, pack, push
 
 # the client's own upload of large files, in the version that is pinned
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
+SAID = "/home/ada/private/text.txt: 3 duplicate samples left out"
 CARD = "---\nlicense: mit\nbase_model:\n- org/target\n---\n# Merged\n"
 
 
@@ -29,7 +32,8 @@ def run(tmp_path: Path) -> Path:
     (folder / "model").mkdir()
     (folder / "state" / "plan.safetensors").write_bytes(b"not for the Hub")
     for name, text in {
-        "report.html": "<html>", "report.md": "# Report", "report.json": "{}", "figures/plan.svg": "<svg>",
+        "report.html": "<html>", "report.md": "# Report", "figures/plan.svg": "<svg>",
+        "report.json": json.dumps({"verdict": judge([], []), "warnings": [{"where": "check", "message": SAID}]}),
         "model/config.json": "{}", "model/README.md": CARD, "model/tmerge_recipe.yaml": "source: a/b",
         "events.jsonl": "private", "worker.log": "private",
     }.items():  # fmt: skip
@@ -108,7 +112,10 @@ def test_the_command(hub: Hub, run: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2 and "--yes" in refused.stderr and not hub.asked("/api/repos/create")
     done = tmerge(hub, tmp_path / "home", run, "--repo", "me/merged", "--yes", HF_TOKEN=TOKEN)
     assert done.returncode == 0 and done.stdout == f"{hub.url}/me/merged\n"
-    assert TOKEN not in refused.stderr + done.stderr and "uploading 9 files" in done.stderr
+    assert TOKEN not in refused.stderr + done.stderr and "uploading 8 files" in done.stderr
+    for name, data in hub.repos["model", "me/merged"].files.items():
+        assert b"/home/ada" not in data, name
+    assert b"text.txt: 3 duplicate" in hub.repos["model", "me/merged"].files["report.html"]
     nobody = tmerge(hub, tmp_path / "home", run, "--repo", "me/merged", "--yes")
     assert nobody.returncode == 1 and "`hf auth login`" in nobody.stderr
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,25 @@ async def test_a_broken_report_is_told(app: TmergeApp, done: Path) -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await show(app, pilot, done, "1")
         assert "✗ the report cannot be read" in screen_text(app)
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "https://hub/me/merged"), (1, "found: not allowed")])
+async def test_push_runs_the_command_and_says_what_it_said(
+    app: TmergeApp, done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, said: str
+) -> None:
+    """Reference: a stand-in for the program that notes its arguments."""
+    program = tmp_path / "program.py"
+    stream = "stdout" if code == 0 else "stderr"
+    program.write_text(
+        f"import json, pathlib, sys\n"
+        f"pathlib.Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(sys.argv[1:]))\n"
+        f"print({said!r}, file=sys.{stream})\nsys.exit({code})\n"
+    )
+    monkeypatch.setattr(result, "command", lambda: [sys.executable, str(program)])
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        await screen._upload("me/merged", True).wait()
+        await pilot.pause()
+        assert said in [notice.message for notice in app._notifications]
+    arguments = json.loads((tmp_path / "seen").read_text())
+    assert arguments == ["push", str(done), "--repo", "me/merged", "--model", screen.model_folder.name, "--yes"]

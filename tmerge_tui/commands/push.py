@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.engine.rundir import RunDir
@@ -13,11 +14,17 @@ from tmerge_tui.errors import UsageError
 
 def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
     """Uploads and prints the page; 1 when the answer is no. Raises UsageError where no one can be asked."""
+    run = RunDir.open(path)
+    with TemporaryDirectory(prefix="tmerge-push-") as place:
+        return _push(run, repo, model, public, yes, Path(place))
+
+
+def _push(run: RunDir, repo: str, model: str, public: bool, yes: bool, place: Path) -> int:
+    from tmerge_tui.engine.publish import write_public_report
     from tmerge_tui.hub.push import account, pack
     from tmerge_tui.hub.push import push as upload
 
-    run = RunDir.open(path)
-    parcel = pack(Path(run.path), repo, model)
+    parcel = pack(run.path, repo, model, write_public_report(run, place))
     who = account()
     seen = "public" if public else "private"
     what = f"upload {len(parcel.files)} files ({size(parcel.bytes)}) to {repo} as {who}; a new repository is {seen}"

@@ -6,10 +6,9 @@ own is kept as README.target.md. Nothing that leaves with the model names a loca
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -18,15 +17,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from tmerge_tui.engine.publish import LOCAL, public
 from tmerge_tui.engine.templates import environment
 from tmerge_tui.engine.verdict import judge, median_ratio
 from tmerge_tui.engine.wording import NONE, bits, interval, known, number, signed
 from tmerge_tui.files import storage, write_atomic
 
 RECIPE_FILE = "tmerge_recipe.yaml"
-_LOCAL = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
-_TOKEN = re.compile(r"\b(hf|api_org|ghp|sk)_?-?[A-Za-z0-9]{20,}\b")
-_SECRET_KEY = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -50,7 +47,7 @@ def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Pa
 
 def public_recipe(recipe: Mapping[str, Any]) -> str:
     """The resolved recipe as YAML, each local path cut to its last name, tokens removed."""
-    return yaml.safe_dump(_public(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(public(recipe), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _card(
@@ -113,7 +110,7 @@ def _card(
 
 def hub_id(name: Any) -> str | None:
     """`name` when it can be a model on the Hub; None for a folder."""
-    if not isinstance(name, str) or _LOCAL.match(name):
+    if not isinstance(name, str) or LOCAL.match(name):
         return None
     try:
         validate_repo_id(name)
@@ -198,7 +195,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
 
 
 def _name(recipe: Mapping[str, Any], role: str) -> str:
-    return str(_public((recipe.get(role) or {}).get("model") or "unknown"))
+    return str(public((recipe.get(role) or {}).get("model") or "unknown"))
 
 
 def _shape(results: Mapping[str, Any], role: str) -> str:
@@ -206,19 +203,6 @@ def _shape(results: Mapping[str, Any], role: str) -> str:
     parts = [facts.get("architecture")]
     parts += [f"{facts[name]} {name}" for name in ("layers", "hidden") if facts.get(name)]
     return ", ".join(str(p) for p in parts if p)
-
-
-def _public(value: Any, key: str = "") -> Any:
-    """The same nested value fit to be published. Prompts are text and not paths, even when they start with a slash."""
-    if isinstance(value, Mapping):
-        return {k: _public(v, str(k)) for k, v in value.items() if not _SECRET_KEY.search(str(k))}
-    if isinstance(value, (list, tuple)):
-        return [_public(v, key) for v in value]
-    if not isinstance(value, str):
-        return value
-    if _LOCAL.match(value) and key != "prompts":
-        value = PureWindowsPath(value).name  # knows both kinds of slash
-    return _TOKEN.sub("(removed)", value)
 
 
 def _words(value: Any) -> list[str]:

@@ -26,8 +26,10 @@ class Parcel:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def pack(run: Path, repo: str, model: str = "model") -> Parcel:
+def pack(run: Path, repo: str, model: str = "model", report: Path | None = None) -> Parcel:
     """The parcel of a finished run; `model` names its model folder when it made one for each alpha.
+
+    `report` is a folder with the report as it may be published; the run's own, local paths and all, when None.
 
     Raises RunFolderError when the run has no such model or no report, UsageError for a repository that is none.
     """
@@ -43,16 +45,17 @@ def pack(run: Path, repo: str, model: str = "model") -> Parcel:
         made = sorted(path.parent.name for path in run.glob("model*/config.json"))
         hint = f"choose with --model: {', '.join(made)}" if made else "finish the run first: run its recipe again"
         raise RunFolderError(f"{run} has no model in {model}/", "a finished run", hint)
-    missing = [name for name in REPORT if not (run / name).is_file()]
+    report = report or run
+    missing = [name for name in REPORT if not (report / name).is_file()]
     if missing:
         raise RunFolderError(
             f"{run} has no {', '.join(missing)}", "a finished run", f"write it with `tmerge report {run}`"
         )
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     figures = {
-        path.relative_to(run).as_posix(): path for path in sorted((run / "figures").rglob("*")) if path.is_file()
+        path.relative_to(report).as_posix(): path for path in sorted((report / "figures").rglob("*")) if path.is_file()
     }
-    return Parcel(repo, {**files, **{name: run / name for name in REPORT}, **figures})
+    return Parcel(repo, {**files, **{name: report / name for name in REPORT}, **figures})
 
 
 def account() -> str:

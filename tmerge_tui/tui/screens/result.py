@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import json
 import webbrowser
 from pathlib import Path
@@ -25,6 +24,7 @@ from tmerge_tui.tui.widgets import scores as score_table
 from tmerge_tui.tui.widgets.chart import Chart
 from tmerge_tui.tui.widgets.matrix import Matrix, Picker
 from tmerge_tui.tui.widgets.toggles import OneOf
+from tmerge_tui.worker.spawn import command, environment
 
 PANES = ("scores", "layers", "plans", "text", "files")
 
