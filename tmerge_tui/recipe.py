@@ -188,6 +188,7 @@ class Evaluation(Section):
         ("shrink", "permuted"), "placebos measured beside the result: rows shrunk, plans with permuted source channels"
     )
     prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side")
+    max_new_tokens: int = option(40, "length of a continuation", unit="tokens", expert=True, ge=1)
 
 
 class Recipe(Section):
