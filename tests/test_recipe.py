@@ -134,7 +134,7 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
         ),
         ({"transport": {"epsilom": 1}}, "transport.epsilom: unknown key; did you mean epsilon?"),
         ({"calibraton": {}}, "calibraton: unknown key; did you mean calibration?"),
-        ({"alpha": 0.1}, "alpha: unknown key; it belongs to fusion.alpha"),
+        ({"alpha": 0.1}, "alpha: unknown key; it belongs to fusion.alpha or adaptation.alpha"),
         ({"source": {"model": "a/b", "revison": "x"}}, "source.revison: unknown key; did you mean revision?"),
         ({"source": 3}, "source: expected a section with keys (found 3)"),
         ({"source": None}, "source: missing"),
@@ -148,10 +148,14 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
         ({"output": ""}, "output: expected text that is not empty (found '')"),
         ({"seed": True}, "seed: expected a number (found True)"),
         ({"fusion": {"alpha": True}}, "fusion.alpha: expected a number (found True)"),
+        ({"adaptation": {"epochs": 0}}, "adaptation.epochs: expected more than 0 (found 0)"),
+        ({"adaptation": {"epoch": 1}}, "adaptation.epoch: unknown key; did you mean epochs?"),
+        ({"adaptation": {"seeds": [1, 1]}}, "adaptation: seeds: each seed once"),
         (
-            {"adaptation": {"epochs": 1}},
-            "adaptation: training after the merge is not in this version; remove the section",
+            {"adaptation": {"hints": {"with_distill": True}}},
+            "adaptation: hints.with_distill needs compare: [distill]",
         ),
+        ({"adaptation": {"hints": {"wieght": 1}}}, "adaptation.hints.wieght: unknown key; did you mean weight?"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_plain_line(changes: dict[str, Any], expected: str) -> None:
@@ -166,11 +170,11 @@ def test_fusing_what_is_not_aligned() -> None:
 def test_all_problems_at_once() -> None:
     found = problems(
         source={"modle": "x"}, seed=-1, fusion={"alpha": 2, "k": 0}, transport={"projections": ["q", "z"]}, extra=1,
-        adaptation={}, evaluation={"controls": ["shrnk"]},
+        adaptation={"method": "none"}, evaluation={"controls": ["shrnk"]},
     )  # fmt: skip
     assert {line.split(":")[0] for line in found} == {
-        "adaptation", "source.model", "source.modle", "seed", "fusion.alpha", "fusion.k", "transport.projections.1",
-        "extra", "evaluation.controls.0",
+        "adaptation.method", "source.model", "source.modle", "seed", "fusion.alpha", "fusion.k",
+        "transport.projections.1", "extra", "evaluation.controls.0",
     }  # fmt: skip
     assert len(found) == 9
 

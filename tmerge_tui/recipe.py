@@ -13,28 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from tmerge_tui.adaptation import Adaptation
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.problems import booleans_for_numbers, fields, problems_of, section_of
+from tmerge_tui.section import Section, option
 from tmerge_tui.yamlfile import parse_mapping, read_mapping
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 PROJECTIONS: tuple[str, ...] = get_args(Projection)
 ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
 FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
-
-
-def option(
-    default: Any, meaning: str, *, unit: str = "", equation: str = "", expert: bool = False, **constraints: Any
-) -> Any:
-    """A recipe field: `meaning` is one line a person reads beside it."""
-    extra: dict[str, Any] = {"unit": unit, "equation": equation, "expert": expert}
-    return Field(default, description=meaning, json_schema_extra=extra, **constraints)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def _model_choice(value: Any) -> Any:
@@ -197,7 +187,7 @@ class Recipe(Section):
     calibration: Calibration = option(..., "calibration and hold-out text")
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: Fusion = option(Fusion(), "weights from plans")
-    adaptation: None = option(None, "training after the merge (not in this version)", equation="eq. 15-17")
+    adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
     output: str = option(..., "run folder; the merged model is in its model/", min_length=1)
     device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -276,8 +266,6 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
     # a section whose lines are all commented out is there, but empty
     given = {k: v for k, v in data.items() if v is not None or k not in Recipe.model_fields}
     problems = list(booleans_for_numbers(given, Recipe))
-    if given.pop("adaptation", None) is not None:
-        problems.append("adaptation: training after the merge is not in this version; remove the section")
     try:
         recipe = Recipe.model_validate(given)
     except ValidationError as error:
@@ -310,8 +298,12 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
+    adaptation = recipe.adaptation
+    if adaptation is not None:
+        adaptation = adaptation.model_copy(update={"path": absolute(adaptation.path)})
     return recipe.model_copy(
         update={
+            "adaptation": adaptation,
             "source": model(recipe.source),
             "target": model(recipe.target),
             "calibration": calibration,
