@@ -113,11 +113,12 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"fusion": {"alpha": 1.5}}, "fusion.alpha: expected 1 or less (found 1.5)"),
-        ({"fusion": {"alpha": [0.1, -1]}}, "fusion.alpha.1: expected 0 or more (found -1)"),
+        ({"fusion": {"alpha": 1.5}}, "fusion.alpha: expected 1 or less, or 'auto' (found 1.5)"),
+        ({"fusion": {"alpha": [0.1, -1]}}, "fusion.alpha.1: expected 0 or more, or 'auto' (found -1)"),
         ({"fusion": {"alpha": []}}, "fusion.alpha: expected at least 1 item (found [])"),
         ({"fusion": {"alpha": [0.1, 0.1]}}, "fusion: alpha: each value once"),
-        ({"fusion": {"alpha": float("nan")}}, "fusion.alpha: expected a number (found nan)"),
+        ({"fusion": {"alpha": float("nan")}}, "fusion.alpha: expected a number, or 'auto' (found nan)"),
+        ({"fusion": {"alpha": [0.1, "auto"]}}, "fusion: alpha: auto stands alone, or give numbers"),
         ({"fusion": {"k": 0}}, "fusion.k: expected 1 or more, or 'all' (found 0)"),
         ({"fusion": {"k": "al"}}, "fusion.k: expected a whole number, or 'all' (found 'al'); did you mean all?"),
         ({"fusion": {"k": 1.5}}, "fusion.k: expected a whole number, or 'all' (found 1.5)"),

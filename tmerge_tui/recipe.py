@@ -67,6 +67,10 @@ class Calibration(Section):
     column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
     samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
     holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
+    validation: int = option(
+        200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", unit="samples",
+        expert=True, ge=2,
+    )  # fmt: skip
     holdout_path: str | None = option(
         None, "measure on this file instead of a share of the calibration file", expert=True
     )
@@ -120,9 +124,9 @@ class Transport(Section):
 class Fusion(Section):
     """How plans become weights (section 4 and 5 of the method)."""
 
-    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = option(
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
         (0.1,),
-        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value",
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
         equation="eq. 14",
         min_length=1,
     )
@@ -165,7 +169,19 @@ class Fusion(Section):
             raise ValueError("units: raw needs coupling: barycentric (a plan's entries have no units)")
         if len(set(self.alpha)) != len(self.alpha):
             raise ValueError("alpha: each value once")
+        if "auto" in self.alpha and len(self.alpha) > 1:
+            raise ValueError("alpha: auto stands alone, or give numbers")
         return self
+
+    @property
+    def searched(self) -> bool:
+        """Whether the run itself chooses alpha, for each kind of projection."""
+        return self.alpha == ("auto",)
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The strengths to fuse at; none when they are yet to be searched."""
+        return tuple(alpha for alpha in self.alpha if alpha != "auto")
 
 
 class Evaluation(Section):

@@ -69,7 +69,9 @@ def prepare(recipe: Recipe) -> Prepared:
     problems: list[str] = []
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    corpus = _tried(problems, "calibration", lambda: read_corpus(recipe.calibration, recipe.seed))
+    corpus = _tried(
+        problems, "calibration", lambda: read_corpus(recipe.calibration, recipe.seed, recipe.fusion.searched)
+    )
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
         raise CheckError(problems)

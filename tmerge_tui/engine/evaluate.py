@@ -64,7 +64,7 @@ def evaluate(
             found[variant.model, variant.alpha] = scores = bench.scores(variant, holdout, progress)
             rows.append(_row(variant, scores, baseline, recipe, emit))
         contrasts = []
-        for alpha in recipe.fusion.alpha:
+        for alpha in recipe.fusion.alphas:
             for control in ("shrink", "permuted"):
                 if (control, alpha) in found:
                     pair = found["fused", alpha], found[control, alpha]
@@ -85,7 +85,7 @@ def score_source(
 
 
 def _variants(fusion: Fusion, permuted: Fusion | None, recipe: Recipe) -> Iterator[Variant]:
-    for alpha in recipe.fusion.alpha:
+    for alpha in recipe.fusion.alphas:
         yield Variant("fused", alpha, fusion)
         if "shrink" in recipe.evaluation.controls:
             yield Variant("shrink", alpha, fusion)

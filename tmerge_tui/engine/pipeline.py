@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
-    check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> fold -> evaluate
-    -> report
+    check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> (strength) -> fold
+    -> evaluate -> report
 
 Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
 One model is in memory at a time, and none when nothing of it is missing.
@@ -31,6 +31,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.results import collect, versions
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.smoke import smoke
+from tmerge_tui.engine.strength import Strength, search
 from tmerge_tui.engine.transport import Transports, transport
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.events import (
@@ -62,6 +63,7 @@ STAGES = (  # name, what a person reads, share of the whole run as the progress 
     ("evaluate", "Measure result and placebos", 0.13),
     ("report", "Write the report", 0.01),
 )
+STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only with fusion.alpha: auto
 
 
 @dataclass
@@ -99,23 +101,30 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     source, target = _extract_both(prepared, run, log)
     transports = transport(target, source, prepared.matching.kinds, recipe.transport, run, log, prepared.device)
     fusion, permuted = _fuse(transports, prepared, run, log)
-    folded = _fold(fusion, prepared, run, log)
+    strength = None
+    if recipe.fusion.searched:
+        strength, fusion, permuted, recipe = _choose_strength(fusion, permuted, prepared, run, log)
+    folded = _fold(fusion, prepared, recipe, run, log)
     holdout = prepared.corpus.holdout
     measured_source = _subject(prepared, prepared.source, log) if recipe.evaluation.source else None
     evaluation = evaluate(
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
-    verdict = _report(prepared, target.rows, transports, fusion, folded, evaluation, log, run)
+    verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, log, run)
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
 
 
 def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
-    """STAGES, with the download after the check when a model comes from the Hub; the shares sum to 1."""
-    if not download.needs_stage(recipe):
-        return STAGES
-    check, *rest = [(name, label, share * (1 - download.SHARE)) for name, label, share in STAGES]
-    return (check, (download.STAGE, download.LABEL, download.SHARE), *rest)
+    """STAGES and, each behind the stage it follows, those that only some recipes need; the shares sum to 1."""
+    more = {}
+    if download.needs_stage(recipe):
+        more["check"] = (download.STAGE, download.LABEL, download.SHARE)
+    if recipe.fusion.searched:
+        more["fuse"] = STRENGTH
+    stages = [stage for usual in STAGES for stage in (usual, more.get(usual[0])) if stage is not None]
+    whole = sum(share for _, _, share in stages)
+    return tuple((name, label, share / whole) for name, label, share in stages)
 
 
 def _pid() -> int:
@@ -223,10 +232,23 @@ def _fuse(transports: Transports, prepared: Prepared, run: RunDir, log: Log) -> 
     return fusions[0], fusions[1] if len(fusions) > 1 else None
 
 
-def _fold(fusion: Fusion, prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
-    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried."""
+def _choose_strength(
+    fusion: Fusion, permuted: Fusion | None, prepared: Prepared, run: RunDir, log: Log
+) -> tuple[Strength, Fusion, Fusion | None, Recipe]:
+    """What was chosen; fusion and placebo with it, and the recipe with its alpha in place of `auto`."""
     recipe = prepared.recipe
-    alphas, norm = recipe.fusion.alpha, recipe.fusion.norm
+    target = _subject(prepared, prepared.target, log)
+    strength = search(target, fusion, prepared.corpus.validation, recipe, run, log)
+    del target
+    _release()
+    chosen, alpha = fusion.at(strength.strengths)
+    settled = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"alpha": (alpha,)})})
+    return strength, chosen, permuted and permuted.at(strength.strengths)[0], settled
+
+
+def _fold(fusion: Fusion, prepared: Prepared, recipe: Recipe, run: RunDir, log: Log) -> list[Folded]:
+    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried."""
+    alphas, norm = recipe.fusion.alphas, recipe.fusion.norm
     prompt = (*recipe.evaluation.prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
     total = fold_bytes(prepared.target.checkpoint, fusion) * len(alphas)
     folded = []
@@ -244,6 +266,7 @@ def _report(
     rows: int,
     transports: Transports,
     fusion: Fusion,
+    strength: Strength | None,
     folded: list[Folded],
     evaluation: Evaluation,
     log: Log,
@@ -253,7 +276,7 @@ def _report(
     from tmerge_tui.engine.report import write_report
 
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
-        results = collect(prepared, rows, transports, fusion, folded, evaluation, log.timings, log.warnings)
+        results = collect(prepared, rows, transports, fusion, strength, folded, evaluation, log.timings, log.warnings)
         readme = prepared.target.checkpoint.folder / "README.md"
         notes: list[str] = []
         for one in folded:

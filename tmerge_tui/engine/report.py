@@ -15,6 +15,7 @@ import yaml
 
 from tmerge_tui.engine import figures
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.strengthcurve import strength_curve
 from tmerge_tui.engine.svg import Figure
 from tmerge_tui.engine.templates import asset, environment
 from tmerge_tui.engine.verdict import Comparison
@@ -79,6 +80,7 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "contrasts": [
             (f"{c['alpha']:g}", MODELS[c["against"]], *_difference(c)) for c in results.get("contrasts") or []
         ],
+        "strength": _strength(results.get("strength")),
         "samples": _samples(results.get("samples") or []),
         "sizes": _sizes(projections),
         "projections": [
@@ -107,6 +109,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, list[Figure]]:
     costs = results.get("layer_costs") or {}
     groups: dict[str, Iterable[Figure | None]] = {
         "alpha": [figures.alpha_curve(results.get("scores") or [])],
+        "strength": [strength_curve((results.get("strength") or {}).get("trials") or [])],
         "transported": [figures.transported(results.get("projections") or [])],
         "layer_plans": [figures.layer_plan(kind, plan["P"]) for kind, plan in plans.items()],
         "layer_costs": [figures.layer_cost(side, cost) for side, cost in costs.items()],
@@ -188,6 +191,19 @@ def _scores(scores: Sequence[Row], best: float | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _strength(strength: Row | None) -> dict[str, Any] | None:
+    """What `alpha: auto` chose, and the trials it chose from; None when the recipe gave alpha."""
+    if strength is None:
+        return None
+    chosen = [(kind, f"{alpha:g}") for kind, alpha in strength["strengths"].items()]
+    trials = [
+        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *_difference(t)[:2], "kept" if t["kept"] else "no")
+        for t in strength["trials"]
+    ]
+    told = f"{bits(strength['target'])} bits per byte before, {bits(strength['chosen'])} after"
+    return {"chosen": chosen, "trials": trials, "told": f"{count(strength['texts'])} texts, {told}"}
 
 
 def _holdout(scores: Sequence[Row]) -> str:

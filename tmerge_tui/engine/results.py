@@ -15,6 +15,7 @@ from tmerge_tui.engine.evaluate import Evaluation
 from tmerge_tui.engine.fold import Folded
 from tmerge_tui.engine.fused import Fusion
 from tmerge_tui.engine.resources import peaks
+from tmerge_tui.engine.strength import Strength
 from tmerge_tui.engine.transport import Transports
 from tmerge_tui.engine.verdict import judge
 from tmerge_tui.models.projections import side_of
@@ -36,6 +37,7 @@ def collect(
     rows: int,  # of activations, T
     transports: Transports,
     fusion: Fusion,
+    strength: Strength | None,  # None: the recipe gave alpha
     folded: list[Folded],
     evaluation: Evaluation,
     timings: list[dict[str, Any]],
@@ -49,11 +51,14 @@ def collect(
     plans = {kind: transports.layer_plan(kind) for kind in prepared.matching.kinds}
     chosen = _chosen(transports, kinds)
     first = folded[0]
+    chosen_alpha = None if strength is None else strength.plain()
     return {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "verdict": judge(evaluation.scores, evaluation.contrasts, figures, norm=recipe.fusion.norm),
+        "verdict": judge(
+            evaluation.scores, evaluation.contrasts, figures, norm=recipe.fusion.norm, strength=chosen_alpha
+        ),
         "recipe": recipe.model_dump(mode="json"),
         "models": {"source": _model(prepared.source), "target": _model(prepared.target)},
         "calibration": {
@@ -67,6 +72,7 @@ def collect(
         "output": [{"alpha": one.alpha, "folder": Path(one.folder).name} for one in folded],
         "scores": evaluation.scores,
         "contrasts": evaluation.contrasts,
+        "strength": chosen_alpha,
         "projections": figures,
         "layer_plans": {
             kind: {name: getattr(plan, name).tolist() for name in ("P_in", "P_out", "P_eff", "P")}
