@@ -60,7 +60,7 @@ class Bench:
 
         def measure(model: Any) -> dict[str, Any]:
             batch = self.recipe.evaluation.batch_size
-            warn = partial(self._warn, variant.name)
+            warn = partial(self.warn, variant.name)
             advance = partial(progress.advance, note=variant.name)
             return asdict(score(model, self.subject.tokenizer, samples, batch, limit, warn, advance))
 
@@ -104,7 +104,7 @@ class Bench:
             weights = [variant.model == "shrink", variant.fusion.key, variant.alpha, self.recipe.fusion.norm]
         return key("evaluate-1", self.subject.facts.fingerprint, str(self.subject.dtype), weights, *asked)
 
-    def _warn(self, where: str, message: str) -> None:
+    def warn(self, where: str, message: str) -> None:
         self.emit(Warned("evaluate", f"{where}: {message}"))
 
 
