@@ -8,7 +8,7 @@ asking the others again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ def problems(evaluation: Evaluation) -> list[str]:
 
 def benchmark(
     target: Subject,
-    source: Subject | None,  # None: not asked
+    source: Callable[[], Subject] | None,  # None: not asked
     variants: Sequence[Variant],  # results in the target; the target itself is asked first
     recipe: Recipe,
     run: RunDir,
@@ -61,7 +61,7 @@ def benchmark(
     found: list[tuple[Variant, dict[tuple[str, str], dict[str, Any]]]] = []
     with Progress(emit, STAGE, "Running benchmarks", total, "tasks") as progress:
         if source is not None:
-            found.append((Variant("source"), _ask(Bench(source, recipe, run, emit), Variant("source"), progress)))
+            found.append((Variant("source"), _ask(Bench(source(), recipe, run, emit), Variant("source"), progress)))
             release()
         bench = Bench(target, recipe, run, emit)
         found += [(variant, _ask(bench, variant, progress)) for variant in asked]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tmerge_tui.engine.benchmark import problems as benchmark_problems
 from tmerge_tui.engine.calibrate import Corpus, read_corpus
 from tmerge_tui.engine.fuse import check_k
 from tmerge_tui.engine.outline import Outline
@@ -82,6 +83,7 @@ def prepare(recipe: Recipe) -> Prepared:
         fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
         problems += check_k(target.facts.layout, fused, recipe.fusion.k)
     problems += _layers(recipe, target)
+    problems += benchmark_problems(recipe.evaluation)
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
     needs = estimate(recipe, target.facts, source.facts, texts)
     problems += _disk(recipe, needs, (source, target))

@@ -9,7 +9,7 @@ computed again; a model is loaded only when one of its scores is missing, and on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tmerge_tui.engine.bench import Bench, Variant, release
@@ -31,6 +31,7 @@ class Evaluation:
     scores: list[dict[str, Any]]
     contrasts: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)  # see `engine.benchmark`
 
 
 def evaluate(
@@ -69,12 +70,23 @@ def evaluate(
                 if (control, alpha) in found:
                     pair = found["fused", alpha], found[control, alpha]
                     contrasts.append({"alpha": alpha, "against": control, **_interval(*pair, recipe)})
-        samples = []
-        for variant in (Variant("target"), *(v for v in variants if v.model == "fused")):
-            for prompt, text in zip(recipe.evaluation.prompts, bench.continuations(variant), strict=True):
-                samples.append({"model": variant.model, "alpha": variant.alpha, "prompt": prompt, "text": text})
-                emit(Continued(variant.model, prompt, text))
+        samples = continued(bench, [Variant("target"), *fused_variants(fusion, recipe)], emit)
     return Evaluation(rows, contrasts, samples)
+
+
+def fused_variants(fusion: Fusion, recipe: Recipe) -> list[Variant]:
+    """The result at every alpha."""
+    return [Variant("fused", alpha, fusion) for alpha in recipe.fusion.alphas]
+
+
+def continued(bench: Bench, variants: Sequence[Variant], emit: Emit) -> list[dict[str, Any]]:
+    """What each variant makes of the recipe's prompts, as the report shows them side by side."""
+    samples = []
+    for variant in variants:
+        for prompt, text in zip(bench.recipe.evaluation.prompts, bench.continuations(variant), strict=True):
+            samples.append({"model": variant.model, "alpha": variant.alpha, "prompt": prompt, "text": text})
+            emit(Continued(variant.model, prompt, text))
+    return samples
 
 
 def score_source(

@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> (strength) -> fold
-    -> evaluate -> report
+    -> evaluate -> (benchmark) -> report
 
 Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
 One model is in memory at a time, and none when nothing of it is missing.
@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine import download
+from tmerge_tui.engine.bench import Variant
+from tmerge_tui.engine.benchmark import benchmark
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
-from tmerge_tui.engine.evaluate import Evaluation, evaluate, score_source
+from tmerge_tui.engine.evaluate import Evaluation, evaluate, fused_variants, score_source
 from tmerge_tui.engine.extract import Activations, Subject, extract
 from tmerge_tui.engine.fold import Folded, fold, fold_bytes
 from tmerge_tui.engine.fuse import fuse
@@ -63,6 +65,7 @@ STAGES = (  # name, what a person reads, share of the whole run as the progress 
     ("evaluate", "Measure result and placebos", 0.13),
     ("report", "Write the report", 0.01),
 )
+BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only with fusion.alpha: auto
 
 
@@ -110,6 +113,8 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     evaluation = evaluate(
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
+    if recipe.evaluation.benchmarks:
+        evaluation = replace(evaluation, benchmarks=_benchmark(fused_variants(fusion, recipe), prepared, run, log))
     verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, log, run)
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
@@ -122,6 +127,8 @@ def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
         more["check"] = (download.STAGE, download.LABEL, download.SHARE)
     if recipe.fusion.searched:
         more["fuse"] = STRENGTH
+    if recipe.evaluation.benchmarks:
+        more["evaluate"] = BENCHMARK
     stages = [stage for usual in STAGES for stage in (usual, more.get(usual[0])) if stage is not None]
     whole = sum(share for _, _, share in stages)
     return tuple((name, label, share / whole) for name, label, share in stages)
@@ -259,6 +266,14 @@ def _fold(fusion: Fusion, prepared: Prepared, recipe: Recipe, run: RunDir, log: 
             smoke(out, prompt, prepared.device, log, recipe.target.trust_remote_code)
             _release()
     return folded
+
+
+def _benchmark(variants: list[Variant], prepared: Prepared, run: RunDir, log: Log) -> list[dict[str, Any]]:
+    recipe = prepared.recipe
+    source = (lambda: _subject(prepared, prepared.source, log)) if recipe.evaluation.benchmark_source else None
+    rows = benchmark(_subject(prepared, prepared.target, log), source, variants, recipe, run, log)
+    _release()
+    return rows
 
 
 def _report(

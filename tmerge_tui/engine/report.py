@@ -80,6 +80,7 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "contrasts": [
             (f"{c['alpha']:g}", MODELS[c["against"]], *_difference(c)) for c in results.get("contrasts") or []
         ],
+        "benchmarks": _benchmarks(results.get("benchmarks") or []),
         "strength": _strength(results.get("strength")),
         "samples": _samples(results.get("samples") or []),
         "sizes": _sizes(projections),
@@ -204,6 +205,26 @@ def _strength(strength: Row | None) -> dict[str, Any] | None:
     ]
     told = f"{bits(strength['target'])} bits per byte before, {bits(strength['chosen'])} after"
     return {"chosen": chosen, "trials": trials, "told": f"{count(strength['texts'])} texts, {told}"}
+
+
+def _benchmarks(rows: Sequence[Row]) -> dict[str, Any]:
+    """The table of benchmarks, and which of its rows are partial. A difference is better or worse as its metric has
+    it; no interval, no word."""
+    shown = []
+    for row in rows:
+        ends = row["difference_low"], row["difference_high"]
+        better = None if row["higher_is_better"] is None else Comparison(row["difference"], *ends).better
+        if better is not None and row["higher_is_better"]:
+            better = not better
+        named = f"{row['task']}, {row['metric']}" + (" (partial)" if row["limit"] is not None else "")
+        model = MODELS.get(row["model"], row["model"])
+        alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
+        error = "" if row["stderr"] is None else f" ± {bits(row['stderr'])}"
+        told = bits(row["value"]) + error, signed(row["difference"]), interval(*ends)
+        outcome = "baseline" if row["model"] == "target" else OUTCOMES[better] if known(ends[0]) is not None else NONE
+        shown.append((named, model, alpha, count(row["questions"]), *told, outcome))
+    partial = next((row["limit"] for row in rows if row["limit"] is not None), None)
+    return {"rows": shown, "partial": partial, "by": list(dict.fromkeys(row["by"] for row in rows))}
 
 
 def _holdout(scores: Sequence[Row]) -> str:

@@ -72,6 +72,7 @@ def collect(
         "output": [{"alpha": one.alpha, "folder": Path(one.folder).name} for one in folded],
         "scores": evaluation.scores,
         "contrasts": evaluation.contrasts,
+        "benchmarks": evaluation.benchmarks,
         "strength": chosen_alpha,
         "projections": figures,
         "layer_plans": {
