@@ -126,6 +126,23 @@ def read_corpus(calibration: Calibration, seed: int, validation: bool = False) -
     )
 
 
+def read_samples(
+    path: Path, column: str | None, count: int, seed: int, without: Iterable[Sample] = ()
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """(at most `count` distinct samples of a file, in random order; warnings). None of `without` is among them.
+
+    Raises DataError as `read_corpus`, and when nothing is left.
+    """
+    samples, warnings = _distinct(read_file(path, column), path)
+    kept_out = {sample.identity for sample in without}
+    left = [samples[i] for i in _shuffled(len(samples), seed) if samples[i].identity not in kept_out]
+    if len(left) < len(samples):
+        warnings.append(f"{path}: {len(samples) - len(left)} samples are held out for measuring: left out")
+    if not left:
+        raise DataError(f"{path}: {_count(0)} that are not held out", "text to train on", "give a file with more text")
+    return tuple(left[:count]), warnings
+
+
 def hash_samples(samples: Iterable[Sample]) -> str:
     """sha256 of the exact ordered texts."""
     digest = hashlib.sha256()

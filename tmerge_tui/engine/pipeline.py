@@ -68,6 +68,10 @@ STAGES = (  # name, what a person reads, share of the whole run as the progress 
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only with fusion.alpha: auto
 
+HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
+TRAINING = (("adapt", "Train", 2.0), ("fold_trained", "Write the adapted model", 0.05))  # only with adaptation
+MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
+
 
 @dataclass
 class Log:
@@ -108,6 +112,16 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     if recipe.fusion.searched:
         strength, fusion, permuted, recipe = _choose_strength(fusion, permuted, prepared, run, log)
     folded = _fold(fusion, prepared, recipe, run, log)
+    adapted = None
+    if recipe.adaptation is not None:
+        from tmerge_tui.engine.schooling import school_run  # the Trainer takes seconds to import
+
+        adapted = school_run(
+            prepared, recipe, transports, fusion, lambda: _subject(prepared, prepared.source, log), run, log
+        )
+        folded.insert(0, adapted.fold(run.model, run, log))
+        smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
+        _release()
     holdout = prepared.corpus.holdout
     measured_source = _subject(prepared, prepared.source, log) if recipe.evaluation.source else None
     evaluation = evaluate(
@@ -115,21 +129,27 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     )
     if recipe.evaluation.benchmarks:
         evaluation = replace(evaluation, benchmarks=_benchmark(fused_variants(fusion, recipe), prepared, run, log))
-    verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, log, run)
+    measured = None
+    if adapted is not None:
+        measured = adapted.measure(_subject(prepared, prepared.target, log), prepared.corpus, recipe, run, log)
+    verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, measured, log, run)
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, folded[0].folder, str(report)))
 
 
 def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
     """STAGES and, each behind the stage it follows, those that only some recipes need; the shares sum to 1."""
-    more = {}
+    more: dict[str, list[tuple[str, str, float]]] = {}
     if download.needs_stage(recipe):
-        more["check"] = (download.STAGE, download.LABEL, download.SHARE)
+        more["check"] = [(download.STAGE, download.LABEL, download.SHARE)]
     if recipe.fusion.searched:
-        more["fuse"] = STRENGTH
+        more["fuse"] = [STRENGTH]
     if recipe.evaluation.benchmarks:
-        more["evaluate"] = BENCHMARK
-    stages = [stage for usual in STAGES for stage in (usual, more.get(usual[0])) if stage is not None]
+        more["evaluate"] = [BENCHMARK]
+    if recipe.adaptation is not None:
+        more["fold"] = [*([HINTS] if recipe.adaptation.hints else []), *TRAINING]
+        more["evaluate"] = [*more.get("evaluate", []), MEASURE_TRAINED]
+    stages = [stage for usual in STAGES for stage in (usual, *more.get(usual[0], []))]
     whole = sum(share for _, _, share in stages)
     return tuple((name, label, share / whole) for name, label, share in stages)
 
@@ -254,18 +274,27 @@ def _choose_strength(
 
 
 def _fold(fusion: Fusion, prepared: Prepared, recipe: Recipe, run: RunDir, log: Log) -> list[Folded]:
-    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried."""
+    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried.
+
+    With adaptation `model/` is for the adapted model, and what was only fused always carries its alpha in its name.
+    """
     alphas, norm = recipe.fusion.alphas, recipe.fusion.norm
-    prompt = (*recipe.evaluation.prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
+    alone = len(alphas) == 1 and recipe.adaptation is None
     total = fold_bytes(prepared.target.checkpoint, fusion) * len(alphas)
     folded = []
     with Progress(log, "fold", "Writing the merged model", total, "bytes") as progress:
         for alpha in alphas:
-            out = run.model if len(alphas) == 1 else run.path / f"model-alpha-{alpha:g}"
+            out = run.model if alone else run.path / f"model-alpha-{alpha:g}"
             folded.append(fold(prepared.target.checkpoint, fusion, alpha, norm, out, run, log, progress))
-            smoke(out, prompt, prepared.device, log, recipe.target.trust_remote_code)
+            smoke(out, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
             _release()
     return folded
+
+
+def _prompt(prepared: Prepared) -> str:
+    """What a written model is tried with."""
+    prompts = prepared.recipe.evaluation.prompts
+    return (*prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
 
 
 def _benchmark(variants: list[Variant], prepared: Prepared, run: RunDir, log: Log) -> list[dict[str, Any]]:
@@ -284,6 +313,7 @@ def _report(
     strength: Strength | None,
     folded: list[Folded],
     evaluation: Evaluation,
+    adaptation: dict[str, Any] | None,
     log: Log,
     run: RunDir,
 ) -> dict[str, Any]:
@@ -291,7 +321,9 @@ def _report(
     from tmerge_tui.engine.report import write_report
 
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
-        results = collect(prepared, rows, transports, fusion, strength, folded, evaluation, log.timings, log.warnings)
+        results = collect(
+            prepared, rows, transports, fusion, strength, folded, evaluation, adaptation, log.timings, log.warnings
+        )
         readme = prepared.target.checkpoint.folder / "README.md"
         notes: list[str] = []
         for one in folded:

@@ -18,6 +18,7 @@ from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.strengthcurve import strength_curve
 from tmerge_tui.engine.svg import Figure
 from tmerge_tui.engine.templates import asset, environment
+from tmerge_tui.engine.tuition import view_adaptation
 from tmerge_tui.engine.verdict import Comparison
 from tmerge_tui.engine.wording import (
     NONE,
@@ -82,6 +83,7 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "benchmarks": _benchmarks(results.get("benchmarks") or []),
         "strength": _strength(results.get("strength")),
+        "adaptation": view_adaptation(results.get("adaptation")),
         "samples": _samples(results.get("samples") or []),
         "sizes": _sizes(projections),
         "projections": [
@@ -93,7 +95,10 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "memory": _memory(results.get("memory") or {}),
         "warnings": results.get("warnings") or [],
         "skipped": results.get("skipped") or [],
-        "outputs": [(f"{o['alpha']:g}", o["folder"]) for o in results.get("output") or []],
+        "outputs": [
+            (f"{o['alpha']:g}", f"{o['folder']}{' (trained)' if o.get('trained') else ''}")
+            for o in results.get("output") or []
+        ],
         "fused_tensors": (results.get("tensors") or {}).get("fused") or [],
         "copied_tensors": count((results.get("tensors") or {}).get("copied")),
         "files": [(f["path"], size(f.get("bytes")), f.get("sha256", NONE)) for f in results.get("files") or []],
