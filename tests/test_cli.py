@@ -63,7 +63,7 @@ def test_version_and_help() -> None:
     assert tmerge("--version").stdout == f"tmerge {__version__}\n"
     shown = tmerge("--help")
     assert shown.returncode == 0
-    for command in ("demo", "plan", "check", "watch", "cancel", "report", "doctor", "--batch", "--set"):
+    for command in ("demo", "plan", "check", "watch", "cancel", "report", "eval", "doctor", "--batch", "--set"):
         assert command in shown.stdout
     assert "_worker" not in shown.stdout
 

@@ -296,6 +296,11 @@ def is_folder(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~", ".\\")) or name in (".", "..") or Path(name).expanduser().is_dir()
 
 
+def task_name(task: str) -> str:
+    """A task of the harness by its name, or the absolute path of a task file."""
+    return str(Path(task).expanduser().absolute()) if task.endswith((".yaml", ".yml")) else task
+
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -363,7 +368,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
-            "tasks": tuple(str(absolute(t)) if t.endswith((".yaml", ".yml")) else t for t in measured.tasks),
+            "tasks": tuple(task_name(task) for task in measured.tasks),
             "include_path": absolute(measured.include_path),
         }
     )
