@@ -6,8 +6,9 @@ at every labelled position.
 Different tokenizers: both models read the same text in their own tokens. Positions where both end a token at the same
 character (of the same message) are paired; there both have read exactly the same text. What they say next is compared
 in what no tokenizer can disagree on: the first byte of the next token behind at most one leading space. Probabilities
-of all tokens with the same (space, first byte) are added up, special tokens are one class of their own, and the KL is
-taken between these distributions. A token that is a bare space is a class of its own, too.
+of all tokens with the same (space, first byte) are added up, and the KL is taken between these distributions. A first
+byte behind a space that only one vocabulary has a token for goes with the bare space, which the other one would write
+before it. Special tokens are one class.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ACROSS = (
     "the same character (different tokenizers)"
 )
 CLASSES = 2 * 257 + 1  # (leading space or not) x (first byte, or nothing more); and special tokens
-SPECIAL = CLASSES - 1
+OTHER, BARE_SPACE, SPECIAL = 256, 513, CLASSES - 1
 
 
 def same_tokenizer(ours: Any, theirs: Any, samples: Sequence[Sample], mode: str) -> bool:
@@ -50,10 +51,22 @@ def byte_classes(tokenizer: Any, size: int) -> Tensor:
     return classes
 
 
+def common_classes(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the classes that only one of them has put together: behind a space with the bare space, else as one."""
+    mapped = torch.arange(CLASSES)
+    for groups in ((BARE_SPACE, range(257, BARE_SPACE)), (OTHER, (BARE_SPACE, *range(OTHER)))):
+        present = [torch.bincount(mapped[each], minlength=CLASSES) > 0 for each in (ours, theirs)]
+        only_one = present[0] ^ present[1]
+        for each in groups[1]:
+            if only_one[each]:
+                mapped[mapped == each] = groups[0]
+    return mapped[ours], mapped[theirs]
+
+
 def _class(spelled: bytes) -> int:
     space = spelled.startswith(b" ")
     rest = spelled[space:]
-    return 257 * space + (rest[0] if rest else 256)
+    return 257 * space + (rest[0] if rest else OTHER)
 
 
 def _bytes(token: str) -> bytes:
@@ -85,7 +98,7 @@ class Teacher:
     lessons: Sequence[Lesson] | None  # the texts in its own tokens; None: the tokenizer is the same
     student_lessons: Sequence[Lesson]
     student_tokenizer: Any
-    _classes: dict[tuple[str, int, torch.device], Tensor]
+    _classes: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(
@@ -100,7 +113,7 @@ class Teacher:
         same: bool,
     ) -> Teacher:
         lessons = None if same else read_lessons(samples, tokenizer, length, mode, placed=True)
-        return cls(model, tokenizer, lessons, student_lessons, student_tokenizer, {})
+        return cls(model, tokenizer, lessons, student_lessons, student_tokenizer)
 
     @property
     def rule(self) -> str:
@@ -141,25 +154,26 @@ class Teacher:
         if not ours:
             return 0 * logits.sum(), 0
         chosen = torch.tensor(ours, device=logits.device)
-        student = self._next_byte(logits[chosen[:, 0], chosen[:, 1]], "student")
         with torch.no_grad():
             said = self._read([self.lessons[sample].ids for sample in numbers])
-            chosen = torch.tensor(theirs, device=said.device)
-            teacher = self._next_byte(said[chosen[:, 0], chosen[:, 1]], "teacher")
+        if self._classes is None:
+            sizes = (self.student_tokenizer, logits.shape[-1]), (self.tokenizer, said.shape[-1])
+            found = common_classes(*(byte_classes(tokenizer, size) for tokenizer, size in sizes))
+            self._classes = found[0].to(logits.device), found[1].to(logits.device)
+        student = _next_byte(logits[chosen[:, 0], chosen[:, 1]], self._classes[0])
+        chosen = torch.tensor(theirs, device=said.device)
+        teacher = _next_byte(said[chosen[:, 0], chosen[:, 1]], self._classes[1])
         return F.kl_div(student, teacher, reduction="sum", log_target=True), len(ours)
-
-    def _next_byte(self, logits: Tensor, who: str) -> Tensor:
-        """Logits [N, V] -> log-probabilities [N, CLASSES]."""
-        name = (who, logits.shape[-1], logits.device)
-        if name not in self._classes:
-            tokenizer = self.student_tokenizer if who == "student" else self.tokenizer
-            self._classes[name] = byte_classes(tokenizer, logits.shape[-1]).to(logits.device)
-        probabilities = logits.float().softmax(-1)
-        classes = probabilities.new_zeros(len(logits), CLASSES)
-        return classes.index_add(1, self._classes[name], probabilities).clamp_min(1e-10).log()
 
     def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
         width = max(map(len, texts))
         ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=self.model.device)
         mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=self.model.device)
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+
+def _next_byte(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits [N, V], class of every token [V] -> log-probabilities [N, CLASSES]."""
+    probabilities = logits.float().softmax(-1)
+    summed = probabilities.new_zeros(len(logits), CLASSES).index_add(1, classes, probabilities)
+    return summed.clamp_min(1e-10).log()  # classes that no token has are empty in both
