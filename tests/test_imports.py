@@ -15,7 +15,7 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"errors"}, {"events"}, {"files"}, {"yamlfile"}, {"presets"}, {"problems"}, {"recipe"},
+    {"errors"}, {"events"}, {"files"}, {"yamlfile"}, {"presets"}, {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
@@ -29,6 +29,8 @@ TORCH_FREE = [
     "yamlfile",
     "presets",
     "problems",
+    "section",
+    "adaptation",
     "recipe",
     "cli",
     "commands",

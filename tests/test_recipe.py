@@ -113,11 +113,12 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"fusion": {"alpha": 1.5}}, "fusion.alpha: expected 1 or less (found 1.5)"),
-        ({"fusion": {"alpha": [0.1, -1]}}, "fusion.alpha.1: expected 0 or more (found -1)"),
+        ({"fusion": {"alpha": 1.5}}, "fusion.alpha: expected 1 or less, or 'auto' (found 1.5)"),
+        ({"fusion": {"alpha": [0.1, -1]}}, "fusion.alpha.1: expected 0 or more, or 'auto' (found -1)"),
         ({"fusion": {"alpha": []}}, "fusion.alpha: expected at least 1 item (found [])"),
         ({"fusion": {"alpha": [0.1, 0.1]}}, "fusion: alpha: each value once"),
-        ({"fusion": {"alpha": float("nan")}}, "fusion.alpha: expected a number (found nan)"),
+        ({"fusion": {"alpha": float("nan")}}, "fusion.alpha: expected a number, or 'auto' (found nan)"),
+        ({"fusion": {"alpha": [0.1, "auto"]}}, "fusion: alpha: auto stands alone, or give numbers"),
         ({"fusion": {"k": 0}}, "fusion.k: expected 1 or more, or 'all' (found 0)"),
         ({"fusion": {"k": "al"}}, "fusion.k: expected a whole number, or 'all' (found 'al'); did you mean all?"),
         ({"fusion": {"k": 1.5}}, "fusion.k: expected a whole number, or 'all' (found 1.5)"),
@@ -134,7 +135,7 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
         ),
         ({"transport": {"epsilom": 1}}, "transport.epsilom: unknown key; did you mean epsilon?"),
         ({"calibraton": {}}, "calibraton: unknown key; did you mean calibration?"),
-        ({"alpha": 0.1}, "alpha: unknown key; it belongs to fusion.alpha"),
+        ({"alpha": 0.1}, "alpha: unknown key; it belongs to fusion.alpha or adaptation.alpha"),
         ({"source": {"model": "a/b", "revison": "x"}}, "source.revison: unknown key; did you mean revision?"),
         ({"source": 3}, "source: expected a section with keys (found 3)"),
         ({"source": None}, "source: missing"),
@@ -148,10 +149,14 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
         ({"output": ""}, "output: expected text that is not empty (found '')"),
         ({"seed": True}, "seed: expected a number (found True)"),
         ({"fusion": {"alpha": True}}, "fusion.alpha: expected a number (found True)"),
+        ({"adaptation": {"epochs": 0}}, "adaptation.epochs: expected more than 0 (found 0)"),
+        ({"adaptation": {"epoch": 1}}, "adaptation.epoch: unknown key; did you mean epochs?"),
+        ({"adaptation": {"seeds": [1, 1]}}, "adaptation: seeds: each seed once"),
         (
-            {"adaptation": {"epochs": 1}},
-            "adaptation: training after the merge is not in this version; remove the section",
+            {"adaptation": {"hints": {"with_distill": True}}},
+            "adaptation: hints.with_distill needs compare: [distill]",
         ),
+        ({"adaptation": {"hints": {"wieght": 1}}}, "adaptation.hints.wieght: unknown key; did you mean weight?"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_plain_line(changes: dict[str, Any], expected: str) -> None:
@@ -166,11 +171,11 @@ def test_fusing_what_is_not_aligned() -> None:
 def test_all_problems_at_once() -> None:
     found = problems(
         source={"modle": "x"}, seed=-1, fusion={"alpha": 2, "k": 0}, transport={"projections": ["q", "z"]}, extra=1,
-        adaptation={}, evaluation={"controls": ["shrnk"]},
+        adaptation={"method": "none"}, evaluation={"controls": ["shrnk"]},
     )  # fmt: skip
     assert {line.split(":")[0] for line in found} == {
-        "adaptation", "source.model", "source.modle", "seed", "fusion.alpha", "fusion.k", "transport.projections.1",
-        "extra", "evaluation.controls.0",
+        "adaptation.method", "source.model", "source.modle", "seed", "fusion.alpha", "fusion.k",
+        "transport.projections.1", "extra", "evaluation.controls.0",
     }  # fmt: skip
     assert len(found) == 9
 

@@ -144,6 +144,30 @@ def report(run: str) -> int:
     return rebuild(run)
 
 
+@tmerge.command("eval")
+@click.argument("run")
+@click.option("--tasks", "tasks", multiple=True, metavar="NAMES", help="Tasks of lm-evaluation-harness, or task files.")
+@click.option("--choices", multiple=True, metavar="FILE", help="A .jsonl file of multiple-choice questions.")
+@click.option("--include-path", metavar="DIR", help="Folder of more task files.")
+@click.option("--limit", type=int, metavar="N", help="Questions of each task at most; the results are partial.")
+@click.option("--num-fewshot", type=int, metavar="N", help="Examples before each question, instead of the task's.")
+@click.option("--source", "benchmark_source", is_flag=True, default=None, help="Ask the source too.")
+@click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
+@click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
+@click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
+def evaluate(
+    run: str, json: bool, quiet: bool, offline: bool, tasks: tuple[str, ...], choices: tuple[str, ...], **given: Any
+) -> int:
+    """Ask target and result of a finished RUN more questions, and add them to its report."""
+    chosen = options(offline, json=json, quiet=quiet)
+    from tmerge_tui.commands.evaluate import evaluate as ask
+    from tmerge_tui.recipe import task_name
+
+    names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
+    files = [os.path.abspath(os.path.expanduser(path)) for path in choices]
+    return ask(run, {"tasks": names, "choices": files, **given}, chosen)
+
+
 @tmerge.command()
 @click.argument("run")
 @click.option("--repo", required=True, metavar="ORG/NAME", help="Repository on the Hub; made when it is not there.")

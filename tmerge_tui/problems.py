@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -34,7 +34,11 @@ def booleans_for_numbers(data: Mapping[str, Any], section: type[BaseModel], pref
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The section a field holds, if it holds one; `Section | None` is a section that may be left out."""
+    inner = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
+    if len(inner) != 1 or not isinstance(inner[0], type) or get_origin(annotation) is tuple:
+        return None
+    return inner[0] if issubclass(inner[0], BaseModel) else None
 
 
 def _types(annotation: Any) -> Iterator[Any]:

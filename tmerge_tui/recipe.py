@@ -13,29 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from tmerge_tui.adaptation import Adaptation
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.presets import read_recipe_mapping, with_preset
 from tmerge_tui.problems import booleans_for_numbers, fields, problems_of, section_of
+from tmerge_tui.section import Section, option
 from tmerge_tui.yamlfile import parse_mapping
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 PROJECTIONS: tuple[str, ...] = get_args(Projection)
 ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
 FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
-
-
-def option(
-    default: Any, meaning: str, *, unit: str = "", equation: str = "", expert: bool = False, **constraints: Any
-) -> Any:
-    """A recipe field: `meaning` is one line a person reads beside it."""
-    extra: dict[str, Any] = {"unit": unit, "equation": equation, "expert": expert}
-    return Field(default, description=meaning, json_schema_extra=extra, **constraints)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def _model_choice(value: Any) -> Any:
@@ -78,6 +68,10 @@ class Calibration(Section):
     column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
     samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
     holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
+    validation: int = option(
+        200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", unit="samples",
+        expert=True, ge=2,
+    )  # fmt: skip
     holdout_path: str | None = option(
         None, "measure on this file instead of a share of the calibration file", expert=True
     )
@@ -131,9 +125,9 @@ class Transport(Section):
 class Fusion(Section):
     """How plans become weights (section 4 and 5 of the method)."""
 
-    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = option(
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
         (0.1,),
-        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value",
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
         equation="eq. 14",
         min_length=1,
     )
@@ -176,11 +170,42 @@ class Fusion(Section):
             raise ValueError("units: raw needs coupling: barycentric (a plan's entries have no units)")
         if len(set(self.alpha)) != len(self.alpha):
             raise ValueError("alpha: each value once")
+        if "auto" in self.alpha and len(self.alpha) > 1:
+            raise ValueError("alpha: auto stands alone, or give numbers")
         return self
+
+    @property
+    def searched(self) -> bool:
+        """Whether the run itself chooses alpha, for each kind of projection."""
+        return self.alpha == ("auto",)
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The strengths to fuse at; none when they are yet to be searched."""
+        return tuple(alpha for alpha in self.alpha if alpha != "auto")
+
+
+class ChoiceSet(Section):
+    """A file of multiple-choice questions, answered by log-likelihood."""
+
+    path: str = option(
+        ..., "local .jsonl file of questions: context, choices, label; or as XCOPA has them", min_length=1
+    )
+    name: str | None = option(None, "what the report calls it; the file's name when empty")
+    cause: str = option("", "XCOPA: the words between premise and cause in the file's language, such as because")
+    effect: str = option("", "XCOPA: the words between premise and effect, such as so")
+
+    @property
+    def title(self) -> str:
+        return self.name or Path(self.path).stem
+
+
+def _choice_set(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class Evaluation(Section):
-    """Measured on the hold-out only."""
+    """Measured on the hold-out, and on benchmarks when there are any."""
 
     batch_size: int = option(16, "samples in one forward pass; halved when memory runs out", expert=True, ge=1)
     resamples: int = option(1000, "bootstrap resamples behind the 95 % intervals", expert=True, ge=100)
@@ -189,6 +214,33 @@ class Evaluation(Section):
         ("shrink", "permuted"), "placebos measured beside the result: rows shrunk, plans with permuted source channels"
     )
     prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side")
+    max_new_tokens: int = option(40, "length of a continuation", unit="tokens", expert=True, ge=1)
+    choices: tuple[Annotated[ChoiceSet, BeforeValidator(_choice_set)], ...] = option(
+        (), "files of multiple-choice questions (.jsonl) that target and result answer"
+    )
+    tasks: tuple[str, ...] = option(
+        (), "tasks of lm-evaluation-harness, by name or as task files (.yaml); needs the extra eval"
+    )
+    include_path: str | None = option(None, "folder of more task files for the harness", expert=True)
+    limit: int | None = option(
+        None, "questions of each task at most; such results are partial", unit="questions", expert=True, ge=1
+    )
+    num_fewshot: int | None = option(
+        None, "examples before each question; as the task says when empty", expert=True, ge=0
+    )
+    benchmark_source: bool = option(False, "run the benchmarks on the source too", expert=True)
+
+    @model_validator(mode="after")
+    def _names(self) -> Evaluation:
+        titles = [choices.title for choices in self.choices]
+        if len(set(titles)) != len(titles):
+            raise ValueError("choices: two files of one name; give each a name of its own")
+        return self
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of everything that is asked beyond the hold-out."""
+        return (*(choices.title for choices in self.choices), *self.tasks)
 
 
 class Recipe(Section):
@@ -197,7 +249,7 @@ class Recipe(Section):
     calibration: Calibration = option(..., "calibration and hold-out text")
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: Fusion = option(Fusion(), "weights from plans")
-    adaptation: None = option(None, "training after the merge (not in this version)", equation="eq. 15-17")
+    adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
     output: str = option(..., "run folder; the merged model is in its model/", min_length=1)
     device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -245,6 +297,11 @@ def is_folder(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~", ".\\")) or name in (".", "..") or Path(name).expanduser().is_dir()
 
 
+def task_name(task: str) -> str:
+    """A task of the harness by its name, or the absolute path of a task file."""
+    return str(Path(task).expanduser().absolute()) if task.endswith((".yaml", ".yml")) else task
+
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -277,8 +334,6 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
     # a section whose lines are all commented out is there, but empty
     given = {k: v for k, v in data.items() if v is not None or k not in Recipe.model_fields}
     problems = list(booleans_for_numbers(given, Recipe))
-    if given.pop("adaptation", None) is not None:
-        problems.append("adaptation: training after the merge is not in this version; remove the section")
     try:
         recipe = Recipe.model_validate(given)
     except ValidationError as error:
@@ -311,11 +366,24 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
+    measured = recipe.evaluation
+    evaluation = measured.model_copy(
+        update={
+            "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
+            "tasks": tuple(task_name(task) for task in measured.tasks),
+            "include_path": absolute(measured.include_path),
+        }
+    )
+    adaptation = recipe.adaptation
+    if adaptation is not None:
+        adaptation = adaptation.model_copy(update={"path": absolute(adaptation.path)})
     return recipe.model_copy(
         update={
+            "adaptation": adaptation,
             "source": model(recipe.source),
             "target": model(recipe.target),
             "calibration": calibration,
+            "evaluation": evaluation,
             "output": absolute(recipe.output),
         }
     )

@@ -230,3 +230,23 @@ def test_a_template_that_refuses_a_role_is_an_error_with_a_way_out() -> None:
             Sample(messages=({"role": "system", "content": "a"}, {"role": "user", "content": "b"})), tokenizer, "auto"
         )
     assert "chat_template: off" in caught.value.hint
+
+
+def test_validation_is_drawn_behind_the_calibration_samples(tmp_path: Path) -> None:
+    path = write(tmp_path, ".txt", [f"text {i}" for i in range(40)])
+    asked = Calibration(path=str(path), samples=20, holdout=10, validation=6)
+    without, with_it = (read_corpus(asked, 3, validation) for validation in (False, True))
+    assert (with_it.calibration, with_it.holdout) == (without.calibration, without.holdout)
+    assert without.validation == () and len(with_it.validation) == 6
+    splits = [*with_it.calibration, *with_it.holdout, *with_it.validation]
+    assert len({sample.identity for sample in splits}) == 36
+
+
+def test_a_short_file_gives_fewer_calibration_samples_for_validation(tmp_path: Path) -> None:
+    path = write(tmp_path, ".txt", [f"text {i}" for i in range(20)])
+    corpus = read_corpus(Calibration(path=str(path), samples=20, holdout=5, validation=6), 0, True)
+    assert (len(corpus.calibration), len(corpus.holdout), len(corpus.validation)) == (9, 5, 6)
+    assert any("calibration is 9 samples: 20 were asked for" in warning for warning in corpus.warnings)
+    with pytest.raises(DataError, match="validation takes 14") as failure:
+        read_corpus(Calibration(path=str(path), samples=20, holdout=5, validation=14), 0, True)
+    assert "calibration.validation" in failure.value.hint

@@ -55,7 +55,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What both models read (`calibration`), and what is only measured on (`holdout`); no text is in both.
+    """What both models read (`calibration`), what is only measured on (`holdout`), and what choices are made on
+    (`validation`, empty when there are none to make); no text is in two of them.
 
     `sha256` and `holdout_sha256` name the exact ordered texts; `column` is the field they came from ("line" for .txt);
     `commit` is that of a data set from the Hub.
@@ -68,10 +69,14 @@ class Corpus:
     column: str
     warnings: tuple[str, ...]
     commit: str | None = None
+    validation: tuple[Sample, ...] = ()
 
 
-def read_corpus(calibration: Calibration, seed: int) -> Corpus:
+def read_corpus(calibration: Calibration, seed: int, validation: bool = False) -> Corpus:
     """Reads, splits and samples; the same file, settings and seed always give the same corpus.
+
+    With `validation`, `calibration.validation` samples are drawn behind the calibration samples, so that those stay as
+    they are; in a file that is too short for both, the calibration samples are fewer.
 
     Raises DataError: missing, empty, unreadable or unknown file, no such field, fewer than 2 samples on either side.
     """
@@ -99,12 +104,40 @@ def read_corpus(calibration: Calibration, seed: int) -> Corpus:
         if len(rest) < len(samples):
             warnings.append(f"{len(samples) - len(rest)} calibration samples are also in the hold-out file: left out")
         _require(len(rest), 0, path)
-    if len(rest) < calibration.samples:
-        warnings.append(f"{path}: calibration is {len(rest)} samples: {calibration.samples} were asked for")
-    chosen = rest[: calibration.samples]
+    held_back = 0
+    if validation:
+        held_back = calibration.validation
+        _require(len(rest), held_back, path, "validation")
+    chosen = rest[: min(calibration.samples, len(rest) - held_back)]
+    if len(chosen) < calibration.samples:
+        warnings.append(f"{path}: calibration is {len(chosen)} samples: {calibration.samples} were asked for")
     return Corpus(
-        tuple(chosen), tuple(holdout), hash_samples(chosen), hash_samples(holdout), read.column, tuple(warnings), commit
+        tuple(chosen),
+        tuple(holdout),
+        hash_samples(chosen),
+        hash_samples(holdout),
+        read.column,
+        tuple(warnings),
+        commit,
+        tuple(rest[len(chosen) : len(chosen) + held_back]),
     )
+
+
+def read_samples(
+    path: Path, column: str | None, count: int, seed: int, without: Iterable[Sample] = ()
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """(at most `count` distinct samples of a file, in random order; warnings). None of `without` is among them.
+
+    Raises DataError as `read_corpus`, and when nothing is left.
+    """
+    samples, warnings = _distinct(read_file(path, column), path)
+    kept_out = {sample.identity for sample in without}
+    left = [samples[i] for i in _shuffled(len(samples), seed) if samples[i].identity not in kept_out]
+    if len(left) < len(samples):
+        warnings.append(f"{path}: {len(samples) - len(left)} samples are held out for measuring: left out")
+    if not left:
+        raise DataError(f"{path}: {_count(0)} that are not held out", "text to train on", "give a file with more text")
+    return tuple(left[:count]), warnings
 
 
 def hash_samples(samples: Iterable[Sample]) -> str:
@@ -184,15 +217,15 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return order
 
 
-def _require(found: int, holdout: int, path: Path | str) -> None:
-    if found - holdout >= 2:
+def _require(found: int, held: int, path: Path | str, what: str = "hold-out") -> None:
+    if found - held >= 2:
         return
-    if holdout == 0 or found < 4:
+    if held == 0 or found < 4:
         raise DataError(f"{path}: {_count(found)}", "at least 2 to align on", "give a file with more text")
     raise DataError(
-        f"{path}: {_count(found)}, and the hold-out takes {holdout}",
-        f"at least {holdout + 2}, so that 2 are left to align on",
-        f"set calibration.holdout to {found // 4 if found >= 8 else 2} or give a file with more text",
+        f"{path}: {_count(found)}, and the {what} takes {held}",
+        f"at least {held + 2}, so that 2 are left to align on",
+        f"set calibration.{what.replace('-', '')} to {found // 4 if found >= 8 else 2} or give a file with more text",
     )
 
 

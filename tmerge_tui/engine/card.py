@@ -19,6 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from tmerge_tui.engine.publish import LOCAL, public
 from tmerge_tui.engine.templates import environment
+from tmerge_tui.engine.tuition import view_adaptation
 from tmerge_tui.engine.verdict import judge, median_ratio
 from tmerge_tui.engine.wording import NONE, bits, interval, known, number, signed
 from tmerge_tui.files import storage, write_atomic
@@ -39,7 +40,8 @@ def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Pa
             _keep(target_readme, model_folder)
             # a target that was itself merged brings a recipe of its own
             _keep(target_readme.with_name(RECIPE_FILE), model_folder)
-        card = _card(results, _alpha_of(results, model_folder), own, licence, licence_notes)
+        trained = _trained(results, model_folder)
+        card = _card(results, _alpha_of(results, model_folder), trained, own, licence, licence_notes)
         write_atomic(model_folder / "README.md", card.encode())
         write_atomic(model_folder / RECIPE_FILE, public_recipe(results.get("recipe") or {}).encode())
     return tuple(notes)
@@ -53,6 +55,7 @@ def public_recipe(recipe: Mapping[str, Any]) -> str:
 def _card(
     results: Mapping[str, Any],
     alpha: float | None,
+    trained: Mapping[str, Any] | None,  # its row of `adaptation`; None for a model that was only fused
     own: Mapping[str, Any],
     licence: Mapping[str, str],
     flags: list[str],
@@ -78,7 +81,7 @@ def _card(
         language=_words(own.get("language")) or None,
         datasets=list(dict.fromkeys(datasets)) or None,
         model_name=name,
-        eval_results=_measured(results, alpha, corpus),
+        eval_results=_measured(results, alpha, trained, corpus),
         license=licence.get("license"),
         license_name=licence.get("license_name"),
         license_link=licence.get("license_link"),
@@ -100,6 +103,7 @@ def _card(
             for s in results.get("scores") or []
             if s["alpha"] is None or s["alpha"] == alpha
         ],
+        "adaptation": view_adaptation(results.get("adaptation")) if trained else None,
         "flags": flags,
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
@@ -152,10 +156,23 @@ def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[s
     return {name: str(value) for name, value in fields.items() if value}, notes
 
 
-def _measured(results: Mapping[str, Any], alpha: float | None, corpus: str | None) -> list[EvalResult] | None:
+def _trained(results: Mapping[str, Any], model_folder: Path) -> Mapping[str, Any] | None:
+    """The row of `adaptation` that this model is the first seed of; None for a model that was only fused."""
+    adaptation = results.get("adaptation")
+    mine = [o for o in results.get("output") or [] if PurePosixPath(o["folder"]).name == model_folder.name]
+    if not adaptation or not any(o.get("trained") for o in mine):
+        return None
+    return next(row for row in adaptation["rows"] if row["model"] == adaptation["result"])
+
+
+def _measured(
+    results: Mapping[str, Any], alpha: float | None, trained: Mapping[str, Any] | None, corpus: str | None
+) -> list[EvalResult] | None:
     """The one number measured for this model: bits per byte on the hold-out."""
     row = next((s for s in results.get("scores") or [] if s["model"] == "fused" and s["alpha"] == alpha), None)
     value = known(row.get("bits_per_byte")) if row else None
+    if trained:
+        value = known(trained["seeds"][0])
     if value is None:
         return None
     return [

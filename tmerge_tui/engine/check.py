@@ -9,14 +9,17 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tmerge_tui.engine.adapter import merged_folder, require_peft
-from tmerge_tui.engine.calibrate import Corpus, read_corpus
+from tmerge_tui.engine.benchmark import problems as benchmark_problems
+from tmerge_tui.engine.calibrate import Corpus, read_corpus, read_samples
 from tmerge_tui.engine.fuse import check_k
+from tmerge_tui.engine.hints import check_hints
 from tmerge_tui.engine.outline import outline
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
 from tmerge_tui.hub.download import lacking_room
@@ -70,7 +73,8 @@ def prepare(recipe: Recipe) -> Prepared:
     problems: list[str] = []
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed))
+    searched = recipe.fusion.searched
+    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
         raise CheckError(problems)
@@ -81,6 +85,8 @@ def prepare(recipe: Recipe) -> Prepared:
         fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
         problems += check_k(target.facts.layout, fused, recipe.fusion.k)
     problems += _layers(recipe, target)
+    problems += benchmark_problems(recipe.evaluation)
+    problems += _adaptation(recipe, target, corpus, matching)
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
     needs = estimate(recipe, target.facts, source.facts, texts)
     problems += _disk(recipe, needs, (source, target))
@@ -158,6 +164,21 @@ def _layers(recipe: Recipe, target: Party) -> list[str]:
     depth = target.facts.layers
     wrong = [layer for layer in recipe.fusion.layers or () if not 0 <= layer < depth]
     return [f"fusion.layers: found {wrong}, expected layers from 0 to {depth - 1} of the target"] if wrong else []
+
+
+def _adaptation(recipe: Recipe, target: Party, corpus: Corpus | None, matching: Matching | None) -> list[str]:
+    """What training would stumble over after hours."""
+    options, problems = recipe.adaptation, []
+    if options is None:
+        return []
+    if options.hints is not None and matching is not None:
+        problems += check_hints(options.hints, matching.kinds, target.facts.layers)
+    if options.path is not None and corpus is not None:
+        path, kept_out = Path(options.path), corpus.holdout
+        _tried(problems, "adaptation.path", lambda: read_samples(path, options.column, 1, recipe.seed, kept_out))
+    if options.method == "lora" and find_spec("peft") is None:
+        problems.append("adaptation.method: lora needs the package peft: pip install 'tmerge-tui[lora]'")
+    return problems
 
 
 def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:

@@ -18,6 +18,7 @@ from tmerge_tui.engine.svg import (
     marker,
     polyline,
     rect,
+    signed_tick,
     text,
     ticks,
 )
@@ -56,7 +57,7 @@ def alpha_curve(scores: Sequence[Row]) -> Figure | None:
         return top + height * (high - value) / (high - low)
 
     body = [
-        line(left, at_y(t), left + width, at_y(t), "grid") + text(left - 8, at_y(t) + 4, _tick(t), "soft", "end")
+        line(left, at_y(t), left + width, at_y(t), "grid") + text(left - 8, at_y(t) + 4, signed_tick(t), "soft", "end")
         for t in ticks(low, high)
     ]
     body.append(line(left, at_y(0), left + width, at_y(0), "zero"))
@@ -249,10 +250,6 @@ def mass_share(mass: Sequence[Row]) -> Figure | None:
     body.append(text(16, top + height / 2, "share of the row's mass", "", "middle", -90))
     title = "Share of transport mass in the largest entries of a row, by side"
     return Figure("mass", title, left + width + 90, max(top + height + 48, floor + 12), "".join(body))
-
-
-def _tick(value: float) -> str:
-    return "0" if value == 0 else f"{value:+.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-5 else f"{value:+.1e}"
 
 
 def _some(n: int, cell: float) -> range:

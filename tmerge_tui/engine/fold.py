@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,11 +63,26 @@ def fold(
     folder is not the target's but for the fused tensors, NumericsError when a weight is not finite.
     """
     patches = _patches(target, fusion, alpha, norm)
+    named = key("fold-1", target.fingerprint(), fusion.key, alpha, norm, out.name)
+    return write_folded(target, patches, named, alpha, out, run, emit, progress)
+
+
+def write_folded(
+    target: Checkpoint,
+    patches: Mapping[str, Callable[[Tensor], Tensor]],
+    named: str,  # names the content of what is written, and `out`
+    alpha: float,
+    out: Path,
+    run: RunDir,
+    emit: Emit,
+    progress: Progress | None = None,
+) -> Folded:
+    """The target with `patches`, written, accounted for and described; see `fold`."""
     if target.pickled:
         emit(
             Warned("fold", "the target's weights are .bin files; the result has the same tensors in safetensors files")
         )
-    marker = run.piece("folded", key("fold-1", target.fingerprint(), fusion.key, alpha, norm, out.name), ".json")
+    marker = run.piece("folded", named, ".json")
     work = copy_bytes(target, patches)
     with nullcontext(progress) if progress else Progress(emit, "fold", "Writing the model", work, "bytes") as shown:
         found = _finished(marker, out)

@@ -36,6 +36,7 @@ class FusedProjection:
     target_norm: float  # of the target's entries that it meets
     cosine: float  # between the two
     empty: int  # selected rows or columns that received nothing
+    share: float = 1.0  # of alpha at which it is mixed in
 
     @property
     def ratio(self) -> float:
@@ -54,22 +55,37 @@ class Fusion:
     """
 
     def __init__(
-        self, run: RunDir, pieces: Mapping[int, Path], layout: Layout, notes: Sequence[str], permuted: bool
+        self,
+        run: RunDir,
+        pieces: Mapping[int, Path],
+        layout: Layout,
+        notes: Sequence[str],
+        permuted: bool,
+        shares: Mapping[str, float] | None = None,  # of alpha, by kind; a kind that is not named is left out
     ) -> None:
         self.run, self.pieces, self.layout, self.permuted = run, dict(pieces), layout, permuted
         self.notes = tuple(notes)
-        self.key = key("fusion", sorted((layer, path.name) for layer, path in self.pieces.items()))
+        self.shares = None if shares is None else {kind: share for kind, share in shares.items() if share}
+        named = sorted((layer, path.name) for layer, path in self.pieces.items())
+        self.key = key("fusion", named) if self.shares is None else key("fusion", named, self.shares)
+
+    def at(self, strengths: Mapping[str, float]) -> tuple[Fusion, float]:
+        """(fusion, alpha) that mix every kind in at a strength of its own: alpha is the largest of `strengths`, and the
+        fusion knows the share of each kind in it. A kind at 0, or not named, is left out."""
+        alpha = max(strengths.values(), default=0.0)
+        shares = {kind: strength / alpha for kind, strength in strengths.items() if strength}
+        return Fusion(self.run, self.pieces, self.layout, self.notes, self.permuted, shares), alpha
 
     def layers(self) -> tuple[int, ...]:
         return tuple(sorted(self.pieces))
 
     def layer(self, layer: int) -> list[FusedProjection]:
         with self._open(layer) as (file, lines):
-            return [_read(file, line) for line in lines]
+            return [self._read(file, line) for line in lines]
 
     def fused(self, layer: int, kind: str) -> FusedProjection:
         with self._open(layer) as (file, lines):
-            return next(_read(file, line) for line in lines if line["kind"] == kind)
+            return next(self._read(file, line) for line in lines if line["kind"] == kind)
 
     def projection(self, layer: int, kind: str) -> Projection:
         """Names and shape of a fused projection in the target."""
@@ -94,24 +110,24 @@ class Fusion:
         path = self.pieces[layer]
         try:
             with safe_open(path, "pt") as file:
-                yield file, json.loads(file.metadata()["meta"])["projections"]
+                lines = json.loads(file.metadata()["meta"])["projections"]
+                yield file, [line for line in lines if self.shares is None or line["kind"] in self.shares]
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path}: {error}", "a piece that fusion has finished", "delete that file and run again"
             ) from error
 
-
-def _read(file: Any, line: Mapping[str, Any]) -> FusedProjection:
-    kind = line["kind"]
-    return FusedProjection(
-        index=file.get_tensor(f"{kind}.index"),
-        moved=file.get_tensor(f"{kind}.moved"),
-        bias=file.get_tensor(f"{kind}.bias") if line["bias"] else None,
-        stored=getattr(torch, line["stored"]),
-        **{
-            name: line[name] for name in ("layer", "kind", "axis", "transported_norm", "target_norm", "cosine", "empty")
-        },
-    )
+    def _read(self, file: Any, line: Mapping[str, Any]) -> FusedProjection:
+        kind = line["kind"]
+        names = ("layer", "kind", "axis", "transported_norm", "target_norm", "cosine", "empty")
+        return FusedProjection(
+            index=file.get_tensor(f"{kind}.index"),
+            moved=file.get_tensor(f"{kind}.moved"),
+            bias=file.get_tensor(f"{kind}.bias") if line["bias"] else None,
+            stored=getattr(torch, line["stored"]),
+            share=1.0 if self.shares is None else self.shares[kind],
+            **{name: line[name] for name in names},
+        )
 
 
 def axis_of(kind: str) -> Axis:
@@ -128,10 +144,13 @@ def apply(
 ) -> tuple[Tensor, Tensor | None]:
     """(W', bias') in fp32 or better: W + alpha mask (moved - W), the same for the bias (eqs. 14, 22). Pure.
 
+    alpha is taken times `fused.share`.
+
     norm "keep": after mixing, each fused row (or column) is rescaled to the target's norm, its bias by the same factor.
     A row that mixing has left at zero has no direction to keep and stays the target's.
     transported=False is the shrink placebo, (1 - alpha) W on the same rows; with norm "keep" it is the identity.
     """
+    alpha *= fused.share
     W = W.to(torch.promote_types(W.dtype, torch.float32), copy=True)
     if not transported and norm == "keep":
         return W, None if bias is None else bias.to(W, copy=True)

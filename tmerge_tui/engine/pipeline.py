@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
-    check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> fold -> evaluate
-    -> report
+    check -> (download) -> extract_source -> measure_source -> extract_target -> transport -> fuse -> (strength) -> fold
+    -> evaluate -> (benchmark) -> report
 
 Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
 One model is in memory at a time, and none when nothing of it is missing.
@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine import download
+from tmerge_tui.engine.bench import Variant
+from tmerge_tui.engine.benchmark import benchmark
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
-from tmerge_tui.engine.evaluate import Evaluation, evaluate, score_source
+from tmerge_tui.engine.evaluate import Evaluation, evaluate, fused_variants, score_source
 from tmerge_tui.engine.extract import Activations, Subject, extract
 from tmerge_tui.engine.fold import Folded, fold, fold_bytes
 from tmerge_tui.engine.fuse import fuse
@@ -31,6 +33,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.results import collect, versions
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.smoke import smoke
+from tmerge_tui.engine.strength import Strength, search
 from tmerge_tui.engine.transport import Transports, transport
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.events import (
@@ -62,6 +65,12 @@ STAGES = (  # name, what a person reads, share of the whole run as the progress 
     ("evaluate", "Measure result and placebos", 0.13),
     ("report", "Write the report", 0.01),
 )
+BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
+STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only with fusion.alpha: auto
+
+HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
+TRAINING = (("adapt", "Train", 2.0), ("fold_trained", "Write the adapted model", 0.05))  # only with adaptation
+MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
 
 @dataclass
@@ -99,24 +108,51 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     source, target = _extract_both(prepared, run, log)
     transports = transport(target, source, prepared.matching.kinds, recipe.transport, run, log, prepared.device)
     fusion, permuted = _fuse(transports, prepared, run, log)
-    folded = _fold(fusion, prepared, run, log)
+    strength = None
+    if recipe.fusion.searched:
+        strength, fusion, permuted, recipe = _choose_strength(fusion, permuted, prepared, run, log)
+    folded = _fold(fusion, prepared, recipe, run, log)
+    adapted = None
+    if recipe.adaptation is not None:
+        from tmerge_tui.engine.schooling import school_run  # the Trainer takes seconds to import
+
+        adapted = school_run(
+            prepared, recipe, transports, fusion, lambda: _subject(prepared, prepared.source, log), run, log
+        )
+        folded.insert(0, adapted.fold(run.model, run, log))
+        smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
+        _release()
     holdout = prepared.corpus.holdout
     measured_source = _subject(prepared, prepared.source, log) if recipe.evaluation.source else None
     evaluation = evaluate(
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
-    verdict = _report(prepared, target.rows, transports, fusion, folded, evaluation, log, run)
+    if recipe.evaluation.benchmarks:
+        evaluation = replace(evaluation, benchmarks=_benchmark(fused_variants(fusion, recipe), prepared, run, log))
+    measured = None
+    if adapted is not None:
+        measured = adapted.measure(_subject(prepared, prepared.target, log), prepared.corpus, recipe, run, log)
+    verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, measured, log, run)
     named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, named.folder, str(report)))
 
 
 def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
-    """STAGES, with the download after the check when a model comes from the Hub; the shares sum to 1."""
-    if not download.needs_stage(recipe):
-        return STAGES
-    check, *rest = [(name, label, share * (1 - download.SHARE)) for name, label, share in STAGES]
-    return (check, (download.STAGE, download.LABEL, download.SHARE), *rest)
+    """STAGES and, each behind the stage it follows, those that only some recipes need; the shares sum to 1."""
+    more: dict[str, list[tuple[str, str, float]]] = {}
+    if download.needs_stage(recipe):
+        more["check"] = [(download.STAGE, download.LABEL, download.SHARE)]
+    if recipe.fusion.searched:
+        more["fuse"] = [STRENGTH]
+    if recipe.evaluation.benchmarks:
+        more["evaluate"] = [BENCHMARK]
+    if recipe.adaptation is not None:
+        more["fold"] = [*([HINTS] if recipe.adaptation.hints else []), *TRAINING]
+        more["evaluate"] = [*more.get("evaluate", []), MEASURE_TRAINED]
+    stages = [stage for usual in STAGES for stage in (usual, *more.get(usual[0], []))]
+    whole = sum(share for _, _, share in stages)
+    return tuple((name, label, share / whole) for name, label, share in stages)
 
 
 def _pid() -> int:
@@ -231,20 +267,50 @@ def _fuse(transports: Transports, prepared: Prepared, run: RunDir, log: Log) -> 
     return fusions[0], fusions[1] if len(fusions) > 1 else None
 
 
-def _fold(fusion: Fusion, prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
-    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried."""
+def _choose_strength(
+    fusion: Fusion, permuted: Fusion | None, prepared: Prepared, run: RunDir, log: Log
+) -> tuple[Strength, Fusion, Fusion | None, Recipe]:
+    """What was chosen; fusion and placebo with it, and the recipe with its alpha in place of `auto`."""
     recipe = prepared.recipe
-    alphas, norm = recipe.fusion.alpha, recipe.fusion.norm
-    prompt = (*recipe.evaluation.prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
+    target = _subject(prepared, prepared.target, log)
+    strength = search(target, fusion, prepared.corpus.validation, recipe, run, log)
+    del target
+    _release()
+    chosen, alpha = fusion.at(strength.strengths)
+    settled = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"alpha": (alpha,)})})
+    return strength, chosen, permuted and permuted.at(strength.strengths)[0], settled
+
+
+def _fold(fusion: Fusion, prepared: Prepared, recipe: Recipe, run: RunDir, log: Log) -> list[Folded]:
+    """One folder for each alpha: `model/`, or `model-alpha-0.05/` and so on for a list; each loaded and tried.
+
+    With adaptation `model/` is for the adapted model, and what was only fused always carries its alpha in its name.
+    """
+    alphas, norm = recipe.fusion.alphas, recipe.fusion.norm
+    alone = len(alphas) == 1 and recipe.adaptation is None
     total = fold_bytes(prepared.target.checkpoint, fusion) * len(alphas)
     folded = []
     with Progress(log, "fold", "Writing the merged model", total, "bytes") as progress:
         for alpha in alphas:
-            out = run.model if len(alphas) == 1 else run.path / f"model-alpha-{alpha:g}"
+            out = run.model if alone else run.path / f"model-alpha-{alpha:g}"
             folded.append(fold(prepared.target.checkpoint, fusion, alpha, norm, out, run, log, progress))
-            smoke(out, prompt, prepared.device, log, recipe.target.trust_remote_code)
+            smoke(out, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
             _release()
     return folded
+
+
+def _prompt(prepared: Prepared) -> str:
+    """What a written model is tried with."""
+    prompts = prepared.recipe.evaluation.prompts
+    return (*prompts, *(sample.plain[:40] for sample in prepared.corpus.calibration))[0]
+
+
+def _benchmark(variants: list[Variant], prepared: Prepared, run: RunDir, log: Log) -> list[dict[str, Any]]:
+    recipe = prepared.recipe
+    source = (lambda: _subject(prepared, prepared.source, log)) if recipe.evaluation.benchmark_source else None
+    rows = benchmark(_subject(prepared, prepared.target, log), source, variants, recipe, run, log)
+    _release()
+    return rows
 
 
 def _report(
@@ -252,8 +318,10 @@ def _report(
     rows: int,
     transports: Transports,
     fusion: Fusion,
+    strength: Strength | None,
     folded: list[Folded],
     evaluation: Evaluation,
+    adaptation: dict[str, Any] | None,
     log: Log,
     run: RunDir,
 ) -> dict[str, Any]:
@@ -261,7 +329,9 @@ def _report(
     from tmerge_tui.engine.report import write_report
 
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
-        results = collect(prepared, rows, transports, fusion, folded, evaluation, log.timings, log.warnings)
+        results = collect(
+            prepared, rows, transports, fusion, strength, folded, evaluation, adaptation, log.timings, log.warnings
+        )
         readme = prepared.target.checkpoint.folder / "README.md"
         notes: list[str] = []
         for one in folded:

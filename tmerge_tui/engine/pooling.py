@@ -68,7 +68,7 @@ def encode(samples: Sequence[Sample], tokenizer: Any, max_length: int, pooling: 
         found = tokenizer(text, add_special_tokens=not templated, return_offsets_mapping=spans, verbose=False)
         ids = tuple(found["input_ids"])
         if spans:
-            tokens = _owners(_place(sample, text, tokenizer, mode), found["offset_mapping"], max_length)
+            tokens = owners(place(sample, text, tokenizer, mode), found["offset_mapping"], max_length)
         else:
             tokens = {WHOLE: tuple(range(min(len(ids), max_length)))} if ids else {}
         encoded.append(Encoded(ids[:max_length], tokens))
@@ -121,8 +121,8 @@ def _words(contents: Sequence[str]) -> list[Word]:
     return [(part, m.start(), m.end()) for part, text in enumerate(contents) for m in re.finditer(r"\S+", text)]
 
 
-def _place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[Word, int, int]]:
-    """Every word of the sample with its characters in the rendered `text`, in order.
+def place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[Word, int, int]]:
+    """Every word of the sample with its characters [start, end) in the rendered `text`, in order.
 
     The places come from rendering marks instead of contents, and hold only if putting the contents (as they are, or
     trimmed, as many templates do) back at the marks gives `text` again: looking for short contents would find them in
@@ -151,7 +151,7 @@ def _place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[W
     )
 
 
-def _owners(
+def owners(
     words: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]], max_length: int
 ) -> dict[Word, tuple[int, ...]]:
     """The tokens each word owns, without the words that own none or that `max_length` cut."""

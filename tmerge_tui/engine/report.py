@@ -15,8 +15,10 @@ import yaml
 
 from tmerge_tui.engine import figures
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.strengthcurve import strength_curve
 from tmerge_tui.engine.svg import Figure
 from tmerge_tui.engine.templates import asset, environment
+from tmerge_tui.engine.tuition import view_adaptation
 from tmerge_tui.engine.verdict import Comparison
 from tmerge_tui.engine.wording import (
     NONE,
@@ -79,6 +81,9 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "contrasts": [
             (f"{c['alpha']:g}", MODELS[c["against"]], *_difference(c)) for c in results.get("contrasts") or []
         ],
+        "benchmarks": _benchmarks(results.get("benchmarks") or []),
+        "strength": _strength(results.get("strength")),
+        "adaptation": view_adaptation(results.get("adaptation")),
         "samples": _samples(results.get("samples") or []),
         "sizes": _sizes(projections),
         "projections": [
@@ -90,7 +95,10 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "memory": _memory(results.get("memory") or {}),
         "warnings": results.get("warnings") or [],
         "skipped": results.get("skipped") or [],
-        "outputs": [(f"{o['alpha']:g}", o["folder"]) for o in results.get("output") or []],
+        "outputs": [
+            (f"{o['alpha']:g}", f"{o['folder']}{' (trained)' if o.get('trained') else ''}")
+            for o in results.get("output") or []
+        ],
         "fused_tensors": (results.get("tensors") or {}).get("fused") or [],
         "copied_tensors": count((results.get("tensors") or {}).get("copied")),
         "files": [(f["path"], size(f.get("bytes")), f.get("sha256", NONE)) for f in results.get("files") or []],
@@ -107,6 +115,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, list[Figure]]:
     costs = results.get("layer_costs") or {}
     groups: dict[str, Iterable[Figure | None]] = {
         "alpha": [figures.alpha_curve(results.get("scores") or [])],
+        "strength": [strength_curve((results.get("strength") or {}).get("trials") or [])],
         "transported": [figures.transported(results.get("projections") or [])],
         "layer_plans": [figures.layer_plan(kind, plan["P"]) for kind, plan in plans.items()],
         "layer_costs": [figures.layer_cost(side, cost) for side, cost in costs.items()],
@@ -188,6 +197,39 @@ def _scores(scores: Sequence[Row], best: float | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _strength(strength: Row | None) -> dict[str, Any] | None:
+    """What `alpha: auto` chose, and the trials it chose from; None when the recipe gave alpha."""
+    if strength is None:
+        return None
+    chosen = [(kind, f"{alpha:g}") for kind, alpha in strength["strengths"].items()]
+    trials = [
+        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *_difference(t)[:2], "kept" if t["kept"] else "no")
+        for t in strength["trials"]
+    ]
+    told = f"{bits(strength['target'])} bits per byte before, {bits(strength['chosen'])} after"
+    return {"chosen": chosen, "trials": trials, "told": f"{count(strength['texts'])} texts, {told}"}
+
+
+def _benchmarks(rows: Sequence[Row]) -> dict[str, Any]:
+    """The table of benchmarks, and which of its rows are partial. A difference is better or worse as its metric has
+    it; no interval, no word."""
+    shown = []
+    for row in rows:
+        ends = row["difference_low"], row["difference_high"]
+        better = None if row["higher_is_better"] is None else Comparison(row["difference"], *ends).better
+        if better is not None and row["higher_is_better"]:
+            better = not better
+        named = f"{row['task']}, {row['metric']}" + (" (partial)" if row["limit"] is not None else "")
+        model = MODELS.get(row["model"], row["model"])
+        alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
+        error = "" if row["stderr"] is None else f" ± {bits(row['stderr'])}"
+        told = bits(row["value"]) + error, signed(row["difference"]), interval(*ends)
+        outcome = "baseline" if row["model"] == "target" else OUTCOMES[better] if known(ends[0]) is not None else NONE
+        shown.append((named, model, alpha, count(row["questions"]), *told, outcome))
+    partial = next((row["limit"] for row in rows if row["limit"] is not None), None)
+    return {"rows": shown, "partial": partial, "by": list(dict.fromkeys(row["by"] for row in rows))}
 
 
 def _holdout(scores: Sequence[Row]) -> str:

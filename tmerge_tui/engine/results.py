@@ -15,7 +15,9 @@ from tmerge_tui.engine.evaluate import Evaluation
 from tmerge_tui.engine.fold import Folded
 from tmerge_tui.engine.fused import Fusion
 from tmerge_tui.engine.resources import peaks
+from tmerge_tui.engine.strength import Strength
 from tmerge_tui.engine.transport import Transports
+from tmerge_tui.engine.tuition import with_adaptation
 from tmerge_tui.engine.verdict import judge
 from tmerge_tui.models.projections import side_of
 
@@ -36,8 +38,10 @@ def collect(
     rows: int,  # of activations, T
     transports: Transports,
     fusion: Fusion,
+    strength: Strength | None,  # None: the recipe gave alpha
     folded: list[Folded],
     evaluation: Evaluation,
+    adaptation: dict[str, Any] | None,  # None: nothing was trained
     timings: list[dict[str, Any]],
     warnings: list[dict[str, str]],
 ) -> dict[str, Any]:
@@ -49,11 +53,13 @@ def collect(
     plans = {kind: transports.layer_plan(kind) for kind in prepared.matching.kinds}
     chosen = _chosen(transports, kinds)
     first = folded[0]
+    chosen_alpha = None if strength is None else strength.plain()
+    verdict = judge(evaluation.scores, evaluation.contrasts, figures, norm=recipe.fusion.norm, strength=chosen_alpha)
     return {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "verdict": judge(evaluation.scores, evaluation.contrasts, figures, norm=recipe.fusion.norm),
+        "verdict": with_adaptation(verdict, adaptation),
         "recipe": recipe.model_dump(mode="json"),
         "models": {"source": _model(prepared.source), "target": _model(prepared.target)},
         "calibration": {
@@ -64,9 +70,15 @@ def collect(
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
-        "output": [{"alpha": one.alpha, "folder": Path(one.folder).name} for one in folded],
+        "output": [
+            {"alpha": one.alpha, "folder": Path(one.folder).name, "trained": adaptation is not None and one is first}
+            for one in folded
+        ],
         "scores": evaluation.scores,
         "contrasts": evaluation.contrasts,
+        "benchmarks": evaluation.benchmarks,
+        "adaptation": adaptation,
+        "strength": chosen_alpha,
         "projections": figures,
         "layer_plans": {
             kind: {name: getattr(plan, name).tolist() for name in ("P_in", "P_out", "P_eff", "P")}

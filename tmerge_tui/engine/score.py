@@ -41,7 +41,9 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
+    """Tokens of which those from `first` on are scored."""
+
     ids: tuple[int, ...]  # with the begin-of-text token
     first: int  # the first scored token
     bytes: int
@@ -66,6 +68,18 @@ def score(
         raise DataError(
             f"none of {len(texts)} held-out texts has a token that can be scored", "texts of at least two tokens"
         )
+    bits = losses(model, texts, batch_size, warn, advance)
+    return Scores(tuple(bits), tuple(text.bytes for text in texts))
+
+
+def losses(
+    model: Any,
+    texts: Sequence[Text],
+    batch_size: int = 16,
+    warn: Callable[[str], None] = lambda message: None,
+    advance: Callable[[int], None] = lambda texts: None,
+) -> list[float]:
+    """Bits of the scored tokens of each text, 0 where there are none. Raises MemoryShortage."""
     bits = [0.0] * len(texts)
     waiting = sorted((i for i, text in enumerate(texts) if text.bytes), key=lambda i: (-len(texts[i].ids), i))
     advance(len(texts) - len(waiting))
@@ -86,7 +100,7 @@ def score(
             bits[i] = loss
         waiting = waiting[len(batch) :]
         advance(len(batch))
-    return Scores(tuple(bits), tuple(text.bytes for text in texts))
+    return bits
 
 
 def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
@@ -111,7 +125,8 @@ def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) 
     return a.bits_per_byte - b.bits_per_byte, float(low), float(high)
 
 
-def _encode(text: str, tokenizer: Any, max_length: int) -> _Text:
+def tokens(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character spans) of a text, without special tokens. Raises ModelError for a tokenizer without offsets."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
@@ -119,7 +134,11 @@ def _encode(text: str, tokenizer: Any, max_length: int) -> _Text:
             "convert it with transformers first",
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    return list(encoded["input_ids"]), encoded["offset_mapping"]
+
+
+def _encode(text: str, tokenizer: Any, max_length: int) -> Text:
+    ids, offsets = tokens(text, tokenizer)
     bos = tokenizer.bos_token_id
     room = max_length - (bos is not None)
     stop = min(len(ids), room)
@@ -130,14 +149,14 @@ def _encode(text: str, tokenizer: Any, max_length: int) -> _Text:
     while bos is None and start < stop and offsets[start][0] < offsets[start - 1][1]:
         start += 1
     if stop <= start:
-        return _Text((), 0, 0)
+        return Text((), 0, 0)
     begin = offsets[start - 1][1] if start else 0
     end = offsets[stop - 1][1] if stop < len(ids) else len(text)
     prefix = [] if bos is None else [bos]
-    return _Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
+    return Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
 
 
-def _try(model: Any, texts: Sequence[_Text]) -> list[float] | None:
+def _try(model: Any, texts: Sequence[Text]) -> list[float] | None:
     """Bits of each text; None when memory ran out."""
     try:
         return _bits(model, texts)
@@ -151,7 +170,7 @@ def _try(model: Any, texts: Sequence[_Text]) -> list[float] | None:
 
 
 @torch.no_grad()
-def _bits(model: Any, texts: Sequence[_Text]) -> list[float]:
+def _bits(model: Any, texts: Sequence[Text]) -> list[float]:
     length = max(len(text.ids) for text in texts)
     ids = torch.zeros(len(texts), length, dtype=torch.long)  # padded on the right with any token: nothing sees it
     mask = torch.zeros_like(ids)

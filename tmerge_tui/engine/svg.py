@@ -123,3 +123,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def signed_tick(value: float) -> str:
+    """A difference as an axis shows it, without trailing zeros."""
+    return "0" if value == 0 else f"{value:+.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-5 else f"{value:+.1e}"

@@ -58,19 +58,21 @@ def judge(
     *,
     alpha: float | None = None,
     norm: str = "free",
+    strength: Row | None = None,
 ) -> dict[str, Any]:
     """The verdict on `alpha`, or on the best alpha above 0 when none is named.
 
-    `scores`, `contrasts` and `projections` are the rows of report.json. Returns {"headline", "helped",
-    "beats_placebos", "sentences", "alpha"}. `helped` is True when the 95 % interval of fused - target lies wholly below
-    0, False when wholly above, None when it covers 0. `beats_placebos` asks the same of both placebos.
+    `scores`, `contrasts`, `projections` and `strength` (of `alpha: auto`) are those of report.json. Returns
+    {"headline", "helped", "beats_placebos", "sentences", "alpha"}. `helped` is True when the 95 % interval of
+    fused - target lies wholly below 0, False when wholly above, None when it covers 0. `beats_placebos` asks the same
+    of both placebos.
     """
     target = _score(scores, "target")
     fused = [s for s in scores if s["model"] == "fused"]
     tried = [s for s in fused if s["alpha"] and known(s.get("bits_per_byte")) is not None]
     pool = [s for s in tried if alpha is None or s["alpha"] == alpha]
     broken = [s["alpha"] for s in fused if known(s.get("bits_per_byte")) is None]
-    sentences = []
+    sentences = [] if strength is None else [_searched(strength)]
     if broken:
         sentences.append(f"The fused model gave no finite score at alpha {listed(f'{a:g}' for a in broken)}.")
     if target is None or known(target.get("bits_per_byte")) is None or not pool:
@@ -147,6 +149,17 @@ def _choice(tried: Sequence[Row], best: Row, alpha: float | None) -> list[str]:
         f"{len(tried)} values of alpha were tried ({values}) and the best one, {best['alpha']:g}, was chosen on this "
         f"same hold-out, which is optimistic: measure it again on fresh text before relying on it."
     ]
+
+
+def _searched(strength: Row) -> str:
+    texts = f"{count(strength['texts'])} validation texts that are neither calibration nor hold-out"
+    helpful = [f"{kind} {alpha:g}" for kind, alpha in strength["strengths"].items() if alpha]
+    if not helpful:
+        return f"No projection helped on {texts}: alpha stayed 0, and the result is the target itself."
+    others = [kind for kind, alpha in strength["strengths"].items() if not alpha]
+    rest = f"; {listed(others)} did not help and stayed 0" if others else ""
+    change = strength["chosen"] - strength["target"]
+    return f"Alpha was chosen on {texts}: {listed(helpful)}{rest} (there {signed(change)} bits per byte)."
 
 
 def _placebo(name: str, comparison: Comparison) -> str:

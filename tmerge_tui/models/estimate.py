@@ -50,12 +50,13 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
     duals = sum(4 * (pair.n + pair.n_source) for pair in pairs)
     fused = sum(4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
-    models = target.bytes_on_disk * len(recipe.fusion.alpha)
+    count = len(recipe.fusion.alpha)
+    models = target.bytes_on_disk * count
     disk = state + duals + fused + models
 
     reading = 2.0 * tokens * (target.parameters + source.parameters)
     measured = tokens / max(recipe.calibration.samples, 1) * recipe.calibration.holdout
-    passes = 1 + len(recipe.fusion.alpha) * (1 + len(recipe.evaluation.controls))
+    passes = 1 + count * (1 + len(recipe.evaluation.controls))
     measuring = 2.0 * measured * (target.parameters * passes + source.parameters * recipe.evaluation.source)
     rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
     plans = sum((2.0 * rows * rebuilt + 4.0 * SWEEPS) * pair.n * pair.n_source for pair in pairs)
@@ -68,7 +69,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
             f"memory {size_text(memory)}: the larger of a forward pass {size_text(forward)} and transport "
             f"{size_text(transport)}, plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size_text(disk)}: activations {size_text(state)}, plans {size_text(duals)}, moved weights "
-            f"{size_text(fused)}, merged models {size_text(models)} ({len(recipe.fusion.alpha)})",
+            f"{size_text(fused)}, merged models {size_text(models)} ({count})",
             f"work {(reading + measuring + plans) / 1e12:,.1f} TFLOP: reading {reading / 1e12:,.1f}, "
             f"transport {plans / 1e12:,.1f}, measuring {measuring / 1e12:,.1f}",
         ),

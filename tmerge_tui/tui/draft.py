@@ -16,7 +16,9 @@ from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe, options
 from tmerge_tui.yamlfile import read_mapping
 
 STEPS = ("models", "data", "method", "review", "run", "result")
-OPTIONS: dict[str, Any] = {name: field for name, field in options() if name not in ("adaptation", "resolved")}
+OPTIONS: dict[str, Any] = {
+    name: field for name, field in options() if name.split(".")[0] not in ("adaptation", "resolved")
+}
 MISSING = {
     "source: missing": "choose a source model",
     "target: missing": "choose a target model",

@@ -1,0 +1,72 @@
+"""`tmerge eval`: the recipe that it runs, what it prints, and what stays when it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.test_cli import tmerge
+from tmerge_tui.commands.evaluate import answers
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.recipe import load_recipe
+
+ROW: dict[str, Any] = {
+    "task": "miller", "metric": "acc", "by": "lm-eval 0", "value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7,
+    "questions": 9, "limit": None, "higher_is_better": True, "model": "target", "alpha": None, "difference": None,
+    "difference_low": None, "difference_high": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunDir:
+    run = RunDir.create(tmp_path / "run")
+    recipe = {"source": "a/b", "target": "c/d", "calibration": {"path": "x.txt"}, "output": "somewhere/else"}
+    run.recipe.write_text(yaml.safe_dump(recipe | {"evaluation": {"tasks": ["piqa"], "prompts": ["Two"]}}))
+    (run.path / "report.json").write_text(json.dumps({"benchmarks": [ROW]}))
+    return run
+
+
+def test_what_is_asked_is_added_to_the_recipe(finished: RunDir, tmp_path: Path) -> None:
+    done = tmerge("eval", finished.path, "--tasks", "arc_easy,piqa", "--tasks", "t.yaml", "--limit", "5", "--source")
+    assert done.returncode == 0, done.stderr
+    recipe = load_recipe(finished.recipe)
+    assert recipe.evaluation.tasks == ("piqa", "arc_easy", str(Path("t.yaml").absolute()))
+    assert (recipe.evaluation.limit, recipe.evaluation.benchmark_source) == (5, True)
+    assert recipe.evaluation.num_fewshot is None and recipe.evaluation.prompts == ("Two",)
+    assert recipe.output == str(finished.path)
+    assert "miller, acc: target 0.5000 ± 0.1000" in done.stdout
+
+
+def test_choices_are_added_once(finished: RunDir, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = tmerge("eval", finished.path, "--choices", tmp_path / "q.jsonl")
+        assert done.returncode == 0, done.stderr
+    assert [c.path for c in load_recipe(finished.recipe).evaluation.choices] == [str(tmp_path / "q.jsonl")]
+
+
+def test_a_failure_leaves_the_recipe_as_it_was(finished: RunDir) -> None:
+    before = finished.recipe.read_bytes()
+    done = tmerge("eval", finished.path, "--tasks", "arc_easy", fake="numerics")
+    assert done.returncode == 1 and finished.recipe.read_bytes() == before
+
+
+def test_nothing_to_ask_and_nobody_to_ask(finished: RunDir, tmp_path: Path) -> None:
+    done = tmerge("eval", finished.path)
+    assert done.returncode == 2 and "--tasks" in done.stderr
+    assert tmerge("eval", tmp_path / "none", "--tasks", "piqa").returncode == 1
+    (finished.path / "report.json").unlink()
+    done = tmerge("eval", finished.path, "--tasks", "piqa")
+    assert done.returncode == 1 and "has not finished" in done.stderr
+
+
+def test_lines_of_answers() -> None:
+    fused = ROW | {"model": "fused", "alpha": 0.1, "value": 0.6, "difference": 0.1, "difference_low": -0.1}
+    fused |= {"difference_high": 0.3, "limit": 9}
+    assert list(answers({"benchmarks": [fused]})) == [
+        "miller, acc: fused at alpha 0.1 0.6000 ± 0.1000, +0.1000 to the target (-0.1000 to +0.3000), "
+        "partial: 9 questions at most"
+    ]

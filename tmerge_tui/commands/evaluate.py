@@ -1,0 +1,73 @@
+"""`tmerge eval`: more benchmarks for a run that has finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tmerge_tui.commands.batch import Options
+from tmerge_tui.commands.batch import run as run_recipe
+from tmerge_tui.commands.output import data
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.wording import bits, interval, signed
+from tmerge_tui.errors import RunFolderError, UsageError
+from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.recipe import make_recipe
+from tmerge_tui.yamlfile import read_mapping
+
+LISTS = ("tasks", "choices")
+
+
+def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
+    """Runs the run's recipe again with benchmarks added: everything else is there already. The exit code.
+
+    `asked` are fields of `evaluation`; lists add to what the recipe has, other values replace it, None leaves it. When
+    it fails the recipe stays as it was. Raises UsageError without anything to ask, RunFolderError for a run that has
+    not finished.
+    """
+    run = RunDir.open(path)
+    if not any(asked[name] for name in LISTS):
+        raise UsageError("nothing to ask", "--tasks NAME or --choices FILE", "for example --tasks arc_easy,piqa")
+    if not (run.path / "report.json").exists():
+        raise RunFolderError(f"{path} has not finished", "a finished run", "run its recipe to the end first")
+    before = run.recipe.read_bytes()
+    recipe = read_mapping(run.recipe)
+    recipe["output"] = str(run.path)  # the folder may have been moved
+    recipe["evaluation"] = _with(recipe.get("evaluation") or {}, asked)
+    code = run_recipe(make_recipe(recipe), options)
+    if code != 0:
+        with storage(run.recipe):
+            write_atomic(run.recipe, before)
+    elif not options.json:
+        for line in answers(json.loads((run.path / "report.json").read_text(encoding="utf-8"))):
+            data(line)
+    return code
+
+
+def answers(results: Mapping[str, Any]) -> Iterator[str]:
+    """The benchmarks of report.json, one line for each model and metric."""
+    for row in results.get("benchmarks") or []:
+        model = row["model"] if row["alpha"] is None else f"{row['model']} at alpha {row['alpha']:g}"
+        told = f"{row['task']}, {row['metric']}: {model} {bits(row['value'])}"
+        if row["stderr"] is not None:
+            told += f" ± {bits(row['stderr'])}"
+        if row["difference"] is not None:
+            told += f", {signed(row['difference'])} to the target"
+        if row["difference_low"] is not None:
+            told += f" ({interval(row['difference_low'], row['difference_high'])})"
+        yield told if row["limit"] is None else f"{told}, partial: {row['limit']} questions at most"
+
+
+def _with(evaluation: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    changed = dict(evaluation)
+    for name, value in asked.items():
+        if name == "choices":
+            had = list(evaluation.get(name) or [])
+            known = [one["path"] if isinstance(one, dict) else one for one in had]
+            changed[name] = had + [path for path in value if path not in known]
+        elif name == "tasks":
+            changed[name] = list(dict.fromkeys([*(evaluation.get(name) or []), *value]))
+        elif value is not None:
+            changed[name] = value
+    return changed
