@@ -11,11 +11,11 @@ from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.models import ModelsScreen
+from tmerge_tui.tui.widgets import card
 
 
 async def choose(pilot, role: str, name: str) -> None:
-    card = pilot.app.screen.query_one(f"#{role}")
-    card.query_one(Input).focus()
+    pilot.app.screen.query_one(f"#{role}").query_one(Input).focus()
     await pilot.press("ctrl+u")
     await type_text(pilot, name)
     await pilot.press("enter")
@@ -106,6 +106,7 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         ]
 
     monkeypatch.setattr(catalog, "search", search)
+    monkeypatch.setattr(card, "DEBOUNCE", 1.0)  # a busy machine may take long between two keys
     monkeypatch.setattr(catalog, "describe", lambda name: catalog.Found(name, "hub", licence="mit", gated=True))
     async with app.run_test(size=(120, 40)) as pilot:
         app.goto("models")
@@ -118,8 +119,8 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         await pilot.press("down", "down", "enter")
         await settle(pilot)
         assert app.draft.get("source.model") == "org/secret"
-        card = str(app.screen.query_one("#source-facts", Static).render())
-        assert "accept its terms on the Hub first" in card and "downloaded when the run starts" in card
+        said = str(app.screen.query_one("#source-facts", Static).render())
+        assert "accept its terms on the Hub first" in said and "downloaded when the run starts" in said
 
 
 async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch, models) -> None:

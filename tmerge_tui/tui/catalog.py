@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tmerge_tui.hub.errors import explained, scrub
 PATIENCE = 4.0  # seconds the Hub may take to answer a sign of life
 FRESH = 60.0  # seconds an answer stays good
 SULK = 8.0  # seconds after a failure during which nobody is made to wait for the next one
-TEXT_MODELS = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -57,52 +56,29 @@ def search(query: str, limit: int = 20) -> list[Found]:
 
     Raises OfflineError at once when there is no connection, ModelError for what the Hub refuses.
     """
-    from huggingface_hub import HfApi
+    from tmerge_tui.hub.search import search_models
 
     _knock()
-    with explained(query):
-        found = HfApi().list_models(
-            search=query,
-            pipeline_tag=TEXT_MODELS,
-            sort="downloads",
-            limit=limit,
-            expand=["downloads", "gated", "safetensors", "tags", "config"],
-        )
-        return [_from_info(info) for info in found]
+    return [_ours(found) for found in search_models(query, limit=limit)]
 
 
 def describe(name: str) -> Found:
     """What the Hub says about one model, without downloading weights. Raises OfflineError, ModelError."""
-    from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    repo, _, revision = name.partition("@")
+    from tmerge_tui.hub.search import describe as ask
+
     with explained(name):
-        validate_repo_id(repo)
-        _knock()
-        return _from_info(HfApi().model_info(repo, revision=revision or None, files_metadata=True))
+        validate_repo_id(name.partition("@")[0])
+    _knock()
+    return _ours(ask(name))
 
 
 def cached(query: str = "") -> list[Found]:
-    """Models in the standard cache with a configuration and weights, newest first, filtered by `query`."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+    """Models in the standard cache with a configuration and weights, filtered by `query`."""
+    from tmerge_tui.hub.search import cached_models
 
-    try:
-        repos = scan_cache_dir().repos
-    except (CacheNotFound, OSError):
-        return []
-    found = []
-    for repo in sorted(repos, key=lambda r: -r.last_accessed):
-        if repo.repo_type != "model" or query.lower() not in repo.repo_id.lower():
-            continue
-        for revision in sorted(repo.revisions, key=lambda r: -r.last_modified):
-            names = {file.file_name for file in revision.files}
-            if "config.json" in names and any(n.endswith(".safetensors") for n in names):
-                folder = revision.snapshot_path
-                found.append(Found(repo.repo_id, "cache", folder, revision.size_on_disk, family=_family(folder)))
-                break
-    return found
+    return [_ours(found) for found in cached_models(query)]
 
 
 def open_folder(path: str | Path) -> Found:
@@ -181,22 +157,9 @@ def _knock() -> None:
     _last_seen, _last_failure = time.monotonic(), None
 
 
-def _from_info(info: Any) -> Found:
-    """A Found from huggingface_hub's ModelInfo."""
-    safetensors = getattr(info, "safetensors", None)
-    licence = next((t.removeprefix("license:") for t in info.tags or [] if t.startswith("license:")), None)
-    sizes = [s.size for s in info.siblings or [] if s.rfilename.endswith(".safetensors") and s.size]
-    config = getattr(info, "config", None) or {}
-    return Found(
-        info.id,
-        "hub",
-        bytes=sum(sizes) or None,
-        parameters=safetensors.total if safetensors else None,
-        downloads=getattr(info, "downloads", None),
-        licence=licence,
-        gated=bool(getattr(info, "gated", False)),
-        family=config.get("model_type"),
-    )
+def _ours(found: Any) -> Found:
+    """From the Found of hub.search, which knows no folders."""
+    return Found(**{field.name: getattr(found, field.name) for field in fields(Found)})
 
 
 def _family(folder: Path) -> str | None:

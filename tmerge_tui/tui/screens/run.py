@@ -149,7 +149,7 @@ class RunScreen(Page):
 
     def draw(self) -> None:
         """Brings the widgets up to the state."""
-        if not self.is_mounted or self.app._exit:
+        if not self.query("#overall"):  # the screen is being taken down
             return
         state, now = self.state, time.time()
         self.query_one("#overall", Static).update(self._overall(now), layout=False)
