@@ -173,6 +173,7 @@ def test_alpha_auto_from_recipe_to_report(tmp_path: Path) -> None:
     assert {line["kind"] for line in report["projections"]} == kept
     changed = {name.split(".")[-2].removesuffix("_proj") for name in report["tensors"]["fused"]}
     assert changed == kept
+    assert f"q {chosen['strengths']['q']:g}, k " in (folder.model / "README.md").read_text()
     words = (folder.path / "report.md").read_text()
     assert "## Strength" in words and "15 validation texts" in words
     again: list[events.Event] = []
