@@ -70,6 +70,13 @@ class Adaptation(Section):
     )
     checkpoints: int = option(4, "checkpoints in one training, from which it resumes", expert=True, ge=1)
 
+    @property
+    def trainings(self) -> int:
+        """How many models are trained: methods times seeds."""
+        hints = self.hints
+        hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
+        return (1 + hinted + len(self.compare)) * len(self.seeds)
+
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, data: Any) -> Any:

@@ -18,8 +18,10 @@ from tmerge_tui import events
 from tmerge_tui.engine import benchmark, pipeline
 from tmerge_tui.engine.bench import Variant
 from tmerge_tui.engine.choices import answer, read_choices
+from tmerge_tui.engine.generate import continue_prompts
 from tmerge_tui.engine.report import write_report
 from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.verdict import with_benchmarks
 from tmerge_tui.errors import CheckError
 from tmerge_tui.recipe import make_recipe
 
@@ -142,4 +144,32 @@ def test_the_report_says_better_and_worse_as_the_metric_has_it(tmp_path: Path) -
     }
     assert said["acc"].endswith("| better |") and said["perplexity"].endswith("| worse |")
     assert said["odd"].endswith("| cannot tell |")
+    verdict = with_benchmarks({"sentences": ["one."]}, rows)
+    assert verdict["sentences"] == [
+        "one.",
+        "Benchmarks, fused at alpha 0.1 against the target: better on t|<b> (acc), worse on t|<b> (perplexity) and not "
+        "told apart on 1 of 3.",
+    ]
     assert "t|<b>" not in (run.path / "report.html").read_text()
+
+
+def test_an_adapted_result_is_asked_too_and_continues_the_prompts(pair: dict[str, Any], tmp_path: Path) -> None:
+    """Reference: the written folder, loaded by stock transformers."""
+    report, _, folder = ran(
+        mapping_of(pair),
+        output=str(tmp_path / "run"),
+        adaptation={"max_steps": 2, "block_length": 32, "learning_rate": 0.01},
+        evaluation={**pair["evaluation"], "choices": [str(pair["folder"] / "questions.jsonl")], "max_new_tokens": 5},
+    )
+    assert [row["model"] for row in report["benchmarks"]] == ["target", "fused", "adapted"]
+    assert [row["model"] for row in report["samples"]] == ["target", "fused", "adapted"]
+    loaded = AutoModelForCausalLM.from_pretrained(folder.model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder.model)
+    questions = read_choices(
+        recipe_of(
+            mapping_of(pair), evaluation={"choices": [str(pair["folder"] / "questions.jsonl")]}
+        ).evaluation.choices[0]
+    )
+    right = answer(loaded, tokenizer, questions)
+    assert report["benchmarks"][2]["value"] == pytest.approx(sum(right) / len(right))
+    assert report["samples"][2]["text"] == continue_prompts(loaded, tokenizer, ["Two rivers"], 5)[0]

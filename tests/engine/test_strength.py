@@ -168,11 +168,12 @@ def test_alpha_auto_from_recipe_to_report(tmp_path: Path) -> None:
     assert report["recipe"]["fusion"]["alpha"] == ["auto"] and chosen["texts"] == 15
     assert chosen["chosen"] <= chosen["target"]
     assert set(chosen["strengths"]) == {"q", "k", "v", "o", "gate", "up", "down"}
-    assert report["output"] == [{"alpha": max(chosen["strengths"].values()), "folder": "model"}]
+    assert [(one["alpha"], one["folder"]) for one in report["output"]] == [(max(chosen["strengths"].values()), "model")]
     kept = {kind for kind, alpha in chosen["strengths"].items() if alpha}
     assert {line["kind"] for line in report["projections"]} == kept
     changed = {name.split(".")[-2].removesuffix("_proj") for name in report["tensors"]["fused"]}
     assert changed == kept
+    assert f"q {chosen['strengths']['q']:g}, k " in (folder.model / "README.md").read_text()
     words = (folder.path / "report.md").read_text()
     assert "## Strength" in words and "15 validation texts" in words
     again: list[events.Event] = []

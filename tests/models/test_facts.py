@@ -297,3 +297,18 @@ def _facts(family: str, **config: Any) -> ModelFacts:
 )
 def test_size_text(count: float, text: str) -> None:
     assert size_text(count) == text
+
+
+def test_training_needs_room_for_gradients_moments_and_every_trained_model(tmp_path: Path) -> None:
+    facts = read_facts(make_model(tmp_path / "m"), "m")
+    off = estimate(recipe(), facts, facts)
+    on = {
+        seeds: estimate(recipe(adaptation__seeds=list(range(seeds)), adaptation__compare=["sft"]), facts, facts)
+        for seeds in (1, 3)
+    }
+    assert on[3].disk_bytes - on[1].disk_bytes == 4 * facts.parameters * 4  # two methods, two more seeds
+    assert on[1].disk_bytes > off.disk_bytes + facts.bytes_on_disk
+    hinted = estimate(recipe(adaptation__hints={}), facts, facts)
+    assert hinted.disk_bytes > estimate(recipe(adaptation__seeds=[0]), facts, facts).disk_bytes
+    huge = estimate(recipe(adaptation__block_length=10**6), facts, facts)
+    assert huge.memory_bytes >= 12 * 10**6 * facts.vocab

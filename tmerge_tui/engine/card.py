@@ -67,6 +67,7 @@ def _card(
         results.get("projections") or [],
         alpha=alpha,
         norm=(recipe.get("fusion") or {}).get("norm", "free"),
+        strength=results.get("strength"),
     )
     name = PurePosixPath(str(recipe.get("output") or "merged model")).name
     ids = {role: hub_id((recipe.get(role) or {}).get("model")) for role in ("target", "source")}
@@ -192,7 +193,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
     corpus, transport, fusion = (recipe.get(part) or {} for part in ("calibration", "transport", "fusion"))
     ratio = median_ratio(results.get("projections") or [])
     rows = [
-        ("alpha", NONE if alpha is None else f"{alpha:g}"),
+        ("alpha", _alpha(alpha, results.get("strength"))),
         ("projections", ", ".join(fusion.get("projections") or transport.get("projections") or [])),
         ("neurons fused per projection (k)", fusion.get("k")),
         ("plan entries kept (r)", fusion.get("r")),
@@ -209,6 +210,13 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
         ("transported norm / target norm, median", None if ratio is None else number(ratio)),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _alpha(alpha: float | None, strength: Mapping[str, Any] | None) -> str:
+    """The strength, or one for each kind of projection when they were chosen."""
+    if strength is None:
+        return NONE if alpha is None else f"{alpha:g}"
+    return ", ".join(f"{kind} {chosen:g}" for kind, chosen in strength["strengths"].items())
 
 
 def _name(recipe: Mapping[str, Any], role: str) -> str:

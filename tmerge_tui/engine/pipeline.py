@@ -15,15 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from tmerge_tui.engine import download
-from tmerge_tui.engine.bench import Variant
+from tmerge_tui.engine.bench import Bench, Variant
 from tmerge_tui.engine.benchmark import benchmark
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
-from tmerge_tui.engine.evaluate import Evaluation, evaluate, fused_variants, score_source
+from tmerge_tui.engine.evaluate import Evaluation, continued, evaluate, fused_variants, score_source
 from tmerge_tui.engine.extract import Activations, Subject, extract
 from tmerge_tui.engine.fold import Folded, fold, fold_bytes
 from tmerge_tui.engine.fuse import fuse
@@ -94,8 +94,8 @@ class Log:
         self.emit(event)
 
 
-def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
-    """Runs a recipe into its run folder, from RunStarted to RunFinished.
+def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "trained"] = "") -> None:
+    """Runs a recipe into its run folder, from RunStarted to RunFinished; `until` ends it before or after "adapt".
 
     Raises CheckError with every problem found before any work, and what the stages raise.
     """
@@ -111,14 +111,18 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     strength = None
     if recipe.fusion.searched:
         strength, fusion, permuted, recipe = _choose_strength(fusion, permuted, prepared, run, log)
-    folded = _fold(fusion, prepared, recipe, run, log)
+    folded = [] if until else _fold(fusion, prepared, recipe, run, log)
     adapted = None
     if recipe.adaptation is not None:
-        from tmerge_tui.engine.schooling import school_run  # the Trainer takes seconds to import
+        from tmerge_tui.engine.schooling import Adapted, make_school  # the Trainer takes seconds to import
 
-        adapted = school_run(
+        school = make_school(
             prepared, recipe, transports, fusion, lambda: _subject(prepared, prepared.source, log), run, log
         )
+        adapted = None if until == "adapt" else Adapted.of(school)
+    if until:
+        return
+    if adapted is not None:
         folded.insert(0, adapted.fold(run.model, run, log))
         smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
         _release()
@@ -127,11 +131,16 @@ def run(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     evaluation = evaluate(
         _subject(prepared, prepared.target, log), measured_source, fusion, permuted, holdout, recipe, run, log
     )
+    trained = [] if adapted is None else [adapted.variant]
     if recipe.evaluation.benchmarks:
-        evaluation = replace(evaluation, benchmarks=_benchmark(fused_variants(fusion, recipe), prepared, run, log))
+        rows = _benchmark([*fused_variants(fusion, recipe), *trained], prepared, run, log)
+        evaluation = replace(evaluation, benchmarks=rows)
     measured = None
     if adapted is not None:
-        measured = adapted.measure(_subject(prepared, prepared.target, log), prepared.corpus, recipe, run, log)
+        subject = _subject(prepared, prepared.target, log)
+        measured = adapted.measure(subject, prepared.corpus, recipe, run, log)
+        more = continued(Bench(subject, recipe, run, log), trained, log)
+        evaluation = replace(evaluation, samples=[*evaluation.samples, *more])
     verdict = _report(prepared, target.rows, transports, fusion, strength, folded, evaluation, measured, log, run)
     named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
     report = run.path / "report.html"

@@ -19,7 +19,7 @@ from tmerge_tui.engine.strengthcurve import strength_curve
 from tmerge_tui.engine.svg import Figure
 from tmerge_tui.engine.templates import asset, environment
 from tmerge_tui.engine.tuition import view_adaptation
-from tmerge_tui.engine.verdict import Comparison
+from tmerge_tui.engine.verdict import Comparison, benchmark_better
 from tmerge_tui.engine.wording import (
     NONE,
     bits,
@@ -218,15 +218,18 @@ def _benchmarks(rows: Sequence[Row]) -> dict[str, Any]:
     shown = []
     for row in rows:
         ends = row["difference_low"], row["difference_high"]
-        better = None if row["higher_is_better"] is None else Comparison(row["difference"], *ends).better
-        if better is not None and row["higher_is_better"]:
-            better = not better
         named = f"{row['task']}, {row['metric']}" + (" (partial)" if row["limit"] is not None else "")
         model = MODELS.get(row["model"], row["model"])
         alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
         error = "" if row["stderr"] is None else f" ± {bits(row['stderr'])}"
         told = bits(row["value"]) + error, signed(row["difference"]), interval(*ends)
-        outcome = "baseline" if row["model"] == "target" else OUTCOMES[better] if known(ends[0]) is not None else NONE
+        outcome = (
+            "baseline"
+            if row["model"] == "target"
+            else OUTCOMES[benchmark_better(row)]
+            if known(ends[0]) is not None
+            else NONE
+        )
         shown.append((named, model, alpha, count(row["questions"]), *told, outcome))
     partial = next((row["limit"] for row in rows if row["limit"] is not None), None)
     return {"rows": shown, "partial": partial, "by": list(dict.fromkeys(row["by"] for row in rows))}

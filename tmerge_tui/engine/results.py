@@ -18,7 +18,7 @@ from tmerge_tui.engine.resources import peaks
 from tmerge_tui.engine.strength import Strength
 from tmerge_tui.engine.transport import Transports
 from tmerge_tui.engine.tuition import with_adaptation
-from tmerge_tui.engine.verdict import judge
+from tmerge_tui.engine.verdict import judge, with_benchmarks
 from tmerge_tui.models.projections import side_of
 
 VERSION = 1
@@ -59,7 +59,7 @@ def collect(
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "verdict": with_adaptation(verdict, adaptation),
+        "verdict": with_benchmarks(with_adaptation(verdict, adaptation), evaluation.benchmarks),
         "recipe": recipe.model_dump(mode="json"),
         "models": {"source": _model(prepared.source), "target": _model(prepared.target)},
         "calibration": {

@@ -11,6 +11,7 @@ import torch
 
 from tmerge_tui.adaptation import Adaptation
 from tmerge_tui.engine.adapt import School, TrainedPiece, adapt, methods, prepare_lessons, result_method
+from tmerge_tui.engine.bench import Variant
 from tmerge_tui.engine.calibrate import Corpus, Sample, read_samples
 from tmerge_tui.engine.check import Prepared
 from tmerge_tui.engine.distill import same_tokenizer
@@ -20,7 +21,7 @@ from tmerge_tui.engine.fused import Fusion
 from tmerge_tui.engine.hints import carry_hints
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.trained import fold_trained, measure_trained
+from tmerge_tui.engine.trained import fold_trained, measure_trained, variant_of
 from tmerge_tui.engine.transport import Transports
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
@@ -34,13 +35,22 @@ class Adapted:
 
     school: School
     trained: list[TrainedPiece]
-    fused: Fusion
+
+    @classmethod
+    def of(cls, school: School) -> Adapted:
+        """Trains what is not there yet (stage "adapt")."""
+        return cls(school, adapt(school))
 
     @property
     def result(self) -> TrainedPiece:
         """The training that becomes model/."""
         name = result_method(self.school.options)
         return next(piece for piece in self.trained if piece.method == name)
+
+    @property
+    def variant(self) -> Variant:
+        """The same in the loaded target."""
+        return variant_of(self.result, self.school)
 
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
@@ -51,10 +61,12 @@ class Adapted:
     def measure(self, target: Subject, corpus: Corpus, recipe: Recipe, run: RunDir, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
         alpha = recipe.fusion.alphas[0]
-        return measure_trained(self.school, target, self.trained, self.fused, alpha, corpus.holdout, recipe, run, emit)
+        return measure_trained(
+            self.school, target, self.trained, self.school.fusion, alpha, corpus.holdout, recipe, run, emit
+        )
 
 
-def school_run(
+def make_school(
     prepared: Prepared,
     recipe: Recipe,  # with fusion.alpha settled
     transports: Transports,
@@ -62,8 +74,8 @@ def school_run(
     source: Callable[[], Subject],
     run: RunDir,
     emit: Emit,
-) -> Adapted:
-    """Stages "hints" (when asked for) and "adapt". Raises what they raise."""
+) -> School:
+    """All that is needed to train; stage "hints", when they are asked for. Raises what it raises."""
     options = recipe.adaptation
     assert options is not None
     samples = training_samples(options, prepared.corpus, recipe.seed, emit)
@@ -91,7 +103,7 @@ def school_run(
         everything = 1 << 62
         return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, everything, emit)
 
-    school = School(
+    return School(
         target=prepared.target.facts,
         checkpoint=prepared.target.checkpoint,
         load=load,
@@ -109,7 +121,6 @@ def school_run(
         run=run,
         emit=emit,
     )
-    return Adapted(school, adapt(school), fusion)
 
 
 def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:

@@ -48,6 +48,11 @@ class TrainedVariant(Variant):
         return installed(model, self.piece, self.facts, self.checkpoint)
 
 
+def variant_of(piece: TrainedPiece, school: School) -> TrainedVariant:
+    """One training as a variant of the target, for whatever is measured on it."""
+    return TrainedVariant(piece.method, None, piece, piece, school.target, school.checkpoint)  # type: ignore[arg-type]
+
+
 @contextmanager
 @torch.no_grad()
 def installed(model: Any, piece: TrainedPiece, facts: ModelFacts, checkpoint: Checkpoint) -> Iterator[None]:
@@ -108,7 +113,7 @@ def measure_trained(
         baseline = bench.scores(Variant("target"), holdout, progress)
         found["fused"] = [bench.scores(Variant("fused", alpha, fused), holdout, progress)]
         for piece in trained:
-            variant = TrainedVariant(piece.method, None, piece, piece, school.target, school.checkpoint)  # type: ignore[arg-type]
+            variant = variant_of(piece, school)
             found.setdefault(piece.method, []).append(bench.scores(variant, holdout, progress))
         rows = [_row("target", [baseline], None, None, recipe)]
         rows += [_row(m, s, alpha if m == "fused" else _alpha(m, school), baseline, recipe) for m, s in found.items()]

@@ -223,5 +223,31 @@ def _text(best: Row, target: Comparison) -> list[str]:
     return said
 
 
+def with_benchmarks(verdict: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """The verdict with a sentence on how many benchmarks tell each result from the target, and which way."""
+    said = []
+    results = dict.fromkeys((r["model"], r["alpha"]) for r in rows if r["model"] not in ("target", "source"))
+    for model, alpha in results:
+        mine = [r for r in rows if (r["model"], r["alpha"]) == (model, alpha)]
+        words: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for row in mine:
+            words[benchmark_better(row)].append(f"{row['task']} ({row['metric']})")
+        name = model if alpha is None else f"{model} at alpha {alpha:g}"
+        told = [f"better on {listed(words[True])}"] * bool(words[True])
+        told += [f"worse on {listed(words[False])}"] * bool(words[False])
+        told += [f"not told apart on {len(words[None])} of {len(mine)}"] * bool(words[None])
+        partial = " (partial results)" if any(r["limit"] is not None for r in mine) else ""
+        said.append(f"Benchmarks, {name} against the target: {listed(told)}{partial}.")
+    return {**verdict, "sentences": [*verdict["sentences"], *said]}
+
+
+def benchmark_better(row: Row) -> bool | None:
+    """Whether a row of `benchmarks` is better than the target's; None when its interval covers 0 or tells nothing."""
+    better = Comparison(known(row["difference"]), known(row["difference_low"]), known(row["difference_high"])).better
+    if better is None or row["higher_is_better"] is None:
+        return None
+    return not better if row["higher_is_better"] else better
+
+
 def _score(scores: Sequence[Row], model: str) -> Row | None:
     return next((s for s in scores if s["model"] == model), None)

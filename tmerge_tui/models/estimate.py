@@ -45,14 +45,15 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
     pairs = _pairs(target, source, kinds)
     forward = max(_forward(recipe, facts) for facts in (target, source))
     transport = _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
-    memory = RUNTIME + WORKSPACE + max(forward, transport)
+    training, kept = _training(recipe, target, source, kinds)
+    memory = RUNTIME + WORKSPACE + max(forward, transport, training)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
     duals = sum(4 * (pair.n + pair.n_source) for pair in pairs)
     fused = sum(4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
     count = len(recipe.fusion.alpha)
     models = target.bytes_on_disk * count
-    disk = state + duals + fused + models
+    disk = state + duals + fused + models + kept
 
     reading = 2.0 * tokens * (target.parameters + source.parameters)
     measured = tokens / max(recipe.calibration.samples, 1) * recipe.calibration.holdout
@@ -67,9 +68,10 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
             f"memory {size_text(memory)}: the larger of a forward pass {size_text(forward)} and transport "
-            f"{size_text(transport)}, plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
+            f"{size_text(transport)}{f' and training {size_text(training)}' if training else ''}, plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size_text(disk)}: activations {size_text(state)}, plans {size_text(duals)}, moved weights "
-            f"{size_text(fused)}, merged models {size_text(models)} ({count})",
+            f"{size_text(fused)}, merged models {size_text(models)} ({count})"
+            + (f", training {size_text(kept)}" if kept else ""),
             f"work {(reading + measuring + plans) / 1e12:,.1f} TFLOP: reading {reading / 1e12:,.1f}, "
             f"transport {plans / 1e12:,.1f}, measuring {measuring / 1e12:,.1f}",
         ),
@@ -115,6 +117,31 @@ def _forward(recipe: Recipe, facts: ModelFacts) -> int:
     widest = max((max(p.d_out, p.d_in) for p in facts.layout.projections), default=facts.hidden)
     batch = max(recipe.calibration.batch_size, recipe.evaluation.batch_size) * recipe.calibration.max_length
     return weights + batch * (4 * facts.hidden + 3 * widest) * size
+
+
+def _training(recipe: Recipe, target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> tuple[int, int]:
+    """(memory, disk) of adaptation. Every trained parameter costs its weight, gradient and two moments in fp32, and in
+    a checkpoint three of them; the teacher is in memory beside. On disk stay the trained tensors of every training, one
+    checkpoint, hints in fp16 and the model."""
+    options = recipe.adaptation
+    if options is None:
+        return 0, 0
+    full = options.method == "full"
+    trained = target.parameters if full else sum(p.d_out * p.d_in for p in target.layout.projections)
+    logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
+    memory = 4 * target.parameters + (12 * trained if full else 0) + logits
+    if "distill" in options.compare:
+        memory += 4 * source.parameters
+    disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    if options.hints is not None:
+        widths = sum(
+            target.layout.width(layer, side) or 0
+            for layer in range(target.layers)
+            for side in options.hints.sides
+            if side in target.layout.sides(layer, kinds)
+        )
+        disk += 2 * (1 + options.hints.permuted_control) * options.samples * options.hints.words * widths
+    return memory, disk
 
 
 def _transport(pairs: Sequence[_Pair], rows: int) -> int:
