@@ -64,7 +64,8 @@ def test_version_and_help() -> None:
     assert tmerge("--version").stdout == f"tmerge {__version__}\n"
     shown = tmerge("--help")
     assert shown.returncode == 0
-    for command in ("demo", "plan", "check", "watch", "cancel", "report", "eval", "models", "doctor", "--batch", "--set"):
+    commands = ("demo", "plan", "check", "watch", "cancel", "report", "eval", "models", "doctor", "--batch", "--set")
+    for command in commands:
         assert command in shown.stdout
     assert "_worker" not in shown.stdout
 
