@@ -21,7 +21,7 @@ class Residual(nn.Module):
     """W_base -> W_base + Delta on the fused rows (dim 0) or columns (dim 1)."""
 
     index: Tensor  # int64 [k]
-    delta: Tensor  # fp32 [k, d_in], [d_out, k], or [k] of a bias: alpha times the mask times Delta
+    delta: Tensor  # fp32 [k, d_in], [d_out, k] as stored, or [k] of a bias: alpha times the mask times Delta
 
     def __init__(self, dim: int, index: Tensor, delta: Tensor) -> None:
         super().__init__()
@@ -42,17 +42,18 @@ def attach(model: nn.Module, fusion: Fusion, alpha: float, norm: str) -> list[Re
     """
     attached = []
     for fused in fusion:
-        module: Any = model.get_submodule(fusion.projection(fused.layer, fused.kind).module)
-        bias = module.bias if fused.bias is not None else None
-        new, new_bias = apply(module.weight, bias, fused, alpha, norm)
-        index = fused.index.to(module.weight.device)
-        for name, old, value, dim in (
-            ("weight", module.weight, new, 0 if fused.axis == "rows" else 1),
-            ("bias", bias, new_bias, 0),
-        ):
-            if old is None or value is None:
-                continue
-            residual = Residual(dim, index, (value - old).index_select(dim, index).float())
+        projection = fusion.projection(fused.layer, fused.kind)
+        module: Any = model.get_submodule(projection.module)
+        W, bias = projection.take(module.weight), None if fused.bias is None else projection.take(module.bias)
+        new, new_bias = apply(W, bias, fused, alpha, norm)
+        index = fused.index.to(W.device)
+        dim, places = projection.locate(fused.axis, index)
+        delta = (new - W).index_select(0 if fused.axis == "rows" else 1, index).float()
+        changes = [("weight", dim, delta.T if projection.transposed else delta)]
+        if bias is not None and new_bias is not None:
+            changes.append(("bias", 0, (new_bias - bias)[index].float()))
+        for name, along, change in changes:
+            residual = Residual(along, places, change.contiguous())
             parametrize.register_parametrization(module, name, residual)
             attached.append(residual)
     return attached
