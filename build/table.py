@@ -30,7 +30,11 @@ from tmerge_tui.engine.wording import bits, interval, signed
 from tmerge_tui.recipe import make_recipe
 
 DEMO = Path(__file__).parents[1] / "tmerge_tui" / "assets" / "demo"
-PLACEBOS = {"shrink": "placebo: rows shrunk, not trained", "permuted": "placebo: source permuted, not trained"}
+UNTRAINED = {
+    "source": "source",
+    "shrink": "placebo: rows shrunk, not trained",
+    "permuted": "placebo: source permuted, not trained",
+}
 TITLES = {"strangers": "Strangers (other family, other tokenizer)", "relatives": "Relatives (cut out of the source)"}
 
 
@@ -101,12 +105,12 @@ def table(title: str, report: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| model | bits per byte | spread over seeds | difference to the target | 95 % interval |"
     yield "|---|---:|---:|---:|---:|"
-    placebos = [s for s in report["scores"] if s["model"] in PLACEBOS]
+    untrained = [s for s in report["scores"] if s["model"] in UNTRAINED]
     fused = [row for row in adaptation["rows"] if row["model"] in ("target", "fused")]
     trained = [row for row in adaptation["rows"] if row["model"] not in ("target", "fused")]
-    for row in [*fused, *placebos, *trained]:
+    for row in [*fused, *untrained, *trained]:
         spread = "–" if row.get("spread") is None else f"{row['spread']:.4f}"
-        name = PLACEBOS.get(row["model"]) or METHODS[row["model"]]
+        name = UNTRAINED.get(row["model"]) or METHODS[row["model"]]
         between = interval(row["low"], row["high"])
         yield f"| {name} | {bits(row['bits_per_byte'])} | {spread} | {signed(row['difference'])} | {between} |"
     yield ""
