@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
+DATA ?=
 
 # Nothing here needs the Hub once the packages are installed.
 export HF_HUB_OFFLINE := 1
@@ -13,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck format bench clean
+.PHONY: help demo test lint typecheck format bench table clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
@@ -22,6 +23,7 @@ help:
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
 	@echo "make bench      the benchmarks of tests/benchmarks"
+	@echo "make table DATA=DIR  all methods on two pairs at equal training tokens, as a table; about half an hour"
 	@echo "make clean      remove .venv, caches and build outputs (runs are kept)"
 
 demo: $(VENV)/installed
@@ -40,6 +42,10 @@ typecheck: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+table: $(VENV)/installed-dev
+	@test -d "$(DATA)" || { echo "make table DATA=DIR: the folder with the text files named in build/train_demo.py"; exit 2; }
+	PYTHONPATH=. $(BIN)/python build/table.py --data $(DATA) --out build/out/table $(ARGS)
 
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/[a-z]*.py; do \

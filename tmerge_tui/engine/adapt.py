@@ -237,6 +237,8 @@ def _train(school: School, method: Method, seed: int, piece: Path, report: Calla
         if _first_process():
             school.run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the others go on to read the piece
     finally:
         del model
         gc.collect()

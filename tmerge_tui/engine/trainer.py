@@ -158,6 +158,7 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=True,
         report_to="none",

@@ -68,8 +68,9 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
             f"memory {size_text(memory)}: the larger of a forward pass {size_text(forward)} and transport "
-            f"{size_text(transport)}{f' and training {size_text(training)}' if training else ''}, "
-            f"plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
+            f"{size_text(transport)}"
+            + (f" and training {size_text(training)}" if training else "")
+            + f", plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size_text(disk)}: activations {size_text(state)}, plans {size_text(duals)}, moved weights "
             f"{size_text(fused)}, merged models {size_text(models)} ({count})"
             + (f", training {size_text(kept)}" if kept else ""),

@@ -1,0 +1,59 @@
+"""The trainings of a recipe over several processes, under a launcher:
+
+    accelerate launch -m tmerge_tui.commands.train recipe.yaml
+
+Everything before training is done by the first process and read by the others; then all of them train together. What
+is left are finished pieces: the recipe, run as usual, folds, measures and reports them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from tmerge_tui.errors import TmergeError, UsageError
+from tmerge_tui.events import Event, TrainingStep, Warned
+from tmerge_tui.recipe import load_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if len(given) != 1:
+            raise UsageError(f"{len(given)} arguments", "one recipe", "end the command with recipe.yaml")
+        recipe = load_recipe(given[0])
+        if recipe.adaptation is None:
+            raise UsageError(f"{given[0]} has no section adaptation", "something to train", "run it without a launcher")
+        from accelerate import PartialState
+
+        from tmerge_tui.engine import pipeline
+        from tmerge_tui.engine.rundir import RunDir
+
+        state = PartialState(cpu=recipe.device == "cpu")
+        say = _say if state.is_main_process else _hush
+        with state.main_process_first():
+            run = RunDir.create(recipe.output)
+            pipeline.run(recipe, run, say, until="adapt")
+        pipeline.run(recipe, run, say, until="trained")
+    except TmergeError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+def _say(event: Event) -> None:
+    """A line of JSON for every report of a training, and every warning."""
+    if isinstance(event, (TrainingStep, Warned)):
+        shown = {"time": round(time.time(), 1), "event": type(event).__name__, **vars(event)}
+        print(json.dumps(shown), file=sys.stderr, flush=True)
+
+
+def _hush(event: Event) -> None:
+    """The other processes say nothing."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
