@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
-DATA ?=
+DATA ?= build/data
 
 # Nothing here needs the Hub once the packages are installed.
 export HF_HUB_OFFLINE := 1
@@ -23,7 +23,7 @@ help:
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
 	@echo "make bench      the benchmarks of tests/benchmarks"
-	@echo "make table DATA=DIR  all methods on two pairs at equal training tokens, as a table; about half an hour"
+	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
 	@echo "make clean      remove .venv, caches and build outputs (runs are kept)"
 
 demo: $(VENV)/installed
@@ -44,7 +44,6 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 table: $(VENV)/installed-dev
-	@test -d "$(DATA)" || { echo "make table DATA=DIR: the folder with the text files named in build/train_demo.py"; exit 2; }
 	PYTHONPATH=. $(BIN)/python build/table.py --data $(DATA) --out build/out/table $(ARGS)
 
 bench: $(VENV)/installed-dev
