@@ -42,7 +42,15 @@ class FakeProbe(Probe):
                 ],
                 "warnings": ["8 duplicate samples left out"],
             },
-            "estimate": {"memory": 1_200_000_000, "disk": 340_000_000, "seconds": 187.0, "device": "cpu", "notes": []},
+            "estimate": {
+                "memory": 1_200_000_000,
+                "disk": 340_000_000,
+                "seconds": 187.0,
+                "device": "cpu",
+                "notes": [],
+                "download": 0,
+            },
+            "check": [],
             "generate": {"text": " and go on together", "tokens": 4, "seconds": 0.2},
         }
 
@@ -78,6 +86,8 @@ def facts(name: str) -> dict[str, Any]:
         "bytes_on_disk": 11_320_928,
         "chat_template": False,
         "licence": "apache-2.0",
+        "download": 0,
+        "note": "",
     }
 
 

@@ -9,6 +9,8 @@ from textual.widgets import Input
 
 from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
 from tmerge_tui.errors import DataError
+from tmerge_tui.presets import read_preset
+from tmerge_tui.recipe import make_recipe
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import step_problems
 
@@ -33,7 +35,7 @@ async def test_a_file_is_previewed_for_both_models(app: TmergeApp, probe: FakePr
         for expected in ("1,500 to align on", "400 held out", "source 5 tokens", "target 4 tokens", "<s>two rivers"):
             assert expected in text
         asked = dict(probe.asked)["preview"]
-        assert asked["models"] == models
+        assert asked["models"] == {role: {"name": path, "folder": path} for role, path in models.items()}
         assert asked["calibration"]["path"] == text_file
         assert not step_problems(app.draft, "data")
 
@@ -84,8 +86,31 @@ async def test_a_preset_fills_data_alpha_and_models(app: TmergeApp) -> None:
         await pilot.press("right", "right")
         assert app.screen.query_one("#preset").display
         app.screen.query_one("#preset").focus()
-        await pilot.press("space")
+        await pilot.press("left")
         await settle(pilot)
-        assert app.draft.get("calibration.repo_id") == "mesolitica/Malaysian-SFT"
-        assert app.draft.get("target.model") == "mesolitica/Malaysian-Llama-3.2-1B-Instruct"
+        thai = read_preset("thai")
+        assert app.draft.get("calibration.repo_id") == thai["calibration"]["repo_id"]
+        assert app.draft.get("fusion.alpha") == [0.01]
+        assert app.draft.get("target.model") == thai["target"]
         assert app.draft.get("calibration.path") is None
+        assert app.screen.fields("column")[0].query_one(Input).value == "text"
+        await pilot.press("left", "left")
+        await settle(pilot)
+        malay = {**read_preset("malay"), "output": "runs/x"}
+        app.draft.set("output", "runs/x")
+        assert app.draft.recipe() == make_recipe(malay), "nothing of the other preset is left"
+
+
+async def test_a_preset_leaves_models_that_were_chosen(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.set("source.model", "org/mine")
+        app.goto("data")
+        await settle(pilot)
+        app.screen.query_one("#origin").focus()
+        await pilot.press("right", "right")
+        assert "thai" in screen_text(app), "every preset is on the screen at its smallest"
+        app.screen.query_one("#preset").focus()
+        await pilot.press("left")
+        await settle(pilot)
+        assert app.draft.get("source.model") == "org/mine"
+        assert app.draft.get("target.model") == read_preset("thai")["target"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +12,12 @@ from tmerge_tui.recipe import make_recipe
 from tmerge_tui.tui import draft as drafts
 from tmerge_tui.tui.draft import OPTIONS, Draft, demo_draft, step_problems, suggest_output
 
+BARE = {"source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x"}
 BASE = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "t.txt", "output": "runs/x"}
 
 
 def test_a_draft_of_the_defaults_is_the_default_recipe() -> None:
-    plain = {"source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x"}
-    assert Draft(BASE).recipe() == make_recipe(plain)
+    assert Draft(BASE).recipe() == make_recipe(BARE)
 
 
 def test_every_option_has_a_kind_and_its_default_survives_typing() -> None:
@@ -83,6 +85,24 @@ def test_a_recipe_becomes_a_draft_and_back() -> None:
     recipe = demo_draft().recipe()
     assert Draft.from_recipe(recipe).recipe() == recipe
     assert recipe.fusion.alpha == (0.02, 0.05, 0.1, 0.3)
+
+
+def test_training_and_questions_of_a_recipe_survive_the_draft() -> None:
+    """Reference: the recipe itself, through the file the wizard keeps its draft in."""
+    recipe = make_recipe(
+        {
+            "source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x",
+            "adaptation": {"epochs": 2, "seeds": [1, 2], "compare": ["sft"], "hints": {"sides": ["q.out"]}},
+            "evaluation": {"choices": ["/a.jsonl", {"path": "/b.jsonl", "cause": "because"}], "tasks": ["piqa"]},
+        }
+    )  # fmt: skip
+    draft = Draft.load(json.loads(json.dumps(Draft.from_recipe(recipe).dump())))
+    assert draft.recipe() == recipe
+    draft.set("adaptation.hints", False)
+    made = draft.recipe().adaptation
+    assert made is not None and made.hints is None and made.seeds == (1, 2)
+    bare = make_recipe({**BARE, "adaptation": {}})
+    assert Draft.from_recipe(bare).recipe() == bare, "every default is not the same as off"
 
 
 def test_the_suggested_output_is_free(tmp_path, monkeypatch) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from textual.widgets import Input, Static
 
 from tests.tui.doubles import FakeProbe, screen_text, settle
+from tests.tui.test_draft import BASE
+from tests.tui.test_path import put
+from tmerge_tui.adaptation import Hints
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import OPTIONS
 from tmerge_tui.tui.screens.method import MethodScreen
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.toggles import OneOf
 
 
 def field(app: TmergeApp, name: str) -> OptionField:
@@ -24,10 +28,57 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
         await settle(pilot)
         shown = {f.option for f in app.screen.query(OptionField)}
         elsewhere = ("source.", "target.", "calibration.", "output")
-        assert shown == {name for name in OPTIONS if not name.startswith(elsewhere)}
+        assert shown == {n for n in OPTIONS if not n.startswith((*elsewhere, "adaptation."))}
         epsilon = field(app, "transport.epsilon")
         assert "entropic regularisation" in str(epsilon.query_one(".field-help", Static).render())
         assert "eq. 8" in str(epsilon.query_one(".field-note", Static).render())
+
+
+async def test_adaptation_is_a_section_that_is_switched_on(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        for name, value in BASE.items():
+            app.draft.set(name, value)
+        app.goto("method")
+        await settle(pilot)
+        await pilot.press("f2")
+        await settle(pilot)
+        for switch, opened in (
+            ("adaptation", "adaptation.learning_rate"),
+            ("adaptation.hints", "adaptation.hints.sides"),
+        ):
+            assert not [f for f in app.screen.query(OptionField) if f.option == opened]
+            field(app, switch).query_one(OneOf).focus()
+            await pilot.press("left")
+            await settle(pilot)
+            assert field(app, opened).display
+            assert app.focused is field(app, switch).query_one(OneOf)
+        await put(pilot, "adaptation.learning_rate", "1e-5")
+        made = app.draft.recipe().adaptation
+        assert made is not None and made.learning_rate == 1e-5 and made.hints == Hints()
+        await put(pilot, "adaptation.learning_rate", "-1")
+        assert field(app, "adaptation.learning_rate").has_class("-wrong")
+        assert not field(app, "adaptation").has_class("-wrong")
+        field(app, "adaptation").query_one(OneOf).focus()
+        await pilot.press("right")
+        await settle(pilot)
+        assert app.draft.recipe().adaptation is None, "off, whatever was typed in it"
+
+
+async def test_questions_that_say_more_than_a_path_are_kept(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.set("evaluation.choices", [{"path": "a.jsonl", "name": "copa"}])
+        app.goto("method")
+        await settle(pilot)
+        assert not [f for f in app.screen.query(OptionField) if f.option == "evaluation.choices"]
+        said = [str(line.render()) for line in app.screen.query("Static.field").results(Static)]
+        assert said == ["1 file of questions, as the recipe file has it"]
+        app.draft.set("evaluation.choices", None)
+        app.goto("data")
+        await settle(pilot)
+        app.goto("method")
+        await settle(pilot)
+        await put(pilot, "evaluation.choices", "one file.jsonl, /b.jsonl")
+        assert app.draft.data()["evaluation"]["choices"] == ["one file.jsonl", "/b.jsonl"]
 
 
 async def test_expert_view_toggles(app: TmergeApp) -> None:

@@ -120,7 +120,7 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         await settle(pilot)
         assert app.draft.get("source.model") == "org/secret"
         said = str(app.screen.query_one("#source-facts", Static).render())
-        assert "accept its terms on the Hub first" in said and "downloaded when the run starts" in said
+        assert "gated      yes" in said and "the Hub, and already here" in said
 
 
 async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch, models) -> None:

@@ -122,7 +122,7 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
         calibration=recipe["calibration"],
         seed=0,
         count=2,
-        models={"source": str(source), "target": str(target)},
+        models=models,
     )
     assert len(seen["samples"]) == 2 and (seen["calibration"], seen["holdout"]) == (20, 10)
     assert seen["samples"][0]["source"]["tokens"] > 0

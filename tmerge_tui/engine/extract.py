@@ -98,7 +98,7 @@ def extract(
     pieces = tuple(run.piece(f"activations-{subject.role}", f"{piece_key}-c{i:04d}") for i in range(len(chunks)))
     tokens = [len(e.ids) if words else 0 for e, words in zip(encoded, rows.words, strict=True)]
     worker: _Worker | None = None
-    with Progress(emit, stage, f"Activations of {facts.name}", sum(tokens), "tokens") as progress:
+    with Progress(emit, stage, f"Activations of {facts.label}", sum(tokens), "tokens") as progress:
         for chunk, piece in zip(chunks, pieces, strict=True):
             if piece.exists():
                 progress.skip(sum(tokens[chunk.start : chunk.stop]))

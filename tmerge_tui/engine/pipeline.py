@@ -35,7 +35,7 @@ from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.smoke import smoke
 from tmerge_tui.engine.strength import Strength, search
 from tmerge_tui.engine.transport import Transports, transport
-from tmerge_tui.errors import NumericsError
+from tmerge_tui.errors import NumericsError, StorageError
 from tmerge_tui.events import (
     Artifact,
     Checked,
@@ -52,7 +52,7 @@ from tmerge_tui.files import write_atomic
 from tmerge_tui.models.loading import load_model, pick_dtype
 from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe
 
-__all__ = ["STAGES", "check", "run"]
+__all__ = ["STAGES", "check", "reopen", "run"]
 
 STAGES = (  # name, what a person reads, share of the whole run as the progress bar weighs it
     ("check", "Check models, text and room", 0.02),
@@ -106,7 +106,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     log(RunStarted(str(run.path), _pid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
     source, target = _extract_both(prepared, run, log)
-    transports = transport(target, source, prepared.matching.kinds, recipe.transport, run, log, prepared.device)
+    transports = _align(target, source, prepared, run, log)
     fusion, permuted = _fuse(transports, prepared, run, log)
     strength = None
     if recipe.fusion.searched:
@@ -145,6 +145,19 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
     report = run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, named.folder, str(report)))
+
+
+def reopen(recipe: Recipe, run: RunDir) -> Transports:
+    """The plans of a run that has solved them: every piece is read from its folder, none is computed.
+
+    Raises StorageError when there is nothing to read, CheckError when models or text have gone.
+    """
+    if not any(run.state.iterdir()):
+        raise StorageError(f"{run.state} is empty", "the finished pieces of the run", "run the merge again")
+    log = Log(lambda event: None)
+    prepared = prepare(recipe)
+    source, target = _extract_both(prepared, run, log)
+    return _align(target, source, prepared, run, log)
 
 
 def _stages(recipe: Recipe) -> tuple[tuple[str, str, float], ...]:
@@ -221,13 +234,18 @@ def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activation
             found.append(extract(subject, corpus.calibration, rows, prepared.matching.kinds, settings, run, log))
         if party.role == "source" and recipe.evaluation.source:
             texts = len(corpus.holdout)
-            with Progress(log, "measure_source", f"Measuring {party.facts.name}", texts, "texts") as progress:
+            with Progress(log, "measure_source", f"Measuring {party.facts.label}", texts, "texts") as progress:
                 score_source(subject, corpus.holdout, recipe, run, log, progress)
         elif party.role == "source":
             log(StageFinished("measure_source", 0.0, "skipped"))
         del subject
         _release()
     return found[0], found[1]
+
+
+def _align(target: Activations, source: Activations, prepared: Prepared, run: RunDir, log: Log) -> Transports:
+    kinds, settings = prepared.matching.kinds, prepared.recipe.transport
+    return transport(target, source, kinds, settings, run, log, prepared.device)
 
 
 def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:
@@ -237,7 +255,7 @@ def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:
 
     @functools.cache
     def load() -> Any:
-        log(Logged("info", f"loading {facts.name} on {prepared.device}, {reason}"))
+        log(Logged("info", f"loading {facts.label} on {prepared.device}, {reason}"))
         return load_model(facts, prepared.device, dtype, recipe.memory_bytes, log)
 
     return Subject(party.role, facts, party.tokenizer, load, prepared.device, dtype)

@@ -17,6 +17,7 @@ from tmerge_tui.models.config import build_on_meta, front_matter, read_config, r
 from tmerge_tui.models.estimate import Estimate, estimate
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.projections import Layout, decoder_layers, find_projections
+from tmerge_tui.recipe import is_folder
 
 __all__ = ["Estimate", "ModelFacts", "Weights", "estimate", "read_facts"]
 
@@ -43,6 +44,11 @@ class ModelFacts:
     fingerprint: str
     trust_remote_code: bool
     layout: Layout
+
+    @property
+    def label(self) -> str:
+        """The name where a line has little room: of a folder its last part."""
+        return self.folder.name if is_folder(self.name) else self.name
 
     @property
     def torch_dtype(self) -> torch.dtype:

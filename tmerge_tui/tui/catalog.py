@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,18 @@ def open_folder(path: str | Path) -> Found:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ModelError(f"no folder {folder}", "a folder with config.json and weights", "check the path")
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ModelError(
             f"{folder} has no config.json",
             "a model folder: config.json beside .safetensors files",
             "open the folder that holds them",
         )
-    weights = list(folder.glob("*.safetensors"))
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not weights:
         raise ModelError(
-            f"{folder} has no .safetensors weights",
-            "a checkpoint in safetensors",
-            "convert it once: load it in transformers and save_pretrained()",
+            f"{folder} has no weights",
+            "model.safetensors, its shards, or pytorch_model.bin",
+            "open the folder that holds them",
         )
     return Found(str(path), "folder", folder, sum(f.stat().st_size for f in weights), family=_family(folder))
 
@@ -108,22 +108,21 @@ def resolve(name: str) -> Found:
 
     if is_folder(name):
         return open_folder(name)
-    return in_cache(name) or describe(name)
+    return in_cache(name) or replace(describe(name), name=name)  # as typed: with its @revision
 
 
-def here(name: str) -> Found | None:
-    """The model of this name if it is on this machine, without asking the Hub."""
-    from tmerge_tui.recipe import is_folder
-
-    try:
-        return open_folder(name) if is_folder(name) else in_cache(name)
-    except ModelError:
-        return None
+def model_args(found: Found) -> dict[str, str | None]:
+    """The model as the helper process takes it."""
+    return {"name": found.name, "folder": None if found.folder is None else str(found.folder)}
 
 
 def in_cache(name: str) -> Found | None:
-    """The cached model of exactly this id, if there is one."""
-    return next((found for found in cached(name) if found.name == name), None)
+    """The cached model of exactly this id, if there is one and all its files are there."""
+    from tmerge_tui.hub.listing import cached_listing
+
+    found = next((found for found in cached(name) if found.name == name), None)
+    listing = None if found is None else cached_listing(name, None, code=False)
+    return None if listing is not None and listing.missing else found
 
 
 def login() -> str:

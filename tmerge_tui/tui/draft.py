@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe, options
+from tmerge_tui.section import option
 from tmerge_tui.yamlfile import read_mapping
 
 STEPS = ("models", "data", "method", "review", "run", "result")
-OPTIONS: dict[str, Any] = {
-    name: field for name, field in options() if name.split(".")[0] not in ("adaptation", "resolved")
+SWITCHES = {  # sections that may be left out: as fields of their own, on or off
+    "adaptation": "train the merged model afterwards, its transported part frozen",
+    "adaptation.hints": "add transport hints to the loss of that training",
 }
+
+
+def _options() -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for name, field in options():
+        for switch, meaning in SWITCHES.items():
+            if name.startswith(f"{switch}.") and switch not in known:
+                known[switch] = option(False, meaning, expert=True)
+                known[switch].annotation = bool
+        if name != "resolved":
+            known[name] = field
+    return known
+
+
+OPTIONS: dict[str, Any] = _options()
 MISSING = {
     "source: missing": "choose a source model",
     "target: missing": "choose a target model",
@@ -46,8 +64,12 @@ class Draft:
     def from_recipe(cls, recipe: Recipe) -> Draft:
         """Everything that differs from the defaults, as a person would have typed it."""
         values: dict[str, Any] = {}
+        data = recipe.model_dump(mode="json")
+        data["evaluation"]["choices"] = [_short(choice) for choice in data["evaluation"]["choices"]]
         for name in OPTIONS:
-            chosen = _dig(recipe.model_dump(mode="json"), name)
+            chosen = _dig(data, name)
+            if name in SWITCHES:
+                chosen = chosen is not None
             if chosen is not None and chosen != default(name):
                 values[name] = chosen
         return cls(values, "review", "review")
@@ -81,12 +103,21 @@ class Draft:
         """The nested mapping that `make_recipe` takes."""
         nested: dict[str, Any] = {}
         for name, value in self.values.items():
+            if not self.offers(name):
+                continue
             *path, leaf = name.split(".")
             at = nested
             for part in path:
                 at = at.setdefault(part, {})
-            at[leaf] = parse(name, value)
+            if name in SWITCHES:
+                at.setdefault(leaf, {})
+            else:
+                at[leaf] = parse(name, value)
         return nested
+
+    def offers(self, name: str) -> bool:
+        """Whether every section that the field lies in is switched on."""
+        return all(self.values.get(switch) for switch in SWITCHES if name.startswith(f"{switch}."))
 
     def recipe(self) -> Recipe:
         """Raises RecipeError with every problem."""
@@ -109,7 +140,7 @@ class Draft:
         """The problem of one field, without its name; empty when it is well."""
         for problem in self.problems():
             where, _, message = problem.partition(": ")
-            if where == name or where.startswith(f"{name}."):
+            if where == name or (name not in SWITCHES and where.startswith(f"{name}.")):
                 return message
         return ""
 
@@ -131,7 +162,7 @@ def step_problems(draft: Draft, step: str) -> list[str]:
     sections = {
         "models": ("source", "target"),
         "data": ("calibration",),
-        "method": ("transport", "fusion", "evaluation", "device", "dtype", "memory", "seed"),
+        "method": ("transport", "fusion", "adaptation", "evaluation", "device", "dtype", "memory", "seed"),
         "review": ("output",),
     }.get(step, ())
     mine = [p for p in draft.problems() if p.partition(":")[0].partition(".")[0].strip() in sections]
@@ -177,8 +208,20 @@ def parse(name: str, value: Any) -> Any:
     if isinstance(value, str) and name in OPTIONS and kind(name) == "list":
         if name == "evaluation.prompts":
             return [line.strip() for line in value.split("|") if line.strip()]
+        if name == "evaluation.choices":
+            return [path.strip() for path in value.replace("|", ",").split(",") if path.strip()]
         return [part for part in value.replace(",", " ").split() if part]
     return value
+
+
+def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in a recipe's mapping; a model in its short form is its name."""
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from leaves(value, f"{name}.")
+        else:
+            yield (f"{name}.model" if name in ("source", "target") else name), value
 
 
 def as_text(value: Any) -> str:
@@ -213,6 +256,11 @@ def _dig(data: Any, name: str) -> Any:
     for part in name.split("."):
         data = data.get(part) if isinstance(data, dict) else None
     return data
+
+
+def _short(choice: dict[str, Any]) -> Any:
+    """A file of questions as it can be typed: its path, unless more is said about it."""
+    return choice if any(value for key, value in choice.items() if key != "path") else choice["path"]
 
 
 def _bare(annotation: Any) -> Any:

@@ -24,7 +24,7 @@ def step(value: float, low: float, high: float) -> int:
     """0..15 for a value between low and high; the middle when the scale is empty."""
     if high <= low:
         return STEPS // 2
-    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
+    return int(min(max((value - low) / (high - low) * STEPS, 0), STEPS - 1))
 
 
 def glyph(level: int) -> str:

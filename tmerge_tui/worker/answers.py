@@ -1,11 +1,15 @@
-"""What the helper process knows how to answer: facts, matching, previews, estimates, text, plans. Imports torch."""
+"""What the helper process knows how to answer: facts, matching, previews, estimates, text, plans. Imports torch.
+
+A model in `args` is {"name": Hub id or folder, "folder": where it lies on this disk, or None when it is on the Hub}. Of
+one on the Hub only the small files and the headers of the weights are read.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,15 @@ import torch
 
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.calibrate import Sample, read_corpus, render, uses_template
-from tmerge_tui.engine.check import check, prepare
+from tmerge_tui.engine.check import Party, check, open_party
 from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.transport import Transports, transport
-from tmerge_tui.errors import DataError, ModelError, StorageError
-from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
+from tmerge_tui.engine.transport import Transports
+from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.hub.locate import find
+from tmerge_tui.models.facts import estimate, read_facts
 from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
 from tmerge_tui.models.projections import match
-from tmerge_tui.recipe import Calibration, load_recipe, make_recipe
+from tmerge_tui.recipe import Calibration, ModelChoice, load_recipe, make_recipe
 from tmerge_tui.worker.probe import Request
 
 PREVIEW_CHARACTERS = 1200
@@ -28,15 +33,14 @@ NEW_TOKENS = 80
 
 
 def facts(request: Request) -> dict[str, Any]:
-    """args: folder, name, trust_remote_code. The facts card of one model, read from headers."""
-    known = _facts(**request.args)
-    card = {k: v for k, v in asdict(known).items() if k not in ("layout", "folder")}
-    return {**card, "notes": list(known.layout.notes)}
+    """args: a model. Its facts card, read from headers."""
+    party = _party(**request.args)
+    return {**party.facts.summary(), "download": _download_bytes(party), "note": party.located.note}
 
 
 def matching(request: Request) -> dict[str, Any]:
-    """args: source, target (as for `facts`), kinds. What can be fused, what is skipped and why."""
-    source, target = _facts(**request.args["source"]), _facts(**request.args["target"])
+    """args: source, target (models), kinds. What can be fused, what is skipped and why."""
+    source, target = (_party(**request.args[role]).facts for role in ("source", "target"))
     found = match(target.layout, source.layout, tuple(request.args["kinds"]))
     warnings = []
     if source.licence != target.licence:
@@ -53,15 +57,15 @@ def matching(request: Request) -> dict[str, Any]:
 
 
 def preview(request: Request) -> dict[str, Any]:
-    """args: calibration, seed, count, models {role: folder}. A few samples as each model will read them."""
+    """args: calibration, seed, count, models {role: model}. A few samples as each model will read them."""
     args = request.args
     calibration = Calibration.model_validate(args["calibration"])
     corpus = read_corpus(calibration, int(args.get("seed", 0)))
     shown = corpus.calibration[: int(args.get("count", 4))]
     samples: list[dict[str, Any]] = [{"plain": sample.plain[:PREVIEW_CHARACTERS]} for sample in shown]
     lengths: dict[str, list[int]] = {}
-    for role, folder in args.get("models", {}).items():
-        tokenizer = _tokenizer(folder)
+    for role, model in args.get("models", {}).items():
+        tokenizer = _party(**model).tokenizer
         lengths[role] = []
         for sample, entry in zip(shown, samples, strict=True):
             request.check()
@@ -79,15 +83,16 @@ def preview(request: Request) -> dict[str, Any]:
 
 
 def estimated(request: Request) -> dict[str, Any]:
-    """args: recipe, source, target (as for `facts`). Memory and disk in bytes, time in seconds on this device."""
+    """args: recipe, source, target (models). Memory, disk and download in bytes, time in seconds on this device."""
     recipe = make_recipe(request.args["recipe"])
-    source, target = _facts(**request.args["source"]), _facts(**request.args["target"])
-    needs = estimate(recipe, target, source)
+    source, target = (_party(**request.args[role]) for role in ("source", "target"))
+    needs = estimate(recipe, target.facts, source.facts)
     request.check()
     device = pick_device(recipe.device)
     return {
         "memory": needs.memory_bytes,
         "disk": needs.disk_bytes,
+        "download": _download_bytes(source, target),
         "seconds": needs.flops / _speed(device.type),
         "device": str(device),
         "notes": list(needs.notes),
@@ -95,7 +100,7 @@ def estimated(request: Request) -> dict[str, Any]:
 
 
 def checked(request: Request) -> list[str]:
-    """args: recipe, whose models are on this machine. Every problem that the run would meet; empty when it can run."""
+    """args: recipe. Every problem that the run would meet; empty when it can run."""
     return check(make_recipe(request.args["recipe"]))
 
 
@@ -166,34 +171,31 @@ def _as_read(sample: Sample, tokenizer: Any, mode: str) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _facts(folder: str, name: str, trust_remote_code: bool = False) -> ModelFacts:
-    return read_facts(Path(folder), name, trust_remote_code)
+def _party(name: str, folder: str | None, trust_remote_code: bool = False) -> Party:
+    """A model opened for reading about it: configuration, tokenizer and headers, no weights."""
+    located = find(ModelChoice(model=folder or name, trust_remote_code=trust_remote_code))
+    return open_party("", replace(located, name=name), trust_remote_code)
 
 
-@functools.lru_cache(maxsize=4)
-def _tokenizer(folder: str, trust_remote_code: bool = False) -> Any:
-    return load_tokenizer(Path(folder), trust_remote_code)
+def _download_bytes(*parties: Party) -> int:
+    """What a run would have to fetch, of models and of bases of adapters; what two of them share counts once."""
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    return sum(file.size for listing in pending.values() for file in listing.missing)
 
 
 @functools.lru_cache(maxsize=2)
 def _runnable(folder: str, trust_remote_code: bool, device: str) -> tuple[Any, Any]:
     """The two models that are compared stay loaded between prompts."""
-    known = _facts(folder, folder, trust_remote_code)
+    known = read_facts(Path(folder), folder, trust_remote_code)
     model = load_model(known, pick_device(device), torch.float32, None, lambda event: None)
-    return model, _tokenizer(folder, trust_remote_code)
+    return model, load_tokenizer(Path(folder), trust_remote_code)
 
 
 @functools.lru_cache(maxsize=1)
 def _transports(run: str) -> Transports:
     """Of a finished run: every piece is there and only read."""
     folder = RunDir.open(run)
-    if not any(folder.state.iterdir()):
-        raise StorageError(f"{folder.state} is empty", "the finished pieces of the run", "run the merge again")
-    recipe = load_recipe(folder.recipe)
-    prepared = prepare(recipe)
-    log = pipeline.Log(lambda event: None)
-    source, target = pipeline._extract_both(prepared, folder, log)
-    return transport(target, source, prepared.matching.kinds, recipe.transport, folder, log, prepared.device)
+    return pipeline.reopen(load_recipe(folder.recipe), folder)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.presets import preset_names, read_preset
 from tmerge_tui.tui import catalog
+from tmerge_tui.tui import draft as drafts
 from tmerge_tui.tui.draft import OPTIONS, is_expert
-from tmerge_tui.tui.presets import PRESETS
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
 from tmerge_tui.tui.widgets.field import OptionField
@@ -24,6 +26,16 @@ from tmerge_tui.tui.widgets.toggles import OneOf
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
 ORIGINS = ("file", "Hub data set", "preset")
+ROLES = ("source", "target")
+OF_ORIGIN = (
+    "path",
+    "holdout_path",
+    "repo_id",
+    "revision",
+    "config_name",
+    "split",
+    "column",
+)  # of one text, not another
 QUIET = 0.4  # seconds without a change before the preview is read anew
 SHOWN = 4  # samples
 
@@ -48,11 +60,11 @@ class DataScreen(WizardPage):
     def body(self) -> ComposeResult:
         draft = self.wizard.draft
         origin = ORIGINS[1] if draft.get("calibration.repo_id") else ORIGINS[0]
-        chosen = next((p.name for p in PRESETS if p.data == draft.get("calibration.repo_id")), "")
+        chosen = _preset_of(draft.get("calibration.repo_id"))
         with Horizontal(id="data"):
             with VerticalScroll(id="data-form", can_focus=False):
                 yield OneOf(ORIGINS, origin, id="origin")
-                yield OneOf([preset.name for preset in PRESETS], chosen, id="preset")
+                yield OneOf(preset_names(), chosen, id="preset")
                 for name in OPTIONS:
                     if name.startswith("calibration.") and (self.expert or not is_expert(name)):
                         yield OptionField(name, draft.get(name))
@@ -91,18 +103,22 @@ class DataScreen(WizardPage):
 
     @on(OneOf.Changed, "#preset")
     def _preset(self, event: OneOf.Changed) -> None:
-        preset = next(p for p in PRESETS if p.name == event.value)
-        for name, value in preset.values().items():
-            self.wizard.change(name, value)
-        self.fields("repo_id")[0].put(preset.data)
-        pair = [("source", preset.source), ("target", preset.target)]
-        taken = [role for role, name in pair if not self.wizard.draft.get(f"{role}.model")]
-        for role, name in pair:
-            if role in taken:
-                self.wizard.change(f"{role}.model", name)
-        self.notify(
-            f"data {preset.data}, alpha {preset.alpha:g}" + (", and its models" if taken else ""), title=preset.name
-        )
+        """Its text and its method; its models too, unless others have been chosen."""
+        draft, preset = self.wizard.draft, read_preset(event.value)
+        before = _preset_of(draft.get("calibration.repo_id"))
+        left = ("", None, *(read_preset(before)[role] for role in ROLES)) if before else ("", None)
+        roles = [role for role in ROLES if draft.get(f"{role}.model") in left]
+        for name in OF_ORIGIN:
+            self.wizard.change(f"calibration.{name}", None)
+        for name, value in drafts.leaves(preset):
+            section = name.partition(".")[0]
+            if section not in (*ROLES, "output") or section in roles:
+                self.wizard.change(name, value)
+        for field in self.query(OptionField):
+            if field.query(Input):
+                field.put(draft.get(field.option))
+        said = f"data {preset['calibration']['repo_id']}, alpha {drafts.as_text(preset['fusion']['alpha'])}"
+        self.notify(said + (f", and its {' and '.join(roles)}" if roles else ""), title=event.value)
         self._changed()
 
     def _take(self, name: str, value: Any) -> None:
@@ -145,7 +161,7 @@ class DataScreen(WizardPage):
             return
         shown.update(Content.styled("reading …", "$foreground 60%"))
         try:
-            models = await self._folders()
+            models = await self._models()
             said = await self.wizard.probe.ask(
                 "preview", calibration=draft.data()["calibration"], seed=draft.get("seed"), count=SHOWN, models=models
             )
@@ -157,17 +173,16 @@ class DataScreen(WizardPage):
         self.columns = said["columns"]
         shown.update(_preview(said, list(models)))
 
-    async def _folders(self) -> dict[str, str]:
-        """The models that are on this machine; the others are left out of the preview."""
-        folders = {}
-        for role in ("source", "target"):
+    async def _models(self) -> dict[str, Any]:
+        """The chosen models that can be asked; the others are left out of the preview."""
+        models = {}
+        for role in ROLES:
             name = str(self.wizard.draft.get(f"{role}.model") or "")
             if not name:
                 continue
-            found = await asyncio.to_thread(catalog.here, name)
-            if found is not None and found.folder is not None:
-                folders[role] = str(found.folder)
-        return folders
+            with contextlib.suppress(TmergeError):  # the Models screen has said what is wrong with it
+                models[role] = catalog.model_args(await asyncio.to_thread(catalog.resolve, name))
+        return models
 
     # keys
 
@@ -194,6 +209,11 @@ class DataScreen(WizardPage):
         self.expert = not self.expert
         await self.recompose()
         self.on_mount()
+
+
+def _preset_of(repo: str | None) -> str:
+    """The preset with this data set; empty when there is none."""
+    return next((name for name in preset_names() if read_preset(name)["calibration"]["repo_id"] == repo), "")
 
 
 def _preview(said: dict[str, Any], roles: list[str]) -> Content:
@@ -224,5 +244,5 @@ def _preview(said: dict[str, Any], roles: list[str]) -> Content:
             if role == roles[-1] or len(set(texts)) > 1:
                 parts.append(Content(seen["text"]))
     if len(roles) < 2:
-        parts.append(Content.styled("\ntoken counts need both models on this machine", "$foreground 60%"))
+        parts.append(Content.styled("\ntoken counts need both models", "$foreground 60%"))
     return Content("\n").join(parts)

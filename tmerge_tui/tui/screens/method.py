@@ -15,17 +15,20 @@ from textual.widgets import Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.tui import catalog, human
-from tmerge_tui.tui.draft import OPTIONS, is_expert
+from tmerge_tui.tui.draft import OPTIONS, SWITCHES, is_expert
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.toggles import OneOf
 
 GROUPS = (
     ("transport", "Feature and layer plans"),
     ("fusion", "Weights from plans"),
+    ("adaptation", "Training after the merge"),
     ("evaluation", "What is measured"),
     ("", "This run"),
 )
 ELSEWHERE = ("source", "target", "calibration", "output")  # chosen on other screens
+CHOICES = "evaluation.choices"  # objects, when they say more than a path: those are not for a line of text
 QUIET = 0.5  # seconds without a change before the estimate is made anew
 
 
@@ -49,10 +52,18 @@ class MethodScreen(WizardPage):
     def body(self) -> ComposeResult:
         with VerticalScroll(id="fields", can_focus=False):
             for section, title in GROUPS:
-                yield Static(title, classes="group")
-                for name in _fields(section):
-                    if self.expert or not is_expert(name):
-                        yield OptionField(name, self.wizard.draft.get(name))
+                shown = [name for name in _fields(section) if self._shows(name)]
+                if shown:
+                    yield Static(title, classes="group")
+                for name in shown:
+                    value = self.wizard.draft.get(name)
+                    if name == CHOICES and any(isinstance(choice, dict) for choice in value):
+                        files, them = ("file", "it") if len(value) == 1 else ("files", "them")
+                        yield Static(
+                            f"{len(value)} {files} of questions, as the recipe file has {them}", classes="field"
+                        )
+                    else:
+                        yield OptionField(name, value)
         yield Static("", id="estimate")
         yield from self.buttons()
 
@@ -61,16 +72,24 @@ class MethodScreen(WizardPage):
         self.check_step()
         self.estimate()
 
-    def on_option_field_changed(self, event: OptionField.Changed) -> None:
+    def _shows(self, name: str) -> bool:
+        """Not what belongs to a section that is off; what few people change only when asked for, or in use."""
+        draft = self.wizard.draft
+        return draft.offers(name) and (self.expert or not is_expert(name) or (name in SWITCHES and draft.get(name)))
+
+    async def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
+        if event.name in SWITCHES:  # fields come or go
+            await self.recompose()
+            switch = next(field for field in self.query(OptionField) if field.option == event.name)
+            switch.query_one(OneOf).focus()
         self.check_step()
         self.estimate()
 
     def check_step(self) -> str:
         said = super().check_step()
-        problems = self.wizard.draft.problems()
         for field in self.query(OptionField):
-            field.show_problem(_problem_of(field.option, problems))
+            field.show_problem(self.wizard.draft.problem_of(field.option))
         return said
 
     async def action_expert(self) -> None:
@@ -97,10 +116,7 @@ class MethodScreen(WizardPage):
                 shown.update(Content.styled("an estimate needs both models", "$foreground 60%"))
                 return
             found = {role: await asyncio.to_thread(catalog.resolve, name) for role, name in names.items()}
-            if any(one.folder is None for one in found.values()):
-                shown.update(Content.styled("no estimate before the models are on this machine", "$foreground 60%"))
-                return
-            models = {role: {"folder": str(one.folder), "name": one.name} for role, one in found.items()}
+            models = {role: catalog.model_args(one) for role, one in found.items()}
             said = await self.wizard.probe.ask("estimate", recipe=data, **models)
         except TmergeError as error:
             shown.update(Content.styled(f"no estimate: {error.found.splitlines()[0]}", "$warning"))
@@ -113,6 +129,8 @@ class MethodScreen(WizardPage):
                 (human.size(said["memory"]), "bold"),
                 ("   disk ", "$foreground 60%"),
                 (human.size(said["disk"]), "bold"),
+                ("   download " if said["download"] else "", "$foreground 60%"),
+                (human.size(said["download"]) if said["download"] else "", "bold"),
             )
         )
 
@@ -125,11 +143,3 @@ def _fields(section: str) -> Iterator[str]:
 
 def _elsewhere(name: str) -> bool:
     return name.partition(".")[0] in ELSEWHERE
-
-
-def _problem_of(name: str, problems: list[str]) -> str:
-    for problem in problems:
-        where, _, message = problem.partition(": ")
-        if where == name or where.startswith(f"{name}."):
-            return message
-    return ""

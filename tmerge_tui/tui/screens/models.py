@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -89,17 +89,11 @@ class ModelsScreen(WizardPage):
         if bad:
             verdict.refuse(f"the {' and the '.join(bad)} cannot be used", "its card says why")
             return
-        away = [one.name for one in found.values() if one is not None and one.folder is None]
-        if away:
-            verdict.unseen(away)
-            return
+        models = {role: catalog.model_args(one) for role, one in found.items() if one is not None}
         try:
-            verdict.show(await self.wizard.probe.ask("match", kinds=list(PROJECTIONS), **self._arguments(found)))
+            verdict.show(await self.wizard.probe.ask("match", kinds=list(PROJECTIONS), **models))
         except TmergeError as error:
             verdict.refuse(error.found, error.hint)
-
-    def _arguments(self, found: dict[str, catalog.Found | None]) -> dict[str, Any]:
-        return {role: {"folder": str(one.folder), "name": one.name} for role, one in found.items() if one is not None}
 
     def action_swap(self) -> None:
         names = {role: self.card(role).chosen for role in ROLES}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +18,7 @@ from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.files import write_atomic
 from tmerge_tui.recipe import dump_recipe
-from tmerge_tui.tui import catalog, storage
+from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import suggest_output
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
@@ -71,13 +70,6 @@ class ReviewScreen(WizardPage):
         """Everything that would stop the run in its first seconds, found before it starts."""
         shown = self.query_one("#checked", Static)
         draft = self.wizard.draft
-        for role in ("source", "target"):
-            if await asyncio.to_thread(catalog.here, str(draft.get(f"{role}.model"))) is None:
-                shown.update(Content.styled("○ models from the Hub are checked when the run starts", "$foreground 60%"))
-                return
-        if draft.get("calibration.repo_id"):
-            shown.update(Content.styled("○ data from the Hub is checked when the run starts", "$foreground 60%"))
-            return
         shown.update(Content.styled("○ checking models, text and room …", "$foreground 60%"))
         try:
             self.refused = await self.wizard.probe.ask("check", recipe=draft.data())

@@ -105,14 +105,13 @@ class ModelCard(VerticalScroll, can_focus=False):
         found, facts = None, None
         try:
             found = await asyncio.to_thread(catalog.resolve, name)
-            self._say(hub_card(found))
-            if found.folder is not None:
-                self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$foreground 60%")))
-                facts = await self.probe.ask("facts", folder=str(found.folder), name=name)
-                self._say(facts_card(facts, found))
+            self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$foreground 60%")))
+            facts = await self.probe.ask("facts", **catalog.model_args(found))
+            self._say(facts_card(facts, found))
         except TmergeError as error:
+            known = found is not None and found.folder is None  # what the Hub says stays below what is wrong
+            self._say(Content("\n\n").join([problem(error), hub_card(found)]) if known and found else problem(error))
             found = None
-            self._say(problem(error))
         self.post_message(self.Chosen(self.role, found, facts))
 
     def _say(self, content: Content) -> None:
@@ -209,9 +208,20 @@ def facts_card(facts: dict[str, Any], found: catalog.Found) -> Content:
         ("dtype", f"{facts['dtype']}, {human.size(facts['bytes_on_disk'])}"),
         ("template", "chat template" if facts["chat_template"] else "none: plain text"),
         ("licence", facts["licence"] or found.licence or "not stated"),
-        ("from", {"folder": "a folder", "cache": "the local cache", "hub": "the Hub"}[found.origin]),
+        ("gated", "yes, and you have been let in" if found.gated else "no"),
+        ("from", _origin(facts, found)),
     ]
-    return _rows(rows)
+    if found.origin != "hub":
+        rows = [row for row in rows if row[0] != "gated"]
+    if not facts["note"]:
+        return _rows(rows)
+    return Content.assemble(_rows(rows), ("\n! ", "$warning bold"), facts["note"])
+
+
+def _origin(facts: dict[str, Any], found: catalog.Found) -> str:
+    if facts["download"]:
+        return f"the Hub: {human.size(facts['download'])} to download"
+    return {"folder": "a folder", "cache": "the local cache", "hub": "the Hub, and already here"}[found.origin]
 
 
 def hub_card(found: catalog.Found) -> Content:
@@ -222,14 +232,11 @@ def hub_card(found: catalog.Found) -> Content:
         ("size", human.size(found.bytes)),
         ("downloads", human.count(found.downloads)),
         ("licence", found.licence or "not stated"),
-        ("gated", "yes: accept its terms on the Hub first" if found.gated else "no"),
+        ("gated", "yes" if found.gated else "no"),
     ]
     if found.origin == "folder":
         rows = [("family", found.family or human.DASH), ("size", human.size(found.bytes)), ("from", "a folder")]
-    card = _rows(rows)
-    if found.folder is not None:
-        return card
-    return Content.assemble(card, ("\n\nNot on this machine: downloaded when the run starts.", "$foreground 60%"))
+    return _rows(rows)
 
 
 def problem(error: TmergeError) -> Content:

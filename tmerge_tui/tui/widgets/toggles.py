@@ -1,4 +1,4 @@
-"""Choices on one line: arrows move, space or enter takes. `OneOf` holds one value, `AnyOf` a set."""
+"""Choices in a row that wraps: arrows move, space or enter takes. `OneOf` holds one value, `AnyOf` a set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.events import Click
 from textual.message import Message
 from textual.reactive import reactive
+from textual.style import Style
 from textual.widget import Widget
 
 
@@ -50,7 +51,8 @@ class _Row(Widget, can_focus=True):
             style = "$primary bold" if on else "$foreground 60%"
             if self.has_focus and position == self.cursor:
                 style += " on $primary 25%"
-            parts.append(Content.styled(f"{left}{option}{right}", style))
+            part = Content.styled(f"{left}{option}{right}", style)
+            parts.append(part.stylize(Style.from_meta({"position": position})))
         return Content(" ").join(parts)
 
     def on_focus(self) -> None:
@@ -66,14 +68,10 @@ class _Row(Widget, can_focus=True):
         raise NotImplementedError
 
     def on_click(self, event: Click) -> None:
-        x = 0
-        for position, option in enumerate(self.options):
-            width = len(option) + 2
-            if x <= event.x < x + width:
-                self.cursor = position
-                self.action_take()
-                return
-            x += width + 1
+        position = event.style.meta.get("position")
+        if position is not None:
+            self.cursor = position
+            self.action_take()
 
 
 class OneOf(_Row):

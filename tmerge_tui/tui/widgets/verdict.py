@@ -16,22 +16,20 @@ class Verdict(Static):
     def __init__(self) -> None:
         super().__init__(id="verdict", classes="card")
         self.border_title = "Verdict"
+        self.said: dict[str, Any] | None = None  # what is shown, when it is an answer
+
+    def on_resize(self) -> None:
+        if self.said is not None:
+            self.show(self.said)
 
     def wait(self, text: str) -> None:
+        self.said = None
         self.update(Content.styled(text, "$foreground 60%"))
 
     def refuse(self, text: str, hint: str = "") -> None:
+        self.said = None
         self.update(
             Content.assemble(("✗ cannot be merged\n", "$error bold"), text, (f"\n→ {hint}" if hint else "", "$accent"))
-        )
-
-    def unseen(self, names: list[str]) -> None:
-        """At least one of the two is only on the Hub."""
-        self.update(
-            Content.assemble(
-                ("○ not checked yet\n", "$warning bold"),
-                f"{' and '.join(names)}: not on this machine. The run downloads it and checks before any work.",
-            )
         )
 
     def show(self, said: dict[str, Any]) -> None:
@@ -39,6 +37,7 @@ class Verdict(Static):
         if not said["kinds"]:
             self.refuse("they have no projection in common: " + "; ".join(said["notes"]))
             return
+        self.said = said
         (source_layers, target_layers), (source_width, target_width) = said["layers"], said["hidden"]
         kinds = Content(" ").join(
             [
