@@ -40,6 +40,25 @@ def test_a_preset_is_the_papers(name: str) -> None:
     assert recipe.transport.epsilon == 0.1 and Path(recipe.output).name == f"tmerge-{name}"
 
 
+@pytest.mark.parametrize(
+    ("name", "alpha", "rate"),
+    [
+        ("malay", 0.1, 1e-6), ("indonesian", 0.1, 1e-6), ("thai", 0.01, 1e-7),
+        ("cantonese", 0.1, 1e-8), ("finance", 0.03, 1e-6), ("medical", 0.005, 3e-7),
+    ],
+)  # fmt: skip
+def test_it_trains_and_measures_as_the_paper_does(name: str, alpha: float, rate: float) -> None:
+    recipe = load_recipe(f"preset:{name}")
+    assert recipe.adaptation is not None
+    assert (recipe.adaptation.alpha, recipe.adaptation.learning_rate) == (alpha, rate)
+    assert (recipe.adaptation.samples, recipe.adaptation.block_length, recipe.adaptation.accumulation) == (
+        2000,
+        2048,
+        8,
+    )
+    assert {"arc_easy", "commonsense_qa", "piqa", "social_iqa", "winogrande"} <= set(recipe.evaluation.tasks)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_file_opens_with_the_command_that_runs_it(name: str) -> None:
     first = (FOLDER / f"{name}.yaml").read_text().splitlines()[0]
