@@ -46,7 +46,7 @@ def main() -> None:
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     layout = find_projections(model, config, model.state_dict())
-    facts: Any = SimpleNamespace(name="random llama", fingerprint="random", layout=layout)
+    facts: Any = SimpleNamespace(label="bench", name="random llama", fingerprint="random", layout=layout)
     words = " ".join(LINES).split()
     samples = [Sample(text=" ".join(words[i : i + 60])) for i in range(SAMPLES)]
     subject = Subject("target", facts, tokenizer, lambda: model, torch.device("cpu"), torch.float32)
