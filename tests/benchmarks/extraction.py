@@ -1,6 +1,6 @@
 """Extraction against a bare forward pass of the decoder over the same batches, without hooks.
 
-    python -m tests.benchmarks.extraction [--rounds 7] [--threads 1]
+    python -m tests.benchmarks.extraction [--rounds 7] [--threads 1] [--hidden 512] [--layers 8]
 
 Both sides of every projection are recorded, once for each kind of pooling; runs are interleaved and CPU times of the
 process compared as medians of ratios within a round. Target: at most 1.1x. Tokenizing and writing pieces are in the
@@ -36,13 +36,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--hidden", type=int, default=512, help="width: the wider, the smaller the share of pooling")
+    parser.add_argument("--layers", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     config = AutoConfig.for_model(
-        "llama", hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
-        intermediate_size=1408, vocab_size=320,
+        "llama", hidden_size=args.hidden, num_hidden_layers=args.layers, num_attention_heads=8, num_key_value_heads=4,
+        intermediate_size=args.hidden * 11 // 4, vocab_size=320,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     layout = find_projections(model, config, model.state_dict())
