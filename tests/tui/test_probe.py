@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_model, make_text
-from tmerge_tui.errors import ModelError, WorkerError
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import ModelError, StorageError, WorkerError
+from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.tui.probe import Probe
 
 
@@ -132,6 +134,10 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
     assert any("fusion.k" in problem for problem in problems)
     with pytest.raises(ModelError):
         await probe.ask("facts", folder=str(tmp_path), name="nothing")
+    unfinished = RunDir.create(recipe["output"])
+    unfinished.recipe.write_text(dump_recipe(make_recipe({**recipe, "fusion": {"k": 8}})))
+    with pytest.raises(StorageError, match="is empty"):
+        await probe.ask("plan", run=str(unfinished.path), l=0, m=0, side="q.out")
     with pytest.raises(WorkerError, match="KeyError"):
         await probe.ask("match")
     await over(probe)
