@@ -57,7 +57,7 @@ def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, 
 
 
 def compare(name: str, text: str) -> None:
-    path = FOLDER / f"{name}.txt"
+    path = FOLDER / name
     fresh = path.with_suffix(".new")
     text = text.replace(str(Path.cwd()), "/work").rstrip() + "\n"
     if os.environ.get("TMERGE_SNAPSHOTS") == "update":
@@ -73,18 +73,25 @@ def compare(name: str, text: str) -> None:
 async def test_screen(app: TmergeApp, still: dict[str, str], name: str, size: tuple[int, int]) -> None:
     async with app.run_test(size=size) as pilot:
         await open_screen(app, pilot, name, still)
-        compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))
+        compare(f"{name}-{size[0]}x{size[1]}.txt", screen_text(app))
+
+
+@pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light", "no-colour"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+async def test_picture(
+    probe: FakeProbe, still: dict[str, str], size: tuple[int, int], look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run screen, which has every kind of drawing, as the picture the app makes of itself."""
+    app = looking(look, probe, monkeypatch)
+    async with app.run_test(size=size) as pilot:
+        await open_screen(app, pilot, "run", still)
+        compare(f"run-{size[0]}x{size[1]}-{look}.svg", app.export_screenshot(title="tmerge"))
 
 
 @pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light", "ansi-dark", "no-colour"])
 async def test_colours(probe: FakeProbe, still: dict[str, str], look: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every text of the result screen stands out from its ground: the contrast ratio of WCAG is at least 3."""
-    if look == "no-colour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    app = TmergeApp(probe=probe)
-    app.animation_level = "none"
-    if look != "no-colour":
-        app.theme = look
+    app = looking(look, probe, monkeypatch)
     async with app.run_test(size=(100, 30)) as pilot:
         await open_screen(app, pilot, "result", still)
         strips = app.screen._compositor.render_strips()
@@ -97,6 +104,17 @@ async def test_colours(probe: FakeProbe, still: dict[str, str], look: str, monke
             assert inks and all(len(set(ink)) == 1 for ink in inks), "grey only"
         faint = {text for text, style in styled if contrast(style) < 3 and not style.dim}
         assert not faint
+
+
+def looking(look: str, probe: FakeProbe, monkeypatch: pytest.MonkeyPatch) -> TmergeApp:
+    """The app in a theme, or with NO_COLOR set."""
+    if look == "no-colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    app = TmergeApp(probe=probe)
+    app.animation_level = "none"
+    if look != "no-colour":
+        app.theme = look
+    return app
 
 
 def contrast(style) -> float:
