@@ -110,7 +110,10 @@ class DataScreen(WizardPage):
         roles = [role for role in ROLES if draft.get(f"{role}.model") in left]
         for name in OF_ORIGIN:
             self.wizard.change(f"calibration.{name}", None)
-        for name, value in drafts.leaves(preset):
+        leaves = list(drafts.leaves(preset))
+        for switch in drafts.SWITCHES:
+            self.wizard.change(switch, any(name.startswith(f"{switch}.") for name, _ in leaves))
+        for name, value in leaves:
             section = name.partition(".")[0]
             if section not in (*ROLES, "output") or section in roles:
                 self.wizard.change(name, value)

@@ -75,7 +75,9 @@ class Matrix(Widget):
         super().notify_style_update()
 
     def on_resize(self) -> None:
+        """The compositor may have painted lines of the old size before this came."""
         self._drawn = {}
+        self.refresh()
 
     def render_line(self, y: int) -> Strip:
         if y not in self._drawn:
