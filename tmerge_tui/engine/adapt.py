@@ -15,7 +15,6 @@ file, residual included, so that folding is one cast. Interrupted trainings resu
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import warnings
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from tmerge_tui.adaptation import Adaptation
+from tmerge_tui.engine.bench import release
 from tmerge_tui.engine.calibrate import Sample
 from tmerge_tui.engine.distill import Teacher
 from tmerge_tui.engine.extract import Subject
@@ -241,9 +241,7 @@ def _train(school: School, method: Method, seed: int, piece: Path, report: Calla
             torch.distributed.barrier()  # the others go on to read the piece
     finally:
         del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()
 
 
 def _first_process() -> bool:

@@ -10,17 +10,14 @@ One model is in memory at a time, and none when nothing of it is missing.
 from __future__ import annotations
 
 import functools
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
-
 from tmerge_tui.engine import download
-from tmerge_tui.engine.bench import Bench, Variant
+from tmerge_tui.engine.bench import Bench, Variant, release
 from tmerge_tui.engine.benchmark import benchmark
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
 from tmerge_tui.engine.evaluate import Evaluation, continued, evaluate, fused_variants, score_source
@@ -125,7 +122,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     if adapted is not None:
         folded.insert(0, adapted.fold(run.model, run, log))
         smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
-        _release()
+        release()
     holdout = prepared.corpus.holdout
     measured_source = _subject(prepared, prepared.source, log) if recipe.evaluation.source else None
     evaluation = evaluate(
@@ -239,7 +236,7 @@ def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activation
         elif party.role == "source":
             log(StageFinished("measure_source", 0.0, "skipped"))
         del subject
-        _release()
+        release()
     return found[0], found[1]
 
 
@@ -271,12 +268,6 @@ def _naming_bad_weights(party: Party) -> Iterator[None]:
         raise
 
 
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _fuse(transports: Transports, prepared: Prepared, run: RunDir, log: Log) -> tuple[Fusion, Fusion | None]:
     recipe = prepared.recipe
     kinds = [kind for kind in recipe.fused_projections if kind in prepared.matching.kinds]
@@ -302,7 +293,7 @@ def _choose_strength(
     target = _subject(prepared, prepared.target, log)
     strength = search(target, fusion, prepared.corpus.validation, recipe, run, log)
     del target
-    _release()
+    release()
     chosen, alpha = fusion.at(strength.strengths)
     settled = recipe.model_copy(update={"fusion": recipe.fusion.model_copy(update={"alpha": (alpha,)})})
     return strength, chosen, permuted and permuted.at(strength.strengths)[0], settled
@@ -322,7 +313,7 @@ def _fold(fusion: Fusion, prepared: Prepared, recipe: Recipe, run: RunDir, log: 
             out = run.model if alone else run.path / f"model-alpha-{alpha:g}"
             folded.append(fold(prepared.target.checkpoint, fusion, alpha, norm, out, run, log, progress))
             smoke(out, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
-            _release()
+            release()
     return folded
 
 
@@ -336,7 +327,7 @@ def _benchmark(variants: list[Variant], prepared: Prepared, run: RunDir, log: Lo
     recipe = prepared.recipe
     source = (lambda: _subject(prepared, prepared.source, log)) if recipe.evaluation.benchmark_source else None
     rows = benchmark(_subject(prepared, prepared.target, log), source, variants, recipe, run, log)
-    _release()
+    release()
     return rows
 
 
