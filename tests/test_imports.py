@@ -15,7 +15,8 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"errors"}, {"events"}, {"files"}, {"yamlfile"}, {"presets"}, {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
+    {"errors"}, {"events"}, {"extras"}, {"files"}, {"yamlfile"}, {"presets"}, {"problems"}, {"section"}, {"adaptation"},
+    {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
@@ -25,6 +26,7 @@ LAZY = ("torch", "transformers", "textual", "datasets", "accelerate", "ot", "pya
 TORCH_FREE = [
     "errors",
     "events",
+    "extras",
     "files",
     "yamlfile",
     "presets",

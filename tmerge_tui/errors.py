@@ -4,6 +4,7 @@
     ├── UsageError           2   the command line
     ├── RecipeError          2   the recipe: all its problems at once
     ├── CheckError           2   what the recipe names cannot be used: all problems at once, before any work
+    ├── ExtraMissing         2   an optional package that is not installed
     ├── ModelError           1   a checkpoint that cannot be read or merged
     ├── DataError            1   calibration or hold-out text
     ├── NumericsError        1   NaN, Inf, or a result that fails its check
@@ -67,6 +68,10 @@ class RecipeError(ProblemsError):
 
 class CheckError(ProblemsError):
     title = "check"
+
+
+class ExtraMissing(TmergeError):
+    exit_code = 2
 
 
 class ModelError(TmergeError):

@@ -124,13 +124,6 @@ def test_identity_changes_with_all_that_changes_the_outcome(task: Path) -> None:
     assert named() != before
 
 
-def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = benchmark.problems(Evaluation.model_validate({"tasks": [str(task)]}))
-    assert len(found) == 1 and "pip install 'tmerge-tui[eval]'" in found[0]
-    assert benchmark.problems(Evaluation()) == []
-
-
 @needs_harness
 def test_problems_come_before_any_work(task: Path, tmp_path: Path) -> None:
     def found(**settings: Any) -> list[str]:

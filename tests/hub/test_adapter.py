@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,8 @@ def test_without_peft_the_extra_is_named(
     hub: Hub, pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, _ = make_adapter(Path(pair["target"]), tmp_path / "adapter")
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else real(name, *a))
-    with pytest.raises(CheckError, match=r"target: .*adapter is a LoRA adapter[\s\S]*pip install 'tmerge-tui\[lora\]'"):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(CheckError, match=r'target: .*adapter is a LoRA adapter[\s\S]*pip install "tmerge-tui\[lora\]"'):
         prepare(recipe_of(pair, target=str(adapter)))
 
 

@@ -51,6 +51,7 @@ class FakeProbe(Probe):
                 "download": 0,
             },
             "check": [],
+            "extras": {},
             "generate": {"text": " and go on together", "tokens": 4, "seconds": 0.2},
         }
 

@@ -39,8 +39,9 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.residual import attach
 from tmerge_tui.engine.rundir import RunDir, key
 from tmerge_tui.engine.trainer import Step, Terms, Trained, steps_of, train
-from tmerge_tui.errors import DataError, ModelError, UsageError
+from tmerge_tui.errors import DataError, ModelError
 from tmerge_tui.events import Emit, TrainingStep, Warned
+from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
 
@@ -298,12 +299,8 @@ def _trainable(model: nn.Module, school: School) -> dict[str, list[str]]:
 
 
 def _with_lora(model: Any, options: Adaptation, names: dict[str, list[str]]) -> Any:
-    try:
+    with imported("adaptation.method: lora", "lora"):
         from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise UsageError(
-            "adaptation.method: lora needs the package peft", "", "pip install 'tmerge-tui[lora]'"
-        ) from error
     modules = [name.removesuffix(".weight") for name in names]
     config = LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_rank, target_modules=modules, task_type="CAUSAL_LM"

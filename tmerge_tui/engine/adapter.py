@@ -7,7 +7,6 @@ folder, named after the commits (or, for local folders, the files) of adapter an
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from tmerge_tui.engine.rundir import key
 from tmerge_tui.errors import ModelError
+from tmerge_tui.extras import imported, require
 from tmerge_tui.files import storage
 from tmerge_tui.hub.locate import Located, fetched, find
 from tmerge_tui.models.checkpoint import Checkpoint, patch_checkpoint
@@ -33,13 +33,8 @@ def whole_folder(choice: ModelChoice) -> Path:
 
 
 def require_peft(adapter: Located) -> None:
-    """Raises ModelError when adapters cannot be merged here."""
-    if importlib.util.find_spec("peft") is None:
-        raise ModelError(
-            f"{adapter.name} is a LoRA adapter for {adapter.base.name if adapter.base else '?'}, and peft is missing",
-            "peft, which merges adapters",
-            "pip install 'tmerge-tui[lora]'",
-        )
+    """Raises ExtraMissing when adapters cannot be merged here."""
+    require(f"{adapter.name} is a LoRA adapter for {adapter.base.name if adapter.base else '?'}", "lora")
 
 
 def merged_folder(adapter: Located) -> Path:
@@ -53,7 +48,7 @@ def merged_folder(adapter: Located) -> Path:
 def merged(located: Located, trust_remote_code: bool) -> Located:
     """`located` itself, or the merge of an adapter and its base, both of which are on this disk.
 
-    Raises ModelError: no peft, an adapter that does not fit its base; StorageError; NumericsError.
+    Raises ExtraMissing; ModelError: an adapter that does not fit its base; StorageError; NumericsError.
     """
     if located.base is None:
         return located
@@ -91,7 +86,8 @@ def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) 
 
 def _adapted(adapter: Located, base: Located, trust_remote_code: bool) -> dict[str, Tensor]:
     """The base's tensors that the adapter changes, by their names in the checkpoint."""
-    import peft
+    with imported(f"{adapter.name} is a LoRA adapter", "lora"):
+        import peft
     from transformers import AutoModelForCausalLM
 
     with quiet():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tmerge_tui.engine.fuse import check_k
 from tmerge_tui.engine.hints import check_hints
 from tmerge_tui.engine.outline import outline
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.hub.locate import Located, find
@@ -70,7 +70,7 @@ def check(recipe: Recipe) -> list[str]:
 
 def prepare(recipe: Recipe) -> Prepared:
     """Opens what the recipe names. Raises CheckError with all problems found."""
-    problems: list[str] = []
+    problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
     searched = recipe.fusion.searched
@@ -110,6 +110,18 @@ def _tried(problems: list[str], where: str, action: Any) -> Any:
     except TmergeError as error:
         problems.append(f"{where}: {error}")
     return None
+
+
+def _extras(recipe: Recipe) -> list[str]:
+    """Options that need an optional package which is not installed."""
+    found = []
+    for option in NEEDED_BY:
+        section, _, name = option.rpartition(".")
+        value = getattr(getattr(recipe, section) if section else recipe, name, None)  # None: the section is off
+        extra = needed_by(option, value)
+        if extra and not present(extra):
+            found.append(str(missing(option if isinstance(value, tuple) else f"{option}: {value}", extra)))
+    return found
 
 
 def _party(role: str, recipe: Recipe, problems: list[str]) -> Party | None:
@@ -176,8 +188,6 @@ def _adaptation(recipe: Recipe, target: Party, corpus: Corpus | None, matching: 
     if options.path is not None and corpus is not None:
         path, kept_out = Path(options.path), corpus.holdout
         _tried(problems, "adaptation.path", lambda: read_samples(path, options.column, 1, recipe.seed, kept_out))
-    if options.method == "lora" and find_spec("peft") is None:
-        problems.append("adaptation.method: lora needs the package peft: pip install 'tmerge-tui[lora]'")
     return problems
 
 

@@ -7,7 +7,6 @@ the harness and indexing its tasks takes seconds, so both wait until a recipe na
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,17 +15,15 @@ from typing import Any
 
 from tmerge_tui.engine.rundir import key
 from tmerge_tui.errors import DataError
+from tmerge_tui.extras import imported, present
 from tmerge_tui.recipe import Evaluation
-
-INSTALL = "pip install 'tmerge-tui[eval]'"
 
 
 def problems(evaluation: Evaluation) -> list[str]:
-    """What keeps `evaluation.tasks` from running, before any work: no harness, no such file, no such task."""
-    if not evaluation.tasks:
+    """What keeps `evaluation.tasks` from running, before any work: no such file, no such task. That the harness itself
+    is not installed is for `check` to say."""
+    if not evaluation.tasks or not present("eval"):
         return []
-    if importlib.util.find_spec("lm_eval") is None:
-        return [f"evaluation.tasks: needs the extra eval, which is not installed; {INSTALL}, or remove the tasks"]
     folder = evaluation.include_path
     if folder is not None and not Path(folder).is_dir():
         return [f"evaluation.include_path: found no folder {folder}"]
@@ -61,10 +58,11 @@ def run_task(model: Any, tokenizer: Any, task: str, evaluation: Evaluation, seed
 
     Each is {"task", "metric", "value", "stderr" | None, "questions" | None, "documents": its value for every question |
     None where the metric is no mean over questions, "higher_is_better": bool | None}. Raises DataError for whatever
-    the harness cannot do: a data set that is neither here nor reachable, a file it does not understand.
+    the harness cannot do: a data set that is neither here nor reachable, a file it does not understand; ExtraMissing.
     """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
+    with imported("evaluation.tasks", "eval"):
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
 
     try:
         # what the tokenizer and the model do at a text's beginning is left to the harness, as in its own runs
@@ -133,7 +131,8 @@ def _documents(samples: list[Mapping[str, Any]]) -> dict[tuple[str, str], list[f
 
 def _tasks(evaluation: Evaluation) -> Any:
     """The harness's index of tasks; its own 14,000 only when a name asks for them."""
-    from lm_eval.tasks import TaskManager
+    with imported("evaluation.tasks", "eval"):
+        from lm_eval.tasks import TaskManager
 
     folder = evaluation.include_path
     own = TaskManager(include_path=folder, include_defaults=False)

@@ -21,6 +21,7 @@ from tmerge_tui.engine.check import Party, check, open_party
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.engine.transport import Transports
 from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import estimate, read_facts
 from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
@@ -102,6 +103,11 @@ def estimated(request: Request) -> dict[str, Any]:
 def checked(request: Request) -> list[str]:
     """args: recipe. Every problem that the run would meet; empty when it can run."""
     return check(make_recipe(request.args["recipe"]))
+
+
+def lacking(request: Request) -> dict[str, str]:
+    """The extras that are not installed, with what a person does to have them."""
+    return {name: how_to_get(name) for name in EXTRAS if not present(name)}
 
 
 def generate(request: Request) -> dict[str, Any]:
@@ -226,6 +232,7 @@ ANSWERS = {
     "preview": preview,
     "estimate": estimated,
     "check": checked,
+    "extras": lacking,
     "generate": generate,
     "plan": plan,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.extras import needed_by
 from tmerge_tui.tui import catalog, human
 from tmerge_tui.tui.draft import OPTIONS, SWITCHES, is_expert
 from tmerge_tui.tui.screens.page import WizardPage
@@ -48,6 +50,7 @@ class MethodScreen(WizardPage):
     def __init__(self) -> None:
         super().__init__()
         self.expert = False
+        self.lacking: dict[str, str] = {}  # extras that are not installed: what to do
 
     def body(self) -> ComposeResult:
         with VerticalScroll(id="fields", can_focus=False):
@@ -71,6 +74,7 @@ class MethodScreen(WizardPage):
         self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
+        self.ask_for_extras()
 
     def _shows(self, name: str) -> bool:
         """Not what belongs to a section that is off; what few people change only when asked for, or in use."""
@@ -89,8 +93,20 @@ class MethodScreen(WizardPage):
     def check_step(self) -> str:
         said = super().check_step()
         for field in self.query(OptionField):
-            field.show_problem(self.wizard.draft.problem_of(field.option))
+            field.show_problem(self.wizard.draft.problem_of(field.option), self._note(field.option))
         return said
+
+    def _note(self, option: str) -> str:
+        """That the chosen value needs a package which is not installed."""
+        extra = needed_by(option, self.wizard.draft.get(option))
+        return f"needs the extra {extra}: {self.lacking[extra]}" if extra in self.lacking else ""
+
+    @work(exclusive=True, group="extras", exit_on_error=False)
+    async def ask_for_extras(self) -> None:
+        """Of the helper process, whose packages are those of the run."""
+        with contextlib.suppress(TmergeError):  # of a helper that does not start, the estimate says it
+            self.lacking = await self.wizard.probe.ask("extras")
+            self.check_step()
 
     async def action_expert(self) -> None:
         self.expert = not self.expert

@@ -36,6 +36,7 @@ class OptionField(Vertical):
         self.value = value
         self.placeholder = placeholder
         self.wrong = ""
+        self.note = ""
         info = drafts.OPTIONS[name]
         extra = info.json_schema_extra or {}
         self.meaning = str(info.description)
@@ -46,7 +47,7 @@ class OptionField(Vertical):
             yield Static(self.option.rpartition(".")[2].replace("_", " "), classes="field-name", markup=False)
             yield self._editor()
             yield Static(self.side_note, classes="field-note", markup=False)
-        yield Static(self._below(""), classes="field-help")
+        yield Static(self._below(), classes="field-help")
 
     def _editor(self) -> Widget:
         kind = drafts.kind(self.option)
@@ -59,19 +60,22 @@ class OptionField(Vertical):
         default = drafts.as_text(drafts.default(self.option))
         return Input(drafts.as_text(self.value), placeholder=self.placeholder or default, compact=True)
 
-    def _below(self, wrong: str) -> Content:
-        if wrong:
-            return Content.styled(f"✗ {wrong}", "$error")
+    def _below(self) -> Content:
+        if self.wrong:
+            return Content.styled(f"✗ {self.wrong}", "$error")
+        if self.note:
+            return Content.styled(f"! {self.note}", "$warning")
         default = drafts.as_text(drafts.default(self.option))
         return Content.assemble(
             (self.meaning, "$foreground 60%"), (f"  [{default}]" if default else "", "$foreground 35%")
         )
 
-    def show_problem(self, wrong: str) -> None:
-        if wrong == self.wrong:
+    def show_problem(self, wrong: str, note: str = "") -> None:
+        """What is wrong with the value, or worth a warning; both empty when all is well."""
+        if (wrong, note) == (self.wrong, self.note):
             return
-        self.wrong = wrong
-        self.query_one(".field-help", Static).update(self._below(wrong))
+        self.wrong, self.note = wrong, note
+        self.query_one(".field-help", Static).update(self._below())
         self.set_class(bool(wrong), "-wrong")
 
     def put(self, value: Any) -> None:
