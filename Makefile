@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FROZEN := build/out/venv
 ARGS ?=
 DATA ?= build/data
 
@@ -14,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck format bench table clean
+.PHONY: help demo test lint typecheck format bench table binary smoke release clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
@@ -24,6 +25,9 @@ help:
 	@echo "make format     rewrite the code as ruff formats it"
 	@echo "make bench      the benchmarks of tests/benchmarks"
 	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
+	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
+	@echo "make smoke      tries dist/tmerge in an empty environment"
+	@echo "make release    archive, SHA256SUMS, SBOM and licences of dist/tmerge"
 	@echo "make clean      remove .venv, caches and build outputs (runs are kept)"
 
 demo: $(VENV)/installed
@@ -51,6 +55,15 @@ bench: $(VENV)/installed-dev
 	    module=tests.benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
 	done
 
+binary: $(FROZEN)/installed
+	$(FROZEN)/bin/python build/binary.py $(ARGS)
+
+smoke: $(FROZEN)/installed
+	$(FROZEN)/bin/python build/smoke $(ARGS)
+
+release: $(FROZEN)/installed
+	$(FROZEN)/bin/python build/release.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) build/out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find tmerge_tui tests build -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -65,6 +78,14 @@ $(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@echo "installing packages into $(VENV)/ (a minute or more; torch is large)"
 	$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/installed
+
+# What is frozen: the packages a run needs, and PyInstaller, in an environment of its own.
+$(FROZEN)/installed: pyproject.toml constraints.txt
+	@echo "installing packages into $(FROZEN)/ (a minute or more; torch is large)"
+	$(PYTHON) -m venv --clear $(FROZEN)
+	$(FROZEN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[binary]"
+	$(FROZEN)/bin/python -m pip uninstall --quiet --yes tmerge-tui
+	@touch $@
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; \

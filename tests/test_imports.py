@@ -15,19 +15,22 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"errors"}, {"events"}, {"extras"}, {"files"}, {"yamlfile"}, {"presets"}, {"problems"}, {"section"}, {"adaptation"},
-    {"recipe"},
+    {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"}, {"yamlfile"}, {"presets"},
+    {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 # The wizard and the command line are neighbours: each may reach the other only where it opens it.
-OPENS = {("cli", "tui"), ("__main__", "cli"), ("cli", "commands")}
+OPENS = {("cli", "tui"), ("__main__", "cli"), ("cli", "commands"), ("__main__", "commands")}
 LAZY = ("torch", "transformers", "textual", "datasets", "accelerate", "ot", "pyarrow", "peft", "lm_eval")
 TORCH_FREE = [
     "errors",
     "events",
     "extras",
     "files",
+    "edition",
+    "bundle",
+    "machine",
     "yamlfile",
     "presets",
     "problems",

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 
+# Commands that the terminal part of a one-file executable leaves to its engine. The others need no torch, or start it.
+ENGINE = ("demo", "plan", "check", "report", "eval", "push", "doctor", "_worker", "_probe")
+
 
 def main() -> int:
     if getattr(sys, "frozen", False):
         import multiprocessing
 
         multiprocessing.freeze_support()
+        from tmerge_tui import bundle
+
+        if bundle.is_split() and _needs_engine(sys.argv[1:]):
+            from tmerge_tui.commands.engine import hand_over
+
+            return hand_over(sys.argv[1:])
     if sys.argv[1:2] == ["_worker"] and len(sys.argv) == 3:  # hidden: the process that does the work
         from tmerge_tui.worker.main import main as work
 
@@ -21,6 +30,10 @@ def main() -> int:
     from tmerge_tui.cli import main as command
 
     return command()
+
+
+def _needs_engine(arguments: list[str]) -> bool:
+    return arguments[:1] != [] and arguments[0] in ENGINE and not {"-h", "--help"} & set(arguments)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui import __version__
 from tmerge_tui.commands.output import complain, hush, say
+from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ RUN_OPTIONS = [
     click.option("--json", is_flag=True, help="Print the events of the run as JSON lines on stdout."),
     click.option("--quiet", is_flag=True, help="Print the result only, no progress."),
     click.option("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N, instead of the recipe's."),
+    click.option("--executor", metavar="NAME", help="local, or ray: where transport plans are solved."),
+    click.option(
+        "--ray-address", metavar="HOST:PORT", help="A running Ray cluster, or auto; without it one starts here."
+    ),
     click.option("--output", metavar="DIR", help="Run folder, instead of the recipe's."),
     click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk."),
     click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: fusion.alpha=0.05."),
@@ -42,7 +46,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tmerge", message="%(prog)s %(version)s")
+@click.version_option(str(edition()), prog_name="tmerge", message="%(prog)s %(version)s")
 @click.option("--batch", metavar="RECIPE", help="Run a recipe without the wizard.")
 @run_options
 @click.pass_context
@@ -76,10 +80,15 @@ def wizard() -> int:
     return open_wizard() or 0
 
 
-def options(offline: bool, **given: Any) -> Options:
-    """The run options; `offline` has to be in the environment before huggingface_hub is imported."""
+def set_offline(offline: bool) -> None:
+    """For huggingface_hub, which is to be imported after this, and for child processes."""
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+
+def options(offline: bool, **given: Any) -> Options:
+    """The run options."""
+    set_offline(offline)
     from tmerge_tui.commands.batch import Options
 
     return Options(**given)
@@ -190,11 +199,25 @@ def models() -> int:
 
 
 @tmerge.command()
-def doctor() -> int:
-    """Say what this machine offers and what is missing."""
-    from tmerge_tui.commands.doctor import doctor as examine
+@click.option("--clear", is_flag=True, help="Remove those that no process uses; they are unpacked again when needed.")
+def cache(clear: bool) -> int:
+    """List the engines that the one-file executable has unpacked."""
+    from tmerge_tui.commands.cache import cache as engines
 
-    return examine()
+    return engines(clear)
+
+
+@tmerge.command()
+@click.option("--json", is_flag=True, help="Print it as JSON, for a bug report.")
+@click.option("--whoami", is_flag=True, help="Ask the Hub whose token it is.")
+@click.option("--offline", is_flag=True, help="Never ask the Hub.")
+@click.option("--torch", is_flag=True, hidden=True, help="Print what torch sees as JSON: the binary asks its engine.")
+def doctor(json: bool, whoami: bool, offline: bool, torch: bool) -> int:
+    """Say what tmerge sees of this machine, and what to do about each problem."""
+    set_offline(offline)
+    from tmerge_tui.commands import doctor as examine
+
+    return examine.torch_as_json() if torch else examine.doctor(json, whoami)
 
 
 def main() -> int:

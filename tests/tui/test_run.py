@@ -94,7 +94,7 @@ async def test_a_dead_worker_says_what_happened_and_resumes(app: TmergeApp, tmp_
 
 async def test_kill_9_is_seen_and_named(app: TmergeApp, slow_run: RunDir) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
-        app.launch(slow_run.path)
+        await app.launch(slow_run.path)
         await until(pilot, "running")
         holder = lock.holder(slow_run)
         assert holder is not None
@@ -106,7 +106,7 @@ async def test_kill_9_is_seen_and_named(app: TmergeApp, slow_run: RunDir) -> Non
 
 async def test_cancel_asks_once_and_stops(app: TmergeApp, slow_run: RunDir) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
-        app.launch(slow_run.path)
+        await app.launch(slow_run.path)
         await until(pilot, "running")
         await pilot.press("c")
         await pilot.pause()
@@ -119,7 +119,7 @@ async def test_cancel_asks_once_and_stops(app: TmergeApp, slow_run: RunDir) -> N
 
 async def test_leaving_the_screen_leaves_the_run_and_coming_back_shows_it_all(app, slow_run: RunDir) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
-        app.launch(slow_run.path)
+        await app.launch(slow_run.path)
         await until(pilot, "running")
         assert app.attached == slow_run.path
         await pilot.press("escape")
@@ -140,7 +140,7 @@ async def test_leaving_the_screen_leaves_the_run_and_coming_back_shows_it_all(ap
 
 async def test_quitting_asks_when_a_run_is_attached(app: TmergeApp, slow_run: RunDir) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
-        app.launch(slow_run.path)
+        await app.launch(slow_run.path)
         await until(pilot, "running")
         await pilot.press("ctrl+q")
         await pilot.pause()
@@ -158,7 +158,7 @@ async def test_quitting_asks_when_a_run_is_attached(app: TmergeApp, slow_run: Ru
 
 async def test_resizing_during_a_run(app: TmergeApp, slow_run: RunDir) -> None:
     async with app.run_test(size=(160, 50)) as pilot:
-        app.launch(slow_run.path)
+        await app.launch(slow_run.path)
         await until(pilot, "running")
         for width, height in ((80, 24), (40, 10), (1, 1), (200, 60), (100, 30)):
             await pilot.resize_terminal(width, height)

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import tmerge_tui
+from tmerge_tui.commands.engine import unpack
 from tmerge_tui.commands.output import complain, data, say
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError, UsageError
@@ -22,6 +23,7 @@ from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
 from tmerge_tui.yamlfile import read_mapping, read_scalar
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 DEMO = Path(tmerge_tui.__file__).parent / "assets" / "demo" / "recipe.yaml"
 
 
@@ -32,6 +34,8 @@ class Options:
     json: bool = False
     quiet: bool = False
     device: str | None = None
+    executor: str | None = None
+    ray_address: str | None = None
     output: str | None = None
     changes: tuple[str, ...] = ()  # section.key=value
 
@@ -61,8 +65,10 @@ def run(recipe: Recipe, options: Options) -> int:
     spawn.refuse_if_busy(folder)
     with storage(folder.recipe):
         write_atomic(folder.recipe, dump_recipe(recipe).encode())
+    unpack()
     follower = Follower(folder, from_start=False)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # `timeout` and job queues stop the worker too, as Ctrl-C does
+    # `timeout` and job queues stop the worker too, as Ctrl-C does.
+    before = [(number, signal.signal(number, _interrupt)) for number in STOPPING]
     try:
         worker = spawn.start(folder)
         follower.worker = worker
@@ -70,12 +76,12 @@ def run(recipe: Recipe, options: Options) -> int:
             ended = show(follower, options)
             worker.wait(spawn.LEAVING)  # so that the same command may follow at once
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it takes less than a second: no second Ctrl-C
             cancel(folder, worker)
             return interrupted(folder)
         return conclude(folder, ended, options)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def show(follower: Follower, options: Options, skip: int = 0) -> Ended:
@@ -142,6 +148,12 @@ def change(recipe: dict[str, Any], options: Options) -> dict[str, Any]:
         _put(recipe, name.strip().split("."), read_scalar(value))
     if options.device is not None:
         recipe["device"] = options.device
+    if options.executor is not None:
+        _put(recipe, ["transport", "executor"], options.executor)
+        if options.executor == "local":
+            _put(recipe, ["transport", "ray_address"], "")  # the recipe's is for ray
+    if options.ray_address is not None:
+        _put(recipe, ["transport", "ray_address"], options.ray_address)
     if options.output is not None:
         recipe["output"] = options.output
     return recipe
@@ -166,4 +178,7 @@ def _known() -> set[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stops once. A one-file executable passes Ctrl-C on to its child, which the terminal has told too."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt

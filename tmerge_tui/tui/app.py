@@ -6,6 +6,7 @@ the worker. The first screen needs neither, so it paints at once.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from tmerge_tui import bundle
+from tmerge_tui.errors import TmergeError
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.probe import Probe
@@ -50,6 +53,7 @@ class TmergeApp(App[int]):
         self.draft = Draft.load(storage.read("draft"))
         self.attached: Path | None = None  # the live run that a screen shows
         self.started: list[Handle] = []  # workers of this process: kept, since only their parent sees how they end
+        self.unpacked: float | None = 1.0  # share of the engine, 1 when there is nothing to unpack, None: it failed
         self._interrupted = 0.0
         for theme in THEMES:
             self.register_theme(theme)
@@ -60,6 +64,9 @@ class TmergeApp(App[int]):
         from tmerge_tui.tui.screens.home import Home
 
         self.push_screen(Home())
+        if not bundle.is_ready():
+            self.unpacked = 0.0
+            self.run_worker(self.engine_ready(), exit_on_error=False)
         if self.open_run is not None:
             self.show_run(self.open_run)
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep("settings", {"theme": theme.name}))
@@ -90,6 +97,22 @@ class TmergeApp(App[int]):
                 self.notify, f"{error.strerror}: {storage.folder()}", title="Cannot remember this", severity="warning"
             )
 
+    # the engine of a one-file executable
+
+    async def engine_ready(self) -> bool:
+        """Waits until the engine is unpacked; False, and said on the screen, when it cannot be."""
+        try:
+            await asyncio.to_thread(bundle.unpack, self._count)
+        except TmergeError as error:
+            self.unpacked = None
+            self.notify(str(error), title="The engine cannot be unpacked", severity="error", timeout=20)
+            return False
+        self.unpacked = 1.0
+        return True
+
+    def _count(self, done: int, total: int) -> None:
+        self.unpacked = min(done / total, 0.99)
+
     # where to go
 
     def goto(self, step: str) -> None:
@@ -114,7 +137,7 @@ class TmergeApp(App[int]):
         with contextlib.suppress(OSError):
             storage.remember_run(path.absolute(), *names)
 
-    def launch(self, path: Path) -> None:
+    async def launch(self, path: Path) -> None:
         """Starts a worker for the recipe in `path` and shows its run. Raises RunFolderError, StorageError."""
         from tmerge_tui.engine.rundir import RunDir
         from tmerge_tui.tui.screens.run import RunScreen
@@ -123,14 +146,16 @@ class TmergeApp(App[int]):
         follower = Follower(
             RunDir(path), from_start=False
         )  # made first: it must not take an earlier end for this one's
-        follower.worker = self.start_worker(path)
+        follower.worker = await self.start_worker(path)
         self._above_home(RunScreen(path, follower))
 
-    def start_worker(self, path: Path) -> Handle:
-        """Raises RunFolderError, StorageError."""
+    async def start_worker(self, path: Path) -> Handle:
+        """Raises RunFolderError, StorageError; waits for an engine that is being unpacked."""
         from tmerge_tui.engine.rundir import RunDir
         from tmerge_tui.worker import spawn
 
+        await asyncio.to_thread(bundle.unpack, self._count)
+        self.unpacked = 1.0
         self.started.append(spawn.start(RunDir(path)))
         return self.started[-1]
 
@@ -156,7 +181,6 @@ class TmergeApp(App[int]):
     def cancel_run(self, path: Path) -> None:
         """Stops the worker of a run; takes up to a second and a half, so in a thread."""
         from tmerge_tui.engine.rundir import RunDir
-        from tmerge_tui.errors import TmergeError
         from tmerge_tui.worker import follow
 
         try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from tmerge_tui import bundle
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe, options
 from tmerge_tui.section import option
@@ -37,6 +38,7 @@ def _options() -> dict[str, Any]:
 
 
 OPTIONS: dict[str, Any] = _options()
+DEMO = Path("assets", "demo")  # of the package
 MISSING = {
     "source: missing": "choose a source model",
     "target: missing": "choose a target model",
@@ -147,12 +149,12 @@ class Draft:
 
 def demo_draft() -> Draft:
     """The bundled example; its models and text lie beside its recipe. Raises OSError, RecipeError."""
-    file = Path(__file__).parents[1] / "assets" / "demo" / "recipe.yaml"
-    data = read_mapping(file)
+    data = read_mapping(Path(__file__).parents[1] / DEMO / "recipe.yaml")
+    folder = bundle.package() / DEMO  # where it stays for the worker
     for section, names in ((data, ("source", "target")), (data["calibration"], ("path", "holdout_path"))):
         for name in names:
             if section.get(name):
-                section[name] = str(file.parent / section[name])
+                section[name] = str(folder / section[name])
     data["output"] = str(_free(Path("runs/demo")))
     return Draft.from_recipe(make_recipe(data))
 

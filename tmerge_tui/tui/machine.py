@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 
-import psutil
-
 from tmerge_tui import __version__
+from tmerge_tui.edition import edition
+from tmerge_tui.machine import cores, memory, nvidia
 from tmerge_tui.tui import human
 
 
@@ -19,12 +17,13 @@ def facts(folder: Path) -> list[tuple[str, str]]:
     """(name, value) rows. Takes up to a second where a GPU driver has to be asked: run in a thread."""
     from tmerge_tui.tui import catalog
 
-    memory = psutil.virtual_memory()
+    has = memory()
+    seen, granted = cores()
     disk = shutil.disk_usage(folder)
     return [
         ("GPU", _gpu()),
-        ("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
-        ("Memory", f"{human.size(memory.available)} free of {human.size(memory.total)}"),
+        ("CPU", f"{seen if granted is None else f'{granted:g} of {seen}'} cores, {platform.machine()}"),
+        ("Memory", f"{human.size(has.available)} free of {human.size(has.total if has.limit is None else has.limit)}"),
         ("Disk here", f"{human.size(disk.free)} free of {human.size(disk.total)}"),
         ("Hub", catalog.login()),
         ("Versions", f"tmerge {__version__}, torch {_version('torch')}, transformers {_version('transformers')}"),
@@ -33,24 +32,20 @@ def facts(folder: Path) -> list[tuple[str, str]]:
 
 def _gpu() -> str:
     """Names and memory as the driver's own tool says them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    seen = nvidia()
+    if seen is None:
         return "Apple (mps)" if platform.system() == "Darwin" and platform.machine() == "arm64" else "none found"
-    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=3, stdin=subprocess.DEVNULL, check=True)
-    except (OSError, subprocess.SubprocessError):
+    if seen.problem:
         return "driver does not answer"
-    lines = [line.split(",") for line in said.stdout.splitlines() if "," in line]
-    if not lines:
+    if not seen.cards:
         return "none found"
-    name, megabytes = lines[0][0].strip(), lines[0][1].strip()
-    total = human.size(float(megabytes) * 2**20) if megabytes.isdigit() else human.DASH
-    return f"{f'{len(lines)} x ' if len(lines) > 1 else ''}{name}, {total}"
+    count, first = len(seen.cards), seen.cards[0]
+    return f"{f'{count} x ' if count > 1 else ''}{first.name}, {human.size(first.total)}"
 
 
 def _version(package: str) -> str:
+    """As built in, or as installed."""
     try:
-        return importlib.metadata.version(package)
+        return edition().packages.get(package) or importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"

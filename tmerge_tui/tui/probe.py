@@ -16,7 +16,7 @@ import signal
 from collections import deque
 from typing import Any
 
-from tmerge_tui import errors
+from tmerge_tui import bundle, errors
 from tmerge_tui.worker.spawn import command, environment
 
 LINE_LIMIT = 2**22  # bytes of one reply
@@ -67,6 +67,7 @@ class Probe:
 
     async def _start(self) -> None:
         try:
+            await asyncio.to_thread(bundle.unpack)  # the program of argv, in a one-file executable
             self._process = await asyncio.create_subprocess_exec(
                 *self.argv,
                 stdin=asyncio.subprocess.PIPE,
@@ -76,6 +77,9 @@ class Probe:
                 start_new_session=True,
                 env=environment(),
             )
+        except errors.TmergeError:
+            self._starting = None
+            raise
         except OSError as error:
             self._starting = None
             raise errors.WorkerError(f"the helper process cannot be started: {error}") from error

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tmerge_tui import bundle
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.files import storage
 from tmerge_tui.worker import lock
@@ -53,9 +54,11 @@ class Handle:
 def start(run: RunDir) -> Handle:
     """Starts a worker for the recipe in `run`.
 
-    Raises RunFolderError when another worker is writing this run, StorageError when worker.log cannot be written.
+    Raises RunFolderError when another worker is writing this run, StorageError when worker.log or the engine of
+    a one-file executable cannot be written.
     """
     refuse_if_busy(run)
+    bundle.unpack()
     with storage(run.log), open(run.log, "ab") as log:
         process = subprocess.Popen(
             [*command(), "_worker", str(run.path)],
@@ -80,18 +83,14 @@ def refuse_if_busy(run: RunDir) -> None:
 def command() -> list[str]:
     """This program again, for a hidden command."""
     if getattr(sys, "frozen", False):
-        return [sys.executable]
+        return [str(bundle.executable())]
     return [sys.executable, "-P", "-m", "tmerge_tui"]  # -P: a random.py in the current folder is not ours
 
 
 def environment() -> dict[str, str]:
-    """What a child of ours finds: quiet libraries, threads that sleep while they wait, this package, and its own copy
-    of an unpacked executable."""
-    found = {**PATIENT, **os.environ, **QUIET}
-    if getattr(sys, "frozen", False):
-        # The worker outlives this process, and with it the files a one-file executable has unpacked for itself.
-        found["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
-    else:
+    """What a child of ours finds: quiet libraries, threads that sleep while they wait, and this package."""
+    found = {**PATIENT, **bundle.environment(), **QUIET}
+    if not getattr(sys, "frozen", False):
         package = str(Path(__file__).resolve().parents[2])
         found["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return found

@@ -188,7 +188,8 @@ class Home(Page):
         self.wizard.remember(path)
         self._show(path)
 
-    def action_resume(self) -> None:
+    @work(exclusive=True, group="start")
+    async def action_resume(self) -> None:
         selected = self._selected()
         if selected is None:
             return
@@ -196,7 +197,7 @@ class Home(Page):
         state = follow.state_of(run)
         if state not in ("running", "finished"):
             try:
-                self.wizard.launch(run.path)
+                await self.wizard.launch(run.path)
             except TmergeError as error:
                 self.notify(str(error), title="Cannot resume", severity="error")
             return

@@ -14,6 +14,7 @@ from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import STEPS, step_problems
 from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.tui.widgets.toosmall import TooSmall
+from tmerge_tui.tui.widgets.unpacking import Unpacking
 
 
 class Page(Screen[None]):
@@ -38,6 +39,7 @@ class Page(Screen[None]):
             yield Static("[b]tmerge[/b]", id="brand")
             yield Static(self.heading, id="heading", markup=False)
             yield Static(self.sub_heading, id="sub-heading", markup=False)
+            yield Unpacking(id="unpacking")
         with Container(id="frame"):
             if self.step:
                 yield Rail(self.step, self.wizard.draft, id="rail")

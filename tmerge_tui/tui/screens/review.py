@@ -161,7 +161,7 @@ class ReviewScreen(WizardPage):
                 if await self.app.push_screen_wait(Ask(f"{run.path} holds an earlier run", text, answers, "")) != "go":
                     return
             write_atomic(run.recipe, dump_recipe(recipe).encode())
-            self.wizard.launch(run.path)
+            await self.wizard.launch(run.path)
         except TmergeError as error:
             self.notify(str(error), title="Cannot start", severity="error", timeout=10)
             return

@@ -277,12 +277,13 @@ class RunScreen(Page):
             self.wizard.cancel_run(self.path)
 
     @on(Button.Pressed, "#to-resume")
-    def action_resume(self) -> None:
+    @work(exclusive=True, group="start")
+    async def action_resume(self) -> None:
         if self.follower.ended is None or self.phase == "finished":
             return
         follower = Follower(self.run, from_start=False)
         try:
-            follower.worker = self.wizard.start_worker(self.path)
+            follower.worker = await self.wizard.start_worker(self.path)
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")
             return
