@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FROZEN := build/out/venv
+FROZEN_PYTHON := $(FROZEN)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 ARGS ?=
 DATA ?= build/data
 
@@ -56,13 +57,13 @@ bench: $(VENV)/installed-dev
 	done
 
 binary: $(FROZEN)/installed
-	$(FROZEN)/bin/python build/binary.py $(ARGS)
+	$(FROZEN_PYTHON) build/binary.py $(ARGS)
 
 smoke: $(FROZEN)/installed
-	$(FROZEN)/bin/python build/smoke $(ARGS)
+	$(FROZEN_PYTHON) build/smoke $(ARGS)
 
 release: $(FROZEN)/installed
-	$(FROZEN)/bin/python build/release.py $(ARGS)
+	$(FROZEN_PYTHON) build/release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build/out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -83,8 +84,8 @@ $(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 $(FROZEN)/installed: pyproject.toml constraints.txt
 	@echo "installing packages into $(FROZEN)/ (a minute or more; torch is large)"
 	$(PYTHON) -m venv --clear $(FROZEN)
-	$(FROZEN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[binary]"
-	$(FROZEN)/bin/python -m pip uninstall --quiet --yes tmerge-tui
+	$(FROZEN_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[binary]"
+	$(FROZEN_PYTHON) -m pip uninstall --quiet --yes tmerge-tui
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -35,7 +36,7 @@ WINDOW = 27  # log2 of the bytes in which zstd looks for repetition: 128 MB
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--level", type=int, default=19, help="zstd level of the packed engine: 3 is quick, 19 small")
+    parser.add_argument("--level", type=int, default=10, help="zstd level of the packed engine: 3 is quick, 19 small")
     arguments = parser.parse_args()
     os.environ.update(
         PYTHONHASHSEED="0",
@@ -53,6 +54,8 @@ def main() -> int:
     engine = facts["engine"]
     print(f"{result}: {result.stat().st_size / 1e6:.0f} MB, of them {engine['packed'] / 1e6:.0f} MB the packed engine")
     print(f"engine: {engine['unpacked'] / 1e6:.0f} MB unpacked, {engine['files']} files")
+    if sys.platform == "linux":
+        print(f"needs glibc {floor(folder)} or newer")
     return 0
 
 
@@ -122,6 +125,14 @@ def strip(folder: Path) -> None:
         return
     files = [file for pattern in STRIPPED for file in (folder / "_internal").glob(pattern) if not file.is_symlink()]
     subprocess.run(["strip", "--strip-unneeded", *map(str, files)], check=True)
+
+
+def floor(folder: Path) -> str:
+    """The newest version of glibc that a library in the folder asks for: older systems cannot start it."""
+    libraries = [path for path in folder.rglob("*.so*") if path.is_file() and not path.is_symlink()]
+    said = subprocess.run(["objdump", "-T", *map(str, libraries)], capture_output=True, text=True).stdout
+    found = {tuple(map(int, version.split("."))) for version in re.findall(r"GLIBC_(\d+\.\d+)", said)}
+    return ".".join(map(str, max(found)))
 
 
 def pack(folder: Path, to: Path, level: int) -> dict[str, Any]:
