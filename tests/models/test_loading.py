@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import edit_config, make_model
 from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
 from tmerge_tui.events import Event, Warned
+from tmerge_tui.machine import Memory
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.loading import free_memory, load_model, load_tokenizer, pick_device, pick_dtype
 
@@ -96,7 +96,7 @@ def test_type(made: dict[str, Path]) -> None:
 
 
 def test_free_memory_is_a_share_of_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr("tmerge_tui.machine.memory", lambda: Memory(total=4000, available=1000, limit=2000))
     assert free_memory(CPU) == 600
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 900))
     assert free_memory(torch.device("cuda:0")) == 700

@@ -7,10 +7,10 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
+from tmerge_tui import machine
 from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.config import auto_class, build_on_meta, first_line, quiet, read_config
@@ -48,10 +48,10 @@ def pick_dtype(name: str, device: torch.device, facts: ModelFacts, budget: int |
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that weights may take on `device`: what a GPU has free, or 60 % of the available main memory."""
+    """Bytes that weights may take on `device`: what a GPU has free, or 60 % of the main memory to be had."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available * SHARE)
+    return int(machine.memory().available * SHARE)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
