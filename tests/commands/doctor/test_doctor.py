@@ -13,6 +13,7 @@ import pytest
 
 from tmerge_tui import __version__
 from tmerge_tui.commands import doctor
+from tmerge_tui.commands.doctor import resources
 from tmerge_tui.commands.doctor.finding import Finding, Level
 
 SHOWN = [
@@ -66,6 +67,22 @@ def test_exit_code_and_marks(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{'!' if level in ('problem', 'missing') else ' '} disk            ~/cache"
     assert lines[1:] == ([] if level == "ok" else ["                  do it"])
+
+
+def test_a_part_that_fails_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no such counter for hf_abcdefgh")
+
+    monkeypatch.setattr(resources, "swap", broken)
+    assert doctor.doctor() == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("! resources")]
+    assert told.endswith("the rest is not known: RuntimeError: no such counter for hf_***")
+    assert [
+        name for name in ("memory", "hub", "terminal") if not any(line[2:].startswith(name) for line in lines)
+    ] == []
 
 
 def test_homes_are_not_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

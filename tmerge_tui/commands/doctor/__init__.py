@@ -16,6 +16,7 @@ from tmerge_tui.commands.doctor import gpu, hub, packages, resources, terminal
 from tmerge_tui.commands.doctor.finding import Finding, Level
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.edition import edition
+from tmerge_tui.hub.errors import scrub
 
 VERSION = 1  # of the layout of --json
 
@@ -48,12 +49,21 @@ def findings(whoami: bool = False) -> Iterator[Finding]:
     """All of them, in the order in which they are shown."""
     asked = hub.Asking(whoami)  # waits for the network while torch is imported
     torch = gpu.torch_facts()
-    yield from packages.findings()
-    yield from gpu.findings(torch)
-    yield from resources.findings()
-    yield from hub.findings(asked)
-    yield from packages.extras()
-    yield terminal.finding()
+    yield from _whole("packages", packages.findings())
+    yield from _whole("gpu", gpu.findings(torch))
+    yield from _whole("resources", resources.findings())
+    yield from _whole("hub", hub.findings(asked))
+    yield from _whole("extras", packages.extras())
+    yield from _whole("terminal", terminal.findings())
+
+
+def _whole(what: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """One part that fails, on a machine nobody has thought of, must not take the others with it."""
+    try:
+        yield from found
+    except Exception as error:
+        told = scrub(f"{type(error).__name__}: {error}").splitlines()[0]
+        yield Finding(what, f"the rest is not known: {told}", "please report this with the whole output", Level.PROBLEM)
 
 
 def lines(found: Iterable[Finding]) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Asking:
     def __init__(self, whoami: bool) -> None:
         self.whoami = whoami
         self.found: list[Finding] = []
-        self._began = time.monotonic()
+        self._until = time.monotonic() + PATIENCE * (1 + whoami) + 0.5
         self._thread = threading.Thread(target=self._ask, name="hub", daemon=True)
         if not offline():
             self._thread.start()
@@ -36,14 +36,16 @@ class Asking:
         """Its findings; that it has not answered is one too."""
         if offline():
             return []
-        self._thread.join(max(0.1, self._began + PATIENCE + 1 - time.monotonic()))
-        return self.found or [_unreachable(f"no answer within {PATIENCE:g} s", _elsewhere())]
+        self._thread.join(max(0.1, self._until - time.monotonic()))
+        found = list(self.found) or [_unreachable(f"no answer within {PATIENCE:g} s", _elsewhere())]
+        if self.whoami and len(found) == 1:
+            found.append(checked("account", "not known", "the Hub has to answer first"))
+        return found
 
     def _ask(self) -> None:
-        found = [reach()]
-        if self.whoami and not found[0].advice:
-            found.append(owner())
-        self.found = found
+        self.found.append(reach())
+        if self.whoami and not self.found[0].advice:
+            self.found.append(owner())
 
 
 def findings(asked: Asking) -> Iterator[Finding]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 
 from tmerge_tui.commands.doctor.finding import Finding, checked
 
 NARROWEST, LOWEST = 80, 24
 SYSTEMS = {"truecolor": "16 million", "256": "256", "standard": "16", "windows": "16", None: "none"}
+
+
+def findings() -> Iterator[Finding]:
+    yield finding()
 
 
 def finding() -> Finding:
