@@ -1,4 +1,4 @@
-"""Search and facts against the local Hub. Reference: what it was given to serve."""
+"""Search and headers against the local Hub. Reference: what it was given to serve."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from tests.hub.server import Hub
 from tests.tiny import make_model
 from tmerge_tui.errors import DataError, ModelError
-from tmerge_tui.hub.facts import read_hub_facts
-from tmerge_tui.hub.headers import Headers, RemoteTensor
+from tmerge_tui.hub.headers import read_headers
+from tmerge_tui.hub.listing import list_model
 from tmerge_tui.hub.locate import locate
 from tmerge_tui.hub.search import cached_models, describe, search_datasets, search_models
 from tmerge_tui.models.checkpoint import Checkpoint
@@ -79,16 +79,14 @@ def test_describe_also_tells_of_gated_models(hub: Hub, model: Path) -> None:
         describe("org/tiny@v9")
 
 
-def test_facts_without_weights(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_without_weights(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tmerge_tui.hub.headers.FIRST", 200)  # shorter than a header: the rest is asked for
-    commit = hub.add("org/tiny", model, tags=["license:mit"]).commit
-    facts = read_hub_facts(ModelChoice(model="org/tiny"))
-    near = Checkpoint(model)
-    assert facts.shapes == {name: near.info(name).shape for name in near.names}
-    assert facts.parameters == sum(near.info(name).numel for name in near.names)
-    assert facts.dtypes == {"BF16": facts.parameters} and facts.bytes == facts.missing_bytes == near.bytes
-    assert (facts.family, facts.layers, facts.hidden, facts.licence) == ("llama", 2, 32, "mit")
-    assert (facts.commit, facts.gated, facts.base) == (commit, False, None)
+    hub.add("org/tiny", model)
+    near, far = Checkpoint(model), read_headers(list_model("org/tiny", None, False))
+    assert {name: (t.shape, t.file, t.start, t.end) for name, t in far.items()} == {
+        name: (info.shape, info.file.name, info.start, info.end) for name in near.names for info in [near.info(name)]
+    }
+    assert {tensor.dtype for tensor in far.values()} == {"BF16"}
     sent = sum(r.sent for r in hub.asked("/model/org/tiny/*.safetensors"))
     assert sent < near.bytes / 4
 
@@ -97,17 +95,7 @@ def test_facts_without_weights(hub: Hub, model: Path, monkeypatch: pytest.Monkey
 def test_a_weight_file_that_is_none(hub: Hub, content: bytes) -> None:
     hub.add("org/odd", {"config.json": b"{}", "model.safetensors": content})
     with pytest.raises(ModelError, match=r"org/odd: model\.safetensors has no safetensors header"):
-        read_hub_facts(ModelChoice(model="org/odd"))
-
-
-def test_types_are_counted_by_parameters() -> None:
-    tensors = {
-        "a": RemoteTensor("f", "F32", (2, 3), 0, 24),
-        "b": RemoteTensor("f", "BF16", (10,), 24, 44),
-        "c": RemoteTensor("f", "F32", (), 44, 48),
-    }
-    headers = Headers(tensors, {})
-    assert headers.parameters == 17 and list(headers.dtypes.items()) == [("BF16", 10), ("F32", 7)]
+        read_headers(list_model("org/odd", None, False))
 
 
 def test_the_cache_as_a_source_of_choices(hub: Hub, model: Path) -> None:

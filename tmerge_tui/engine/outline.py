@@ -47,7 +47,7 @@ def outline(listing: Listing, trust_remote_code: bool) -> Outline:
 
 
 def _stated(listing: Listing) -> dict[str, TensorInfo]:
-    tensors = read_headers(listing).tensors
+    tensors = read_headers(listing)
     odd = next((name for name, tensor in tensors.items() if tensor.dtype not in DTYPES), None)
     if odd is not None:
         raise ModelError(

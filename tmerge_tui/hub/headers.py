@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,26 +25,11 @@ class RemoteTensor:
     end: int
 
 
-@dataclass(frozen=True)
-class Headers:
-    tensors: dict[str, RemoteTensor]
-    sha256: dict[str, str]  # of each file's header
+def read_headers(listing: Listing) -> dict[str, RemoteTensor]:
+    """Every tensor of the weight files, by its name.
 
-    @property
-    def parameters(self) -> int:
-        return sum(_count(tensor.shape) for tensor in self.tensors.values())
-
-    @property
-    def dtypes(self) -> dict[str, int]:
-        """Parameters of each type, the most frequent first."""
-        counts: dict[str, int] = {}
-        for tensor in self.tensors.values():
-            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + _count(tensor.shape)
-        return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def read_headers(listing: Listing) -> Headers:
-    """The headers of all weight files. Raises ModelError: no access, no connection, a file that is no safetensors."""
+    Raises ModelError: no access, no connection, a file that is no safetensors.
+    """
     if listing.pickled:
         raise ModelError(
             f"{listing.name} has only PyTorch weights (.bin), which tell nothing before they are downloaded",
@@ -54,11 +38,10 @@ def read_headers(listing: Listing) -> Headers:
         )
     with explained(listing.name), ThreadPoolExecutor(WORKERS) as pool:
         found = list(pool.map(lambda file: _read(listing, file), listing.weights))
-    tensors = {name: tensor for part, _ in found for name, tensor in part.items()}
-    return Headers(tensors, {file.path: digest for file, (_, digest) in zip(listing.weights, found, strict=True)})
+    return {name: tensor for part in found for name, tensor in part.items()}
 
 
-def _read(listing: Listing, file: RemoteFile) -> tuple[dict[str, RemoteTensor], str]:
+def _read(listing: Listing, file: RemoteFile) -> dict[str, RemoteTensor]:
     blob = listing.folder / file.path
     first = blob.open("rb").read(FIRST) if blob.is_file() else _range(listing, file, 0, min(FIRST, file.size))
     length = int.from_bytes(first[:8], "little")
@@ -69,17 +52,15 @@ def _read(listing: Listing, file: RemoteFile) -> tuple[dict[str, RemoteTensor], 
         if not more:
             raise _damaged(listing, file)
         first += more
-    head = first[8 : 8 + length]
     try:
-        entries = json.loads(head)
+        entries = json.loads(first[8 : 8 + length])
         entries.pop("__metadata__", None)
-        tensors = {
+        return {
             name: RemoteTensor(file.path, e["dtype"], tuple(e["shape"]), *(8 + length + at for at in e["data_offsets"]))
             for name, e in entries.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(listing, file) from None
-    return tensors, hashlib.sha256(head).hexdigest()
 
 
 def _range(listing: Listing, file: RemoteFile, start: int, end: int) -> bytes:
@@ -107,10 +88,3 @@ def _range(listing: Listing, file: RemoteFile, start: int, end: int) -> bytes:
 
 def _damaged(listing: Listing, file: RemoteFile) -> ModelError:
     return ModelError(f"{listing.name}: {file.path} has no safetensors header", "safetensors weights", "choose another")
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
