@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -15,6 +18,12 @@ from safetensors.torch import load_file
 
 from tests.engine.pair import make_pair
 from tmerge_tui.commands.train import main
+from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.errors import StorageError
+from tmerge_tui.events import Emit
+from tmerge_tui.recipe import Recipe
+from tmerge_tui.worker import lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +60,35 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
         gap = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours]).mean()
         moved = torch.cat([(ours[name] - target[name]).abs().flatten() for name in ours]).mean()
         assert gap < 0.01 * moved, method
+
+
+def test_a_run_that_goes_on_is_refused_and_its_lock_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe(tmp_path, "held", max_steps=1)
+    run = RunDir.create(tmp_path / "held")
+    parent = psutil.Process(os.getppid())
+    run.lock.write_text(json.dumps({"pid": parent.pid, "started": parent.create_time(), "host": socket.gethostname()}))
+    held = run.lock.read_bytes()
+    assert main([str(path)]) == 1
+    assert f"a run is going on there (process {parent.pid})" in capsys.readouterr().err
+    assert run.lock.read_bytes() == held and not list(run.state.iterdir())
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_lock_is_held_while_it_trains_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    path = recipe(tmp_path, "held", max_steps=1)
+    holders = []
+
+    def work(recipe: Recipe, run: RunDir, emit: Emit, until: str) -> None:
+        holders.append(lock.holder(run))
+        if fails:
+            raise StorageError("the disk is full")
+
+    monkeypatch.setattr(pipeline, "run", work)
+    assert main([str(path)]) == (1 if fails else 0)
+    assert [holder.pid for holder in holders if holder] == [os.getpid()] * (1 if fails else 2)
+    assert lock.holder(RunDir(tmp_path / "held")) is None
 
 
 def test_a_recipe_without_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
     accelerate launch -m tmerge_tui.commands.train recipe.yaml
 
 Everything before training is done by the first process and read by the others; then all of them train together. What
-is left are finished pieces: the recipe, run as usual, folds, measures and reports them.
+is left are finished pieces: the recipe, run as usual, folds, measures and reports them. The first process, which alone
+writes, holds the run's lock.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         from tmerge_tui.engine import pipeline
         from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.worker import lock
 
         state = PartialState(cpu=recipe.device == "cpu")
         say = _say if state.is_main_process else _hush
-        with state.main_process_first():
-            run = RunDir.create(recipe.output)
-            pipeline.run(recipe, run, say, until="adapt")
-        pipeline.run(recipe, run, say, until="trained")
+        run = RunDir(recipe.output)
+        try:
+            with state.main_process_first():
+                if state.is_main_process:
+                    lock.acquire(RunDir.create(recipe.output))
+                pipeline.run(recipe, run, say, until="adapt")
+            pipeline.run(recipe, run, say, until="trained")
+        finally:
+            lock.release(run)
     except TmergeError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
