@@ -10,6 +10,7 @@
     ├── NumericsError        1   NaN, Inf, or a result that fails its check
     ├── StorageError         1   disk full, unwritable, a file that vanished
     ├── MemoryShortage       1   no batch is small enough
+    ├── ClusterError         1   a Ray cluster that cannot be reached, or that lost its tasks
     ├── RunFolderError       1   a folder that is not ours, or is in use
     ├── WorkerError          1   the worker process died
     └── Interrupted        130   stopped by the user
@@ -91,6 +92,10 @@ class StorageError(TmergeError):
 
 
 class MemoryShortage(TmergeError):
+    pass
+
+
+class ClusterError(TmergeError):
     pass
 
 

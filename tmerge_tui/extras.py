@@ -21,12 +21,13 @@ class Extra:
 EXTRAS = {
     "eval": Extra("lm_eval", "lm-eval", "tasks of lm-evaluation-harness"),
     "lora": Extra("peft", "peft", "LoRA adapters as models, and low-rank training"),
-    "ray": Extra("ray", "ray", "runs over several machines"),
+    "ray": Extra("ray", "ray", "transport plans over several GPUs and machines"),
 }
 # option of the recipe -> (extra, the value that needs it; None: any value but nothing)
 NEEDED_BY: dict[str, tuple[str, str | None]] = {
     "evaluation.tasks": ("eval", None),
     "adaptation.method": ("lora", "lora"),
+    "transport.executor": ("ray", "ray"),
 }
 
 

@@ -120,6 +120,24 @@ class Transport(Section):
     layer_max_iterations: int = option(1000, "iterations of the layer solve", equation="A.2", expert=True, ge=1)
     layer_tolerance: float = option(1e-9, "tolerance of the layer solve", equation="A.2", expert=True, gt=0)
     top_layers: int = option(3, "source layers kept for each target layer", equation="A.1", ge=1)
+    executor: Literal["local", "ray"] = option(
+        "local", "solve feature plans in this process, or as tasks of a Ray cluster (extra ray)", expert=True
+    )
+    ray_address: str = option(
+        "",
+        "host:port of a running Ray cluster, or auto for the one this machine is part of; empty starts one here",
+        expert=True,
+        pattern=r"^(auto|(\[[\da-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5})?$",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Transport:
+        if self.ray_address and self.executor != "ray":
+            raise ValueError(
+                f"ray_address: found {self.ray_address} with executor: {self.executor}, expected executor: ray; "
+                "set that, or leave ray_address empty"
+            )
+        return self
 
 
 class Fusion(Section):
@@ -275,6 +293,11 @@ class Recipe(Section):
             raise ValueError(
                 f"fusion.projections names {', '.join(missing)}, which transport.projections does not align; "
                 f"add them there or drop them here"
+            )
+        if self.transport.executor == "ray" and ":" in self.device:
+            raise ValueError(
+                f"device: found {self.device}, one GPU of this machine, with transport.executor: ray, which takes all "
+                "of its cluster; expected auto, cuda or cpu"
             )
         if self.memory is not None:
             try:

@@ -17,6 +17,7 @@ import torch
 from tmerge_tui.engine.adapter import merged_folder, require_peft
 from tmerge_tui.engine.benchmark import problems as benchmark_problems
 from tmerge_tui.engine.calibrate import Corpus, read_corpus, read_samples
+from tmerge_tui.engine.cluster import check as check_cluster
 from tmerge_tui.engine.fuse import check_k
 from tmerge_tui.engine.hints import check_hints
 from tmerge_tui.engine.outline import outline
@@ -87,6 +88,7 @@ def prepare(recipe: Recipe) -> Prepared:
     problems += _layers(recipe, target)
     problems += benchmark_problems(recipe.evaluation)
     problems += _adaptation(recipe, target, corpus, matching)
+    _tried(problems, "transport.ray_address", lambda: check_cluster(recipe))
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
     needs = estimate(recipe, target.facts, source.facts, texts)
     problems += _disk(recipe, needs, (source, target))

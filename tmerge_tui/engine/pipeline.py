@@ -20,6 +20,7 @@ from tmerge_tui.engine import download
 from tmerge_tui.engine.bench import Bench, Variant, release
 from tmerge_tui.engine.benchmark import benchmark
 from tmerge_tui.engine.check import Party, Prepared, check, prepare
+from tmerge_tui.engine.cluster import on_ray
 from tmerge_tui.engine.evaluate import Evaluation, continued, evaluate, fused_variants, score_source
 from tmerge_tui.engine.extract import Activations, Subject, extract
 from tmerge_tui.engine.fold import Folded, fold, fold_bytes
@@ -152,7 +153,8 @@ def reopen(recipe: Recipe, run: RunDir) -> Transports:
     if not any(run.state.iterdir()):
         raise StorageError(f"{run.state} is empty", "the finished pieces of the run", "run the merge again")
     log = Log(lambda event: None)
-    prepared = prepare(recipe)
+    here = {"executor": "local", "ray_address": ""}  # no cluster is needed for reading
+    prepared = prepare(recipe.model_copy(update={"transport": recipe.transport.model_copy(update=here)}))
     source, target = _extract_both(prepared, run, log)
     return _align(target, source, prepared, run, log)
 
@@ -241,8 +243,9 @@ def _extract_both(prepared: Prepared, run: RunDir, log: Log) -> tuple[Activation
 
 
 def _align(target: Activations, source: Activations, prepared: Prepared, run: RunDir, log: Log) -> Transports:
-    kinds, settings = prepared.matching.kinds, prepared.recipe.transport
-    return transport(target, source, kinds, settings, run, log, prepared.device)
+    kinds, recipe = prepared.matching.kinds, prepared.recipe
+    solver = on_ray(recipe, log) if recipe.transport.executor == "ray" else None
+    return transport(target, source, kinds, recipe.transport, run, log, prepared.device, solver)
 
 
 def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:

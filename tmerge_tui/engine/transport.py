@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,8 +111,9 @@ class Transports:
 
     @property
     def key(self) -> str:
-        """Names the content: activations and every option that plans depend on; not the projections asked for."""
-        return key("transports-1", self.target.key, self.source.key, self.options.model_dump(exclude={"projections"}))
+        """Names the content: activations and every option that plans depend on; not what was asked for, nor where."""
+        how = self.options.model_dump(exclude={"projections", "executor", "ray_address"})
+        return key("transports-1", self.target.key, self.source.key, how)
 
     def sources(self, side: str) -> tuple[int, ...]:
         """Source layers that have the side."""
@@ -188,6 +189,12 @@ class Transports:
         return HeatMap(f"{side} {l} ← {m}", l, m, side, cells.shape[0], cells.shape[1], lo, hi, data)
 
 
+Piece = tuple[int, str]  # target layer and side
+Part = tuple[int, str, dict[int, Solution]]  # of a piece: some of its source layers
+Parts = Generator[Part, None, None]
+Solver = Callable[[Transports, Sequence[Piece]], Parts]
+
+
 def transport(
     target: Pooled,
     source: Pooled,
@@ -196,11 +203,13 @@ def transport(
     run: RunDir,
     emit: Emit,
     device: torch.device | str = "cpu",
+    solver: Solver | None = None,
 ) -> Transports:
     """Solves every pair of layers and side that `kinds` have in both models; finished pieces are read, not redone.
 
-    A device without fp64 (mps) leaves this stage to the CPU. Raises NumericsError (NaN or Inf in activations) and
-    StorageError.
+    `solver` gives the parts of the missing pieces, in any order; without one this process solves them. A device without
+    fp64 (mps) leaves this stage to the CPU. Raises NumericsError (NaN or Inf in activations), StorageError, and what
+    the solver raises.
     """
     device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
     zx, zy = ZScores(target, "target", device), ZScores(source, "source", device)
@@ -208,17 +217,20 @@ def transport(
     work = transports.solved()
     show = _Showcase(emit)
     total = sum(len(transports.sources(side)) for _, side in work)
-    with _exact_products(), Progress(emit, STAGE, "Match channels and layers", total, "pairs") as progress:
+    missing: list[Piece] = []
+    with exact_products(), Progress(emit, STAGE, "Match channels and layers", total, "pairs") as progress:
         for l, side in work:  # noqa: E741
-            if transports.piece(l, side).exists():
-                for m, pair in transports.pairs(l, side).items():
-                    emit(_event(l, m, side, pair))
-                progress.skip(len(transports.sources(side)))
+            if not transports.piece(l, side).exists():
+                missing.append((l, side))
                 continue
-            solutions = _solve(transports, l, side, progress, emit, show)
-            tensors = {f"{name}.{m}": getattr(s, name) for m, s in solutions.items() for name in ("f", "g")}
-            run.save(transports.piece(l, side), tensors, {"pairs": {m: _scalars(s) for m, s in solutions.items()}})
-            show.heatmap(transports, side, l, min(solutions, key=lambda m: solutions[m].cost))
+            for m, pair in transports.pairs(l, side).items():
+                emit(_event(l, m, side, pair))
+            progress.skip(len(transports.sources(side)))
+        with closing((solver or here)(transports, missing)) as parts:
+            for l, side, solutions in _pieces(parts, transports, progress, show):  # noqa: E741
+                tensors = {f"{name}.{m}": getattr(s, name) for m, s in solutions.items() for name in ("f", "g")}
+                run.save(transports.piece(l, side), tensors, {"pairs": {m: _scalars(s) for m, s in solutions.items()}})
+                show.heatmap(transports, side, l, min(solutions, key=lambda m: solutions[m].cost))
         _warn(transports, emit)
         for kind in transports.kinds:
             layers = transports.layer_plan(kind)
@@ -229,42 +241,47 @@ def transport(
     return transports
 
 
-def _solve(
-    transports: Transports,
-    l: int,  # noqa: E741
-    side: str,
-    progress: Progress,
-    emit: Emit,
-    show: _Showcase,
-) -> dict[int, Solution]:
-    """The solutions of one target layer and side with every source layer that has it."""
-    options, Zx = transports.options, transports.zx(l, side)
-    found: dict[int, Solution] = {}
-    for chunk in _chunks(transports, side, Zx):
-        Zys = [transports.zy(m, side) for m in chunk]
-        limits = (options.epsilon, options.max_iterations, options.tolerance, options.stop)
-        if options.solver == "fast":
-            solutions = solve_fast(Zx, Zys, *limits)
-        else:
-            solve = solve_plain if options.solver == "plain" else solve_pot
-            solutions = [solve(1 - correlation(Zx.double(), Zy.double()), *limits) for Zy in Zys]
-        for m, solution in zip(chunk, solutions, strict=True):
-            found[m] = solution
-            emit(_event(l, m, side, _scalars(solution)))
+def _pieces(parts: Iterator[Part], transports: Transports, progress: Progress, show: _Showcase) -> Iterator[Part]:
+    """Reports parts as they come; gives pieces once they have all their source layers, in the layers' order."""
+    found: dict[Piece, dict[int, Solution]] = {}
+    for l, side, solutions in parts:  # noqa: E741
+        for m, solution in solutions.items():
+            show.emit(_event(l, m, side, _scalars(solution)))
             show.convergence(l, m, side, solution)
-        progress.advance(len(chunk), f"{side}, layer {l}")
-    return found
+        progress.advance(len(solutions), f"{side}, layer {l}")
+        whole = found.setdefault((l, side), {})
+        whole.update(solutions)
+        if len(whole) == len(transports.sources(side)):
+            yield l, side, dict(sorted(found.pop((l, side)).items()))
 
 
-def _chunks(transports: Transports, side: str, Zx: Tensor) -> Iterator[list[int]]:
-    """Source layers of one width, as many as one call should take: about a second's work on a CPU."""
-    layout = transports.source.layout
+def here(transports: Transports, missing: Sequence[Piece]) -> Parts:
+    """Solves in this process, on the device of the z-scores."""
+    for l, side in missing:  # noqa: E741
+        Zx = transports.zx(l, side)
+        for chunk in chunks(transports, side, Zx.shape, Zx.device.type):
+            solutions = solve(Zx, [transports.zy(m, side) for m in chunk], transports.options)
+            yield l, side, dict(zip(chunk, solutions, strict=True))
+
+
+def solve(Zx: Tensor, Zys: Sequence[Tensor], options: Transport) -> list[Solution]:
+    """Plans of a target layer Zx [T, n] with source layers of one width, Zys [T, n'] each; within `exact_products`."""
+    limits = (options.epsilon, options.max_iterations, options.tolerance, options.stop)
+    if options.solver == "fast":
+        return solve_fast(Zx, Zys, *limits)
+    one = solve_plain if options.solver == "plain" else solve_pot
+    return [one(1 - correlation(Zx.double(), Zy.double()), *limits) for Zy in Zys]
+
+
+def chunks(transports: Transports, side: str, shape: Sequence[int], device: str) -> Iterator[list[int]]:
+    """Source layers of one width, as many as one call should take beside Zx of `shape`: a second's work on a CPU."""
+    layout, (rows, n) = transports.source.layout, shape
     widths: dict[int, list[int]] = {}
     for m in transports.sources(side):
         widths.setdefault(layout.width(m, side) or 0, []).append(m)
-    cells = CALL.get(Zx.device.type, CALL["cpu"])
+    cells = CALL.get(device, CALL["cpu"])
     for width, layers in widths.items():
-        size = max(1, min(cells // (Zx.shape[1] * width), ZSCORES // (4 * Zx.shape[0] * width)))
+        size = max(1, min(cells // (n * width), ZSCORES // (4 * rows * width)))
         yield from (layers[i : i + size] for i in range(0, len(layers), size))
 
 
@@ -323,7 +340,7 @@ class _Showcase:
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """fp32 products in fp32: TF32 would stall the iteration at its own rounding."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
