@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from tmerge_tui.extras import imported, require
 from tmerge_tui.files import storage
 from tmerge_tui.hub.locate import Located, fetched, find
 from tmerge_tui.models.checkpoint import Checkpoint, patch_checkpoint
-from tmerge_tui.models.config import first_line, quiet
+from tmerge_tui.models.config import auto_class, first_line, quiet, read_config
+from tmerge_tui.models.file_names import file_names
 from tmerge_tui.recipe import ModelChoice
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+BY_HAND = "merge it yourself (peft: merge_and_unload, save_pretrained) and give that folder"
+PREFIX = "base_model.model."  # of every name in an adapter's file
 
 
 def whole_folder(choice: ModelChoice) -> Path:
@@ -60,15 +63,8 @@ def merged(located: Located, trust_remote_code: bool) -> Located:
 
 
 def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) -> None:
-    changed = _adapted(adapter, base, trust_remote_code)
     checkpoint = Checkpoint(base.folder)
-    unknown = [name for name in changed if name not in checkpoint.names]
-    if unknown:
-        raise ModelError(
-            f"{adapter.name} changes {unknown[0]!r}, which {base.name} does not have in its files",
-            "an adapter of separate linear layers",
-            "merge it yourself (peft: merge_and_unload, save_pretrained) and give that folder",
-        )
+    changed = _adapted(adapter, base, checkpoint.names, trust_remote_code)
 
     def patch(value: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda before: value
@@ -84,33 +80,75 @@ def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) 
         making.rename(out)
 
 
-def _adapted(adapter: Located, base: Located, trust_remote_code: bool) -> dict[str, Tensor]:
-    """The base's tensors that the adapter changes, by their names in the checkpoint."""
+def _adapted(
+    adapter: Located, base: Located, tensor_names: Collection[str], trust_remote_code: bool
+) -> dict[str, Tensor]:
+    """The base's tensors that the adapter changes, by their names in its files, which are `tensor_names`.
+
+    Raises ExtraMissing; ModelError: peft refuses the pair, the adapter's file is not whole or made for another model,
+    or it changes something that is no tensor of a file.
+    """
     with imported(f"{adapter.name} is a LoRA adapter", "lora"):
         import peft
-    from transformers import AutoModelForCausalLM
-
+    config = read_config(base.folder, base.name, trust_remote_code)
     with quiet():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class(config).from_pretrained(
                 base.folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
-            wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder))
-            prefix = "base_model.model."
-            names = [
-                f"{name.removeprefix(prefix)}.{part}"
-                for name, module in wrapped.named_modules()
-                if hasattr(module, "lora_A") or hasattr(module, "modules_to_save")
-                for part in ("weight", "bias")
-            ]
+            in_files, _ = file_names(model, tensor_names)
+            weights = _as_the_model_names(peft.load_peft_weights(str(adapter.folder), device="cpu"), model)
+            wrapped = peft.PeftModel(model, peft.PeftConfig.from_pretrained(str(adapter.folder)))
+            _refuse_misfit(peft.set_peft_model_state_dict(wrapped, weights))
+            names = list(_touched(wrapped))
             state: dict[str, Any] = wrapped.merge_and_unload(safe_merge=True).state_dict()
         except Exception as error:  # peft and model code raise what they like
             raise ModelError(
                 f"{adapter.name} cannot be merged onto {base.name}: {first_line(error)}",
                 "an adapter that fits its base",
-                "merge it yourself (peft: merge_and_unload, save_pretrained) and give that folder",
+                BY_HAND,
             ) from error
-    return {name: state[name].detach().clone() for name in names if name in state}
+    changed = [name for name in names if name in state]
+    unknown = [name for name in changed if name not in in_files]
+    if unknown:
+        raise ModelError(
+            f"{adapter.name} changes {unknown[0]!r}, which {base.name} does not have in its files",
+            "an adapter of separate linear layers",
+            BY_HAND,
+        )
+    return {in_files[name]: state[name].detach().clone() for name in changed}
+
+
+def _touched(wrapped: Any) -> Iterator[str]:
+    """Tensors of the model that the adapter may change; a bias need not be there."""
+    for name, module in wrapped.named_modules():
+        if hasattr(module, "lora_A") or hasattr(module, "modules_to_save"):
+            own = getattr(module, "parameter_name", None)  # of a module with several tensors, such as all experts
+            path = name.removeprefix(PREFIX).replace(".base_layer", "")  # one such wrapper may hold another
+            yield from (f"{path}.{part}" for part in ([own] if own else ["weight", "bias"]))
+
+
+def _as_the_model_names(weights: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """An adapter's tensors under the names of the modules as they are now: an older transformers had others."""
+    of_module = {}  # name in the adapter's file -> (name of the tensor it changes, the rest)
+    for name in weights:
+        module, lora, rest = name.removeprefix(PREFIX).partition(".lora_")
+        of_module[name] = (f"{module}.weight", lora + rest) if lora else (module, "")
+    plain, _ = file_names(model, {tensor for tensor, _ in of_module.values()})
+    now = {before: after for after, before in plain.items()}
+    renamed = {}
+    for name, (tensor, rest) in of_module.items():
+        after = now.get(tensor, tensor)
+        renamed[PREFIX + (after.removesuffix(".weight") + rest if rest else after)] = weights[name]
+    return renamed
+
+
+def _refuse_misfit(loaded: Any) -> None:
+    """Raises ValueError unless every tensor of the adapter had its place and every place its tensor: peft goes on."""
+    empty = [name for name in loaded.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    for names, what in ((empty, "missing in its file"), (loaded.unexpected_keys, "in its file, but not in the base")):
+        if names:
+            raise ValueError(f"{names[0].removeprefix(PREFIX)} is {what}; {len(names)} tensors are")
 
 
 def _identity(located: Located) -> str:
