@@ -15,6 +15,7 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
+    {"system"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"}, {"yamlfile"}, {"presets"},
     {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
@@ -31,6 +32,7 @@ TORCH_FREE = [
     "edition",
     "bundle",
     "machine",
+    "system",
     "yamlfile",
     "presets",
     "problems",

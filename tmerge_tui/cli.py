@@ -16,6 +16,7 @@ import click
 from tmerge_tui.commands.output import complain, hush, say
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.system import can_draw, write_utf8
 
 if TYPE_CHECKING:
     from tmerge_tui.commands.batch import Options
@@ -72,7 +73,7 @@ def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | Non
 
 def wizard() -> int:
     """Opens the wizard where there is a terminal for it."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM", "") in ("", "dumb"):
+    if not (sys.stdin.isatty() and can_draw()):
         say(NO_TERMINAL)
         return 2
     from tmerge_tui.tui.app import main as open_wizard
@@ -223,6 +224,7 @@ def doctor(json: bool, whoami: bool, offline: bool, torch: bool) -> int:
 def main() -> int:
     """Runs the command line; the exit code. No error leaves as a traceback (TMERGE_DEBUG=1 shows it)."""
     try:
+        write_utf8()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a name in Yoruba on a Latin-1 terminal is no reason to stop
         code = tmerge.main(prog_name="tmerge", standalone_mode=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tmerge_tui.errors import StorageError
+from tmerge_tui.system import insist
 
 
 @contextmanager
@@ -18,14 +20,16 @@ def storage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        in_use = sys.platform == "win32" and isinstance(error, PermissionError)  # or not allowed: it says the same
         raise StorageError(
             f"{'disk full' if full else 'cannot write'}: {error.filename or path}: {error.strerror or error}",
             "a folder that can be written, with room",
-            "free space or fix permissions, then run the same command: finished pieces are kept",
+            f"{'close what has it open' if in_use else 'free space'} or fix permissions, then run the same command: "
+            f"finished pieces are kept",
         ) from error
     except Exception as error:
         # safetensors reports a full disk as its own error type
-        if "No space left" in str(error) or "os error 28" in str(error):
+        if any(said in str(error) for said in ("No space left", "os error 28", "os error 112")):  # 112: Windows
             raise StorageError(
                 f"disk full: {path}",
                 "room for the run's files",
@@ -42,7 +46,7 @@ def renamed(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        insist(lambda: os.replace(temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -92,8 +92,8 @@ def nvidia_on_the_bus() -> bool:
     """Whether a display controller of NVIDIA is on the PCI bus, with a driver or without (Linux)."""
     for device in PCI.glob("*"):
         with contextlib.suppress(OSError):
-            kind = (device / "class").read_text()
-            if kind.startswith("0x03") and (device / "vendor").read_text().strip() == NVIDIA:
+            kind = (device / "class").read_text(encoding="utf-8")
+            if kind.startswith("0x03") and (device / "vendor").read_text(encoding="utf-8").strip() == NVIDIA:
                 return True
     return False
 
@@ -114,8 +114,10 @@ def memory() -> Memory:
 
 def cores() -> tuple[int, float | None]:
     """(cores this process may run on, how many of them at a time a cgroup lets it use; None without such a quota)."""
-    process = psutil.Process()
-    seen = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+    if sys.platform == "darwin":  # which binds no process to cores
+        seen = os.cpu_count() or 1
+    else:
+        seen = len(psutil.Process().cpu_affinity())
     quotas = []
     for folder in _folders(""):  # v2: "max 100000" or "200000 100000", in microseconds
         quota, _, period = _read(folder / "cpu.max").partition(" ")
@@ -170,6 +172,6 @@ def _folders(controller: str) -> list[Path]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""

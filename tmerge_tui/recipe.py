@@ -317,7 +317,10 @@ class Recipe(Section):
 
 def is_folder(name: str) -> bool:
     """Whether `name` means a folder and not a Hub id: it looks like a path, or it is one."""
-    return name.startswith(("/", "./", "../", "~", ".\\")) or name in (".", "..") or Path(name).expanduser().is_dir()
+    if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
+        return True
+    path = Path(name)
+    return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
 
 
 def task_name(task: str) -> str:

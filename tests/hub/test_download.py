@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
@@ -285,3 +285,18 @@ def test_a_hub_that_does_not_answer_is_replaced_by_the_cache(hub: Hub, model: Pa
     hub.fail("/api/models/org/tiny*", status=status, times=-1)
     found = locate(choice())
     assert found.folder == online.folder and "cached copy used" in found.note
+
+
+def test_without_symbolic_links_nothing_is_stored_twice(
+    hub: Hub, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows without developer mode."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    hub.add("org/tiny", sharded)
+    found = locate(choice())
+    assert same(found.folder, sharded) and not any(path.is_symlink() for path in found.folder.iterdir())
+    assert not list((tmp_path / "hf" / "hub" / "models--org--tiny" / "blobs").iterdir())
+    asked = len(hub.asked("*/resolve/*", "GET"))
+    assert snapshot_download("org/tiny") == str(found.folder)
+    locate(choice())
+    assert len(hub.asked("*/resolve/*", "GET")) == asked

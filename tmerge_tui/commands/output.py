@@ -6,13 +6,16 @@ import os
 import sys
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.system import reader_left
 
 
 def data(text: str) -> None:
     """Prints a line of result. A reader that has gone (`| head`) ends the printing, not the work."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if not reader_left(error):
+            raise
         hush()
 
 

@@ -24,6 +24,7 @@ from tmerge_tui.models.checkpoint import Checkpoint, patch_checkpoint
 from tmerge_tui.models.config import auto_class, first_line, quiet, read_config
 from tmerge_tui.models.file_names import file_names
 from tmerge_tui.recipe import ModelChoice
+from tmerge_tui.system import insist
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 BY_HAND = "merge it yourself (peft: merge_and_unload, save_pretrained) and give that folder"
@@ -77,7 +78,7 @@ def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) 
         for name in TOKENIZER:
             if (adapter.folder / name).is_file():
                 shutil.copyfile(adapter.folder / name, making / name)
-        making.rename(out)
+        insist(lambda: making.rename(out))
 
 
 def _adapted(

@@ -90,7 +90,7 @@ class Bench:
         path = self.run.piece(what, self._key(variant, *asked), ".json")
         if path.exists():
             found()
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         if self._model is None:
             self._model = self.subject.load()
         with variant.on(self._model, self.recipe.fusion.norm):

@@ -199,7 +199,7 @@ def _account(target: Checkpoint, written: Checkpoint) -> None:
 def _finished(marker: Path, out: Path) -> Folded | None:
     """What an earlier run has folded, if every file is still as it left it."""
     try:
-        kept = json.loads(marker.read_text())
+        kept = json.loads(marker.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     for file in kept["files"]:
@@ -212,4 +212,4 @@ def _finished(marker: Path, out: Path) -> Folded | None:
 def _describe(path: Path, folder: Path) -> dict[str, Any]:
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": digest}
+    return {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 import threading
@@ -13,6 +12,7 @@ import psutil
 
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Emit, ResourceSample
+from tmerge_tui.system import peak_memory
 
 INTERVAL = 1.0  # seconds
 
@@ -22,10 +22,9 @@ def peaks() -> tuple[int, int]:
 
     The operating system and torch keep them, so nothing between two samples is missed. 0 without a GPU.
     """
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cuda = _cuda()
     gpu = sum(cuda.max_memory_allocated(i) for i in range(cuda.device_count())) if cuda else 0
-    return rss, gpu
+    return peak_memory(), gpu
 
 
 class Sampler:

@@ -4,6 +4,7 @@
     events.jsonl   what happened, append-only   figures/   report.html  report.md  report.json
     worker.log     stray output of libraries    model/     the merged checkpoint
     lock           pid and start time of the worker that is writing
+    stop           on Windows for a moment: the pid of the worker that is to stop
 
 A piece is named after everything its content depends on, written under a temporary name, synced and renamed: a piece
 that is there is whole. Resuming is running again; a piece whose key is unchanged is read and not redone.
@@ -42,6 +43,7 @@ class RunDir:
         self.events = self.path / "events.jsonl"
         self.log = self.path / "worker.log"
         self.lock = self.path / "lock"
+        self.stop = self.path / "stop"
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
@@ -55,7 +57,7 @@ class RunDir:
             raise RunFolderError(f"output {run.path} is a file", "a folder that is new or holds an earlier run")
         mark = run.path / MARK
         if mark.exists():
-            made = json.loads(mark.read_text())
+            made = json.loads(mark.read_text(encoding="utf-8"))
             if made.get("format", 0) > FORMAT:
                 raise RunFolderError(
                     f"{run.path} was made by tmerge {made.get('version', '?')} in format {made['format']}",

@@ -41,7 +41,7 @@ def read_stream(calibration: Calibration, seed: int, wanted: int) -> Streamed:
     except DataError as error:
         if not last.is_file():
             raise
-        commit = str(json.loads(last.read_text())["commit"])
+        commit = str(json.loads(last.read_text(encoding="utf-8"))["commit"])
         if not _kept(settings, commit).is_file():
             raise
         warnings.append(f"{repo}: samples of an earlier run used, commit {commit[:8]} ({error.found})")

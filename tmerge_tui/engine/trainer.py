@@ -175,7 +175,7 @@ def _last_checkpoint(folder: Path) -> str | None:
     whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
     for path in sorted(whole, key=lambda path: -int(path.name.split("-")[1])):
         try:
-            json.loads((path / "trainer_state.json").read_text())
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return str(path)
         except ValueError:
             shutil.rmtree(path)

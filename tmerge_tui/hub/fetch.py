@@ -1,8 +1,9 @@
 """One file into the standard cache; after a cut connection or a killed process it goes on where it was.
 
 The Hub's client throws a partial file away when its process ends, so weights are fetched here: into
-`blobs/<etag>.tmerge.part`, hashed on the way, renamed to `blobs/<etag>` when the hash is right. From there on the cache
-is as the client itself would have left it.
+`blobs/<etag>.tmerge.part`, hashed on the way, renamed to `blobs/<etag>` when the hash is right, or straight to its name
+in the snapshot where there are no symbolic links (Windows, for most users). From there on the cache is as the client
+itself would have left it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.listing import Listing, RemoteFile
 from tmerge_tui.hub.patience import LONGEST, retry_after, retryable
+from tmerge_tui.system import insist
 
 CHUNK = 1 << 20  # bytes hashed at a time
 TRIES = 6  # in a row without a single byte
@@ -27,26 +29,28 @@ Advance = Callable[[int, bool], None]  # bytes, and whether they came over the l
 
 
 def fetch(listing: Listing, file: RemoteFile, advance: Advance) -> None:
-    """Brings `file` of a listing into the cache's blobs; `advance` gets bytes as they are there (found or received),
+    """Brings `file` of a listing into the cache; `advance` gets bytes as they are there (found or received),
     and a negative count when some have to be fetched again.
 
     Raises what the client raises, and ModelError when the file arrives damaged twice.
     """
+    from huggingface_hub.file_download import are_symlinks_supported
     from huggingface_hub.utils import WeakFileLock
 
     blob = listing.storage / "blobs" / file.etag
     lock = listing.storage.parent / ".locks" / listing.storage.name / f"{file.etag}.lock"
-    for folder in (blob.parent, lock.parent):
+    place = blob if are_symlinks_supported(listing.storage) else listing.folder / file.path
+    for folder in (blob.parent, place.parent, lock.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):  # the client's own lock: two runs fetch a file once
-        if blob.is_file():
+        if blob.is_file() or place.is_file():
             advance(file.size, False)
             return
         part = blob.with_name(f"{file.etag}.tmerge.part")
         for again in (True, False):
             digest = _receive(listing, file, part, advance)
             if digest == file.etag:
-                part.replace(blob)
+                insist(lambda: part.replace(place))
                 return
             part.unlink()
             advance(-file.size, False)

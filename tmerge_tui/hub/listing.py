@@ -129,7 +129,7 @@ def cached_commit(repo: str, revision: str | None, kind: str = "model") -> str |
     if _COMMIT.fullmatch(revision or ""):
         return revision
     try:
-        return (storage_of(repo, kind) / "refs" / (revision or "main")).read_text().strip() or None
+        return (storage_of(repo, kind) / "refs" / (revision or "main")).read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
 

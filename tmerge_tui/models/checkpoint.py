@@ -24,6 +24,7 @@ from tmerge_tui.files import storage
 from tmerge_tui.models.header import TensorInfo, read_header, reading
 from tmerge_tui.models.pickled import header_of, read_pickled, safetensors_name, write_safetensors
 from tmerge_tui.models.weight_files import FOREIGN_WEIGHTS, INDEX, WEIGHTS, find_weight_files, no_config
+from tmerge_tui.system import insist, sync
 
 __all__ = ["INDEX", "WEIGHTS", "Checkpoint", "copy_bytes", "patch_checkpoint"]
 
@@ -232,20 +233,20 @@ def patch_checkpoint(
         if target.written_index is not None:
             copies.append(part / INDEX)
             with storage(copies[-1]):
-                copies[-1].write_text(json.dumps(target.written_index, indent=2, sort_keys=True) + "\n")
+                copies[-1].write_bytes(json.dumps(target.written_index, indent=2, sort_keys=True).encode() + b"\n")
         places = {name: info for copy in weights for name, info in read_header(copy).tensors.items()}
         for name, patch in patches.items():
             _overwrite(places[name], _patched(name, target.read(name), patch))
             advance(places[name].bytes)
         with storage(out):
             for copy in copies:
-                _sync(copy)
+                sync(copy)
             for folder in {copy.parent for copy in copies}:
-                _sync(folder)
+                sync(folder)
             if out.exists():
-                out.rename(old)
-            part.rename(out)
-            _sync(out.parent)
+                insist(lambda: out.rename(old))
+            insist(lambda: part.rename(out))
+            sync(out.parent)
             if old.exists():
                 shutil.rmtree(old)
     except BaseException:
@@ -300,14 +301,6 @@ def _chunks(file: Path) -> Iterator[bytes]:
     with reading(file), open(file, "rb") as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _bytes(values: Tensor) -> Any:

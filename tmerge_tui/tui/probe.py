@@ -11,12 +11,11 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
-import signal
 from collections import deque
 from typing import Any
 
 from tmerge_tui import bundle, errors
+from tmerge_tui.system import APART, KILLED, kill
 from tmerge_tui.worker.spawn import command, environment
 
 LINE_LIMIT = 2**22  # bytes of one reply
@@ -63,7 +62,7 @@ class Probe:
         """Ends the helper at once, whatever it is doing."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                kill(self._process.pid)
 
     async def _start(self) -> None:
         try:
@@ -75,6 +74,7 @@ class Probe:
                 stderr=asyncio.subprocess.PIPE,
                 limit=LINE_LIMIT,
                 start_new_session=True,
+                creationflags=APART,
                 env=environment(),
             )
         except errors.TmergeError:
@@ -127,7 +127,7 @@ class Probe:
 
 
 def _ended(code: int, last: str) -> str:
-    if code == -signal.SIGKILL:
+    if code == KILLED:
         return "the helper process was killed (often: out of memory)"
     return f"the helper process ended with code {code}" + (f": {last}" if last else "")
 

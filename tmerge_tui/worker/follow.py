@@ -6,11 +6,12 @@ when its worker is gone without one.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -27,11 +28,12 @@ from tmerge_tui.events import (
     StageStarted,
     decode,
 )
+from tmerge_tui.system import KILLED, STOPPED_BY_FORCE, ask_to_stop, insist, kill
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.journal import BLOCK, FINAL, Journal
 
 POLL = 0.05  # seconds between two looks at the file
-GRACE = 0.8  # seconds between SIGTERM and SIGKILL: a cancelled run is gone within a second
+GRACE = 0.8  # seconds between asking and killing: a cancelled run is gone within a second
 CHUNK = 1 << 20  # bytes read in one look, so that a long log does not freeze who reads it
 
 Final = RunFinished | RunFailed | RunInterrupted
@@ -152,10 +154,10 @@ class Follower:
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}{during}"
         elif code is not None:
-            how = f"left with exit code {code}{during}"
+            how = f"left with exit code {code if code < 256 else hex(code)}{during}"  # Windows has 0xc0000005
         else:
             how = f"is gone{during}"
-        out_of_memory = code is None or -code == signal.SIGKILL
+        out_of_memory = code in (None, KILLED)
         advice = (
             "it was most likely out of memory: lower calibration.batch_size or set memory; " if out_of_memory else ""
         )
@@ -200,6 +202,8 @@ def state_of(run: RunDir) -> State:
 def cancel(run: RunDir, worker: Started | None = None) -> bool:
     """Stops the worker of `run`: SIGTERM to its process group, SIGKILL after 0.8 s. False when none is running.
 
+    On Windows a file in the run folder asks it, and its process tree is ended after the same time.
+
     Raises RunFolderError when it runs on another machine.
     """
     held = lock.holder(run)
@@ -215,20 +219,21 @@ def cancel(run: RunDir, worker: Started | None = None) -> bool:
         pid, alive = other.pid, lambda: lock.is_alive(other.pid, other.started)
     else:
         return False
-    if not _signal(pid, signal.SIGTERM, alive, GRACE):
-        _signal(pid, signal.SIGKILL, alive, GRACE)
-        if final_word(run) is None and last_word(run.events) is not None:
-            _record_kill(run)
+    try:
+        if not _ends(partial(ask_to_stop, pid, run.stop), alive, GRACE):
+            _ends(partial(kill, pid), alive, GRACE)
+            if final_word(run) is None and last_word(run.events) is not None:
+                _record_kill(run)
+    finally:
+        with suppress(OSError):  # it names this worker, and no other heeds it
+            insist(lambda: run.stop.unlink(missing_ok=True))
     return True
 
 
-def _signal(pid: int, number: signal.Signals, alive: Callable[[], bool], patience: float) -> bool:
-    """Sends `number` and waits; whether the process is gone."""
+def _ends(end: Callable[[], None], alive: Callable[[], bool], patience: float) -> bool:
+    """Calls `end` and waits; whether the process is gone."""
     try:
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, number)
-        else:  # started by hand: its group is the user's shell
-            os.kill(pid, number)
+        end()
     except ProcessLookupError:
         return True
     deadline = time.monotonic() + patience
@@ -244,7 +249,7 @@ def _record_kill(run: RunDir) -> None:
     lock.acquire(run)
     try:
         journal = Journal(run.events)
-        journal.emit(RunInterrupted("SIGKILL"))
+        journal.emit(RunInterrupted(STOPPED_BY_FORCE))
         journal.close()
     finally:
         lock.release(run)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tmerge_tui.events import Event, RunFailed, RunFinished, RunInterrupted, StageFinished, encode
 from tmerge_tui.files import storage
+from tmerge_tui.system import BINARY
 
 FINAL = (RunFinished, RunFailed, RunInterrupted)
 SYNCED = (StageFinished, *FINAL)
@@ -28,7 +29,7 @@ class Journal:
         self.final: Event | None = None  # how the run ended, once it has
         self._lock = threading.Lock()
         with storage(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o644)
             self._size = _cut_torn_line(self._file)
             self._seq = _next_number(self._file, self._size)
 
@@ -66,12 +67,17 @@ class Journal:
             self.final = event
 
 
+def _read(file: int, count: int, start: int) -> bytes:
+    os.lseek(file, start, os.SEEK_SET)  # what is appended goes to the end all the same
+    return os.read(file, count)
+
+
 def _cut_torn_line(file: int) -> int:
     """Truncates to the last newline; the size that remains."""
     end = size = os.fstat(file).st_size
     while end > 0:
         start = max(0, end - BLOCK)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
+        newline = _read(file, end - start, start).rfind(b"\n")
         if newline >= 0:
             end = start + newline + 1
             break
@@ -87,7 +93,7 @@ def _next_number(file: int, size: int) -> int:
     start, line = size, b""
     while start > 0 and b"\n" not in line[:-1]:
         start = max(0, start - BLOCK)
-        line = os.pread(file, size - start, start)
+        line = _read(file, size - start, start)
     try:
         return int(json.loads(line[:-1].rsplit(b"\n", 1)[-1])["seq"]) + 1
     except (ValueError, KeyError, TypeError):  # someone edited the file: any number after all others will do

@@ -19,6 +19,7 @@ import psutil
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.files import storage
+from tmerge_tui.system import insist
 
 SAME_START = 2.0  # seconds by which a start time may differ: the clock it is derived from is adjusted now and then
 SILENCE = 60.0  # seconds without an event after which another machine's worker counts as dead
@@ -60,7 +61,7 @@ def acquire(run: RunDir) -> None:
     with storage(run.lock):
         while True:
             try:
-                file = os.open(run.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                file = insist(lambda: os.open(run.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             except FileExistsError:
                 _remove_stale(run)
                 continue
@@ -75,7 +76,7 @@ def release(run: RunDir) -> None:
     """Gives the lock back if it is ours."""
     found = _read(run.lock)
     if found is not None and found.here and found.pid == os.getpid():
-        run.lock.unlink(missing_ok=True)
+        insist(lambda: run.lock.unlink(missing_ok=True))
 
 
 def refuse_if_held(run: RunDir) -> None:
@@ -101,12 +102,12 @@ def _remove_stale(run: RunDir) -> None:
     claimed = run.lock.with_name(f".lock.{os.getpid()}.stale")
     try:
         seen = run.lock.read_bytes()
-        os.rename(run.lock, claimed)
+        insist(lambda: os.replace(run.lock, claimed))
     except FileNotFoundError:  # another worker was faster
         return
     if claimed.read_bytes() != seen:  # what was moved away is that faster worker's lock: put it back
-        os.rename(claimed, run.lock)
-    claimed.unlink(missing_ok=True)
+        insist(lambda: os.replace(claimed, run.lock))
+    insist(lambda: claimed.unlink(missing_ok=True))
 
 
 def _read(path: Path) -> Holder | None:

@@ -2,7 +2,8 @@
 
 Signals. A Python handler runs only between bytecodes, so it is deaf during a long tensor operation. SIGTERM and SIGINT
 are therefore blocked in every thread and awaited by one thread of their own, which writes the last event and ends the
-process at once. SIGHUP is ignored: a dropped connection does not stop a run. What libraries print goes to worker.log.
+process at once. SIGHUP is ignored: a dropped connection does not stop a run. Windows has no such signals: there the
+thread waits for a file in the run folder. What libraries print goes to worker.log.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -23,17 +23,17 @@ from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
 from tmerge_tui.events import Emit, Logged, RunFailed, RunFinished, RunInterrupted
 from tmerge_tui.recipe import Recipe, load_recipe
+from tmerge_tui.system import await_stop, hold_stop_signals, write_utf8
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.journal import Journal
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 PIPELINE = "tmerge_tui.engine.pipeline:run"
 
 
 def main(folder: str) -> int:
     """Runs the recipe of `folder`; the exit code: 0, 1, 2, or 130 when stopped by a signal."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # before any thread exists: all of them inherit it
+    hold_stop_signals()
+    write_utf8()
     faulthandler.enable()
     try:
         run = RunDir.open(folder)
@@ -43,7 +43,7 @@ def main(folder: str) -> int:
         return error.exit_code
     try:
         journal = Journal(run.events)
-        threading.Thread(target=_await_signal, args=(journal, run), name="signals", daemon=True).start()
+        threading.Thread(target=_await_stop, args=(journal, run), name="signals", daemon=True).start()
         journal.emit(Logged("debug", f"worker {os.getpid()} started"))
         code = _run(run, journal)
         journal.close()
@@ -89,10 +89,10 @@ def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:
     return getattr(importlib.import_module(module), function)
 
 
-def _await_signal(journal: Journal, run: RunDir) -> None:
-    number = signal.sigwait(STOPPING)
+def _await_stop(journal: Journal, run: RunDir) -> None:
+    how = await_stop(run.stop)
     try:
-        journal.emit_last(RunInterrupted(signal.Signals(number).name), patience=0.5)
+        journal.emit_last(RunInterrupted(how), patience=0.5)
         for child in psutil.Process().children(recursive=True):  # they inherited the mask: no SIGTERM would reach them
             child.kill()
         lock.release(run)

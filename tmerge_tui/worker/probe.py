@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.system import write_utf8
 
 Answer = Callable[["Request"], Any]
 
@@ -45,6 +46,7 @@ class Request:
 
 def main() -> int:
     """Serves until stdin ends."""
+    write_utf8()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like a reply
     sys.stdout = sys.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 from tmerge_tui import bundle
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.files import storage
+from tmerge_tui.system import APART
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.follow import final_word
 
@@ -68,6 +69,7 @@ def start(run: RunDir) -> Handle:
             env=environment(),
             close_fds=True,
             start_new_session=True,
+            creationflags=APART,
         )
     return Handle(process.pid, process)
 

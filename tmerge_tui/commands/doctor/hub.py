@@ -190,7 +190,7 @@ def _folder_of_certificates() -> bool:
 
 def _filled(file: Path) -> bool:
     try:
-        return bool(file.read_text().strip())
+        return bool(file.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -116,5 +116,6 @@ def _can_write(folder: Path) -> bool:
 
 def _noexec(folder: Path) -> bool:
     """Whether the disk is mounted so that programs on it cannot start (Linux says so; elsewhere False)."""
-    flag = getattr(os, "ST_NOEXEC", 0)
-    return bool(flag and os.statvfs(folder).f_flag & flag)
+    if sys.platform == "linux":
+        return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+    return False

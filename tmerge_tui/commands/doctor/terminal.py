@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from tmerge_tui.commands.doctor.finding import Finding, checked
+from tmerge_tui.system import can_draw
 
 NARROWEST, LOWEST = 80, 24
 SYSTEMS = {"truecolor": "16 million", "256": "256", "standard": "16", "windows": "16", None: "none"}
@@ -32,7 +33,7 @@ def finding() -> Finding:
         "locale": locale(),
     }
     here = f"TERM={term or 'unset'}" + (f", in {' over '.join(inside + far)}" if inside or far else "")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or (term in ("", "dumb") and sys.platform != "win32"):
+    if not (sys.stdin.isatty() and can_draw()):
         advice = "use tmerge --batch, or an interactive terminal"
         return checked("terminal", f"none for the wizard ({here})", advice, **facts)
     columns, rows = window()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -265,7 +266,8 @@ def _line(found: catalog.Found, width: int) -> Content:
 def _folders(query: str) -> list[catalog.Found]:
     """Folders that begin like `query`; those that are models say so."""
     typed = Path(query or ".").expanduser()
-    parent, start = (typed, "") if query.endswith("/") or typed.name in ("", ".", "..") else (typed.parent, typed.name)
+    whole = query.endswith(("/", os.sep)) or typed.name in ("", ".", "..")
+    parent, start = (typed, "") if whole else (typed.parent, typed.name)
     try:
         inside = sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start))
     except OSError:
