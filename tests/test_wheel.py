@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import tmerge_tui
+from tmerge_tui.extras import EXTRAS
 
 ROOT = Path(tmerge_tui.__file__).resolve().parents[1]
 NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
@@ -104,9 +105,11 @@ def test_dependencies_and_extras(wheel: Path) -> None:
     plain = {str(one) for one in told if one.marker is None}
     assert plain == {str(Requirement(one)) for one in PROJECT["dependencies"]}
     assert set(metadata(wheel).get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
+    assert set(EXTRAS) <= set(PROJECT["optional-dependencies"]), "messages name extras that there are"
     for extra in PROJECT["optional-dependencies"]:
         wanted = {Requirement(one).name for one in PROJECT["optional-dependencies"][extra]}
         assert {one.name for one in told if one.marker and one.marker.evaluate({"extra": extra})} == wanted
+        assert extra not in EXTRAS or EXTRAS[extra].package in wanted
 
 
 def test_the_source_archive_holds_what_a_wheel_is_built_from(tree: Path, tmp_path: Path) -> None:

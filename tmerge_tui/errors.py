@@ -59,7 +59,7 @@ class ProblemsError(TmergeError):
     def __init__(self, problems: Sequence[str], hint: str = "") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        lines = "\n".join(f"  - {p}" for p in self.problems)
+        lines = "\n".join("  - " + p.replace("\n", "\n  ") for p in self.problems)
         super().__init__(f"{self.title}: {count} problem{'s' if count != 1 else ''}\n{lines}", hint=hint)
 
 
