@@ -43,6 +43,8 @@ lint: $(VENV)/installed-dev
 
 typecheck: $(VENV)/installed-dev
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

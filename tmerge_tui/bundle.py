@@ -13,6 +13,7 @@ import io
 import mmap
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -27,11 +28,12 @@ import platformdirs
 
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import StorageError
-from tmerge_tui.files import storage
+from tmerge_tui.system import insist
 
 ENTRY = "engine.tar.zst"
 NAME = "tmerge.exe" if sys.platform == "win32" else "tmerge"
 SPARE = 50e6  # bytes to leave free on the disk of the cache
+ELSEWHERE = "free space, or set TMERGE_CACHE to a folder on another disk"
 
 # PyInstaller's archive (CArchive): a cookie at the end of the file, and a table of entries that it points to.
 MAGIC = b"MEI\014\013\012\013\016"
@@ -93,7 +95,8 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
 
     target, engine = folder(), edition().engine
     assert engine is not None
-    with storage(target):
+    needed = f"a folder that can be written, with {(engine.unpacked + SPARE) / 1e6:,.0f} MB"
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
             if not target.is_dir():
@@ -102,19 +105,20 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
                 free = shutil.disk_usage(target.parent).free
                 if free < engine.unpacked + SPARE:
                     raise StorageError(
-                        f"no room for the engine in {target.parent}: {free / 1e6:,.0f} MB free",
-                        f"{(engine.unpacked + SPARE) / 1e6:,.0f} MB, once",
-                        "free space, or set TMERGE_CACHE to a folder on another disk",
+                        f"no room for the engine in {target.parent}: {free / 1e6:,.0f} MB free", needed, ELSEWHERE
                     )
                 part = target.with_name(target.name + ".part")
                 try:
                     _extract(payload(), engine.sha256, part, progress)
-                    os.replace(part, target)
+                    insist(lambda: os.replace(part, target))
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
                 for old in engines():
                     if old != target and not in_use(old):
                         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise StorageError(f"cannot unpack the engine into {target}: {said}", needed, ELSEWHERE) from error
     return executable()
 
 
@@ -135,6 +139,7 @@ def hand_over(arguments: list[str]) -> NoReturn:
     """Goes on as the engine, with the same arguments. It has to be unpacked."""
     program = [str(executable()), *arguments]
     if sys.platform == "win32":  # exec there returns to the shell before the program has ended
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes: the engine decides
         sys.exit(subprocess.call(program, env=environment()))
     os.execve(program[0], program, environment())
 
