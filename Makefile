@@ -86,6 +86,7 @@ $(VENV)/installed-dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 $(FROZEN)/installed: pyproject.toml constraints.txt
 	@echo "installing packages into $(FROZEN)/ (a minute or more; torch is large)"
 	$(PYTHON) -m venv --clear $(FROZEN)
+	rm -rf build/out/wheel
 	$(FROZEN_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[binary]"
 	$(FROZEN_PYTHON) -m pip uninstall --quiet --yes tmerge-tui
 	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 # Commands that the terminal part of a one-file executable leaves to its engine. The others need no torch, or start it.
-ENGINE = ("demo", "plan", "check", "report", "eval", "push", "doctor", "_worker", "_probe")
+ENGINE = ("demo", "plan", "check", "report", "eval", "push", "_worker", "_probe")
 
 
 def main() -> int:
