@@ -15,7 +15,7 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"system"},
+    {"system"}, {"quantities"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"}, {"yamlfile"}, {"presets"},
     {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
@@ -37,6 +37,7 @@ TORCH_FREE = [
     "presets",
     "problems",
     "section",
+    "quantities",
     "adaptation",
     "recipe",
     "cli",

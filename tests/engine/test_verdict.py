@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engine.sample_results import contrast, contrasts_of, score, scores_of
 from tmerge_tui.engine.verdict import judge
-from tmerge_tui.engine.wording import signed, size
+from tmerge_tui.engine.wording import signed
 
 LITERAL = {0.1: (0.0003, 0.0003, 0.0002)}
 GAIN = {0.1: (-0.0030, 0.0003, 0.0010)}
@@ -132,6 +132,3 @@ def test_never_claims_more_than_the_intervals(difference, half, shrink, permuted
 
 def test_numbers_keep_their_sign():
     assert [signed(v) for v in (0.0003, -0.00002, 0.0, None)] == ["+0.0003", "-2.0e-05", "0.0000", "–"]
-    assert [size(v) for v in (0, 999, 61234, 1_412_000_000, 999_600, None)] == [
-        "0 B", "999 B", "61.2 kB", "1.41 GB", "1 MB", "–",
-    ]  # fmt: skip

@@ -229,7 +229,7 @@ def test_a_full_disk(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_room_in_the_cache(hub: Hub, tmp_path: Path) -> None:
     assert downloading.lacking_room(1000) is None
     problem = downloading.lacking_room(10**18)
-    assert problem is not None and "1000000000.0 GB have to be downloaded" in problem and str(tmp_path) in problem
+    assert problem is not None and "1,000,000 TB have to be downloaded" in problem and str(tmp_path) in problem
 
 
 def test_a_revision_is_pinned_to_its_commit(hub: Hub, model: Path) -> None:

@@ -26,8 +26,8 @@ from tmerge_tui.commands.inspect import plan
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.check import check, prepare
 from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
 FIRST = 4096  # bytes of header asked for at first: the models here are small
@@ -178,7 +178,7 @@ def test_a_cache_without_room_is_a_problem_of_the_check(
     hub: Hub, pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tmerge_tui.hub.download.shutil.disk_usage", lambda path: type("Usage", (), {"free": 20_000})())
-    with pytest.raises(CheckError, match=r"cache: 0\.0 GB free at .* have to be downloaded"):
+    with pytest.raises(CheckError, match=r"cache: 20 kB free at .* have to be downloaded"):
         prepare(recipe_of(serve(hub, pair)))
 
 

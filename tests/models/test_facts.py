@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from tests.families import make_family
 from tests.tiny import edit_config, make_model
 from tmerge_tui.errors import ModelError
-from tmerge_tui.models.estimate import size_text
 from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
 from tmerge_tui.recipe import Recipe, make_recipe
 
@@ -289,14 +288,6 @@ def _facts(family: str, **config: Any) -> ModelFacts:
         trust_remote_code=False,
         layout=layout,
     )
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (2.5e6, "2.5 MB"), (16.1e9, "16 GB"), (3e12, "3.0 TB")],
-)
-def test_size_text(count: float, text: str) -> None:
-    assert size_text(count) == text
 
 
 def test_training_needs_room_for_gradients_moments_and_every_trained_model(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def test_a_model_found_by_typing_has_facts_and_a_verdict_before_any_downlo
         wizard.goto("models")
         await settle(pilot)
         await pilot.press(*"brook")
-        await wait_for(pilot, "↓52.0 k")
+        await wait_for(pilot, "↓52 k")
         assert "gated" in screen_text(wizard)
         await pilot.press("down", "enter")
         assert wizard.draft.get("source.model") == "org/brook-source"

@@ -146,7 +146,7 @@ async def test_the_estimate_follows(app: TmergeApp, probe: FakeProbe, models) ->
         app.draft.set("target.model", models["target"])
         app.goto("method")
         await settle(pilot, 0.2)
-        assert "about 3:07 on cpu   memory 1.2 GB   disk 340 MB" in screen_text(app)
+        assert "about 3 min 07 s on cpu   memory 1.2 GB   disk 340 MB" in screen_text(app)
         await pilot.press("ctrl+n")
         await settle(pilot)
         assert isinstance(app.screen, ReviewScreen)

@@ -115,7 +115,7 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         await settle(pilot, 0.1)
         assert asked == ["smal"]
         text = screen_text(app)
-        assert "org/small" in text and "1.24 B  ↓52.0 k" in text and "gated" in text, text
+        assert "org/small" in text and "1.24 B  ↓52 k" in text and "gated" in text, text
         await pilot.press("down", "down", "enter")
         await settle(pilot)
         assert app.draft.get("source.model") == "org/secret"
@@ -132,7 +132,7 @@ async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch,
         await pilot.press(*"llama")
         await settle(pilot, 0.1)
         text = screen_text(app)
-        assert "org/cached-llama" in text and "cached 5.0 MB" in text and "offline" in text, text
+        assert "org/cached-llama" in text and "cached 5 MB" in text and "offline" in text, text
         await pilot.press("escape")
         await settle(pilot)
         assert isinstance(app.screen, ModelsScreen), "escape closes the list first"

@@ -1,4 +1,4 @@
-"""Numbers, ramp, matrix and chart as they are drawn."""
+"""Names, ramp, matrix and chart as they are drawn."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ from tests.tui.doubles import screen_text
 from tmerge_tui.tui import human, ramp
 from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.matrix import EMPTY, Matrix, _scale
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "–"), (0, "0 B"), (999, "999 B"), (1_240_000_000, "1.2 GB"), (340e6, "340 MB"), (16.8e9, "16.8 GB")],
-)
-def test_sizes(value: float | None, text: str) -> None:
-    assert human.size(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1:00"), (187, "3:07"), (7509, "2:05:09")],
-)
-def test_durations(value: float, text: str) -> None:
-    assert human.duration(value) == text
 
 
 @given(st.text(max_size=80), st.integers(2, 60))

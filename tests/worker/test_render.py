@@ -48,12 +48,12 @@ def test_lines_without_a_terminal() -> None:
     screen.close()
     text = out.getvalue()
     assert text.splitlines() == [
-        "[  0.0 s   0 %] run runs/x on cpu",
-        "[  0.0 s   0 %] Solving [transport]: 1,000 pairs",
-        "[  6.0 s  60 %]   600/1,000 pairs  100 pairs/s  eta 4.0 s  layer 3",
-        "[  7.0 s  61 %] warning: solver: a [bold] fallback",
-        "[  9.0 s 100 %] Solving [transport]: done in 10 s",
-        "[   10 s 100 %] fused alpha 0.1: 2.1700 bits per byte  (-0.0010 to the target, 95 % -0.0020 to +0.0005)",
+        "[   0:00   0 %] run runs/x on cpu",
+        "[   0:00   0 %] Solving [transport]: 1,000 pairs",
+        "[   0:06  60 %]   600/1,000 pairs  100 pairs/s  eta 0:04  layer 3",
+        "[   0:07  61 %] warning: solver: a [bold] fallback",
+        "[   0:09 100 %] Solving [transport]: done in 10 s",
+        "[   0:10 100 %] fused alpha 0.1: 2.1700 bits per byte  (-0.0010 to the target, 95 % -0.0020 to +0.0005)",
     ]
 
 

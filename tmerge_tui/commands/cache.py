@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tmerge_tui import bundle
 from tmerge_tui.commands.output import data, say
-from tmerge_tui.engine.wording import size
 from tmerge_tui.files import storage
+from tmerge_tui.quantities import size
 
 
 def cache(clear: bool) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
-from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.presets import read_recipe_mapping
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")

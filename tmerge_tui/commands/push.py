@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.wording import size
 from tmerge_tui.errors import UsageError
+from tmerge_tui.quantities import size
 
 
 def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:

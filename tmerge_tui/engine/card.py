@@ -21,8 +21,9 @@ from tmerge_tui.engine.publish import LOCAL, public
 from tmerge_tui.engine.templates import environment
 from tmerge_tui.engine.tuition import view_adaptation
 from tmerge_tui.engine.verdict import judge, median_ratio
-from tmerge_tui.engine.wording import NONE, bits, interval, known, number, signed
+from tmerge_tui.engine.wording import bits, interval, number, signed
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.quantities import NONE, known
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 

@@ -22,7 +22,8 @@ from tmerge_tui.engine.svg import (
     text,
     ticks,
 )
-from tmerge_tui.engine.wording import known, number, quantile, signed
+from tmerge_tui.engine.wording import number, quantile, signed
+from tmerge_tui.quantities import known
 
 Row = Mapping[str, Any]
 Matrix = Sequence[Sequence[float | None]]

@@ -20,20 +20,9 @@ from tmerge_tui.engine.svg import Figure
 from tmerge_tui.engine.templates import asset, environment
 from tmerge_tui.engine.tuition import view_adaptation
 from tmerge_tui.engine.verdict import Comparison, benchmark_better
-from tmerge_tui.engine.wording import (
-    NONE,
-    bits,
-    count,
-    duration,
-    finite,
-    interval,
-    known,
-    number,
-    quantile,
-    signed,
-    size,
-)
+from tmerge_tui.engine.wording import bits, finite, interval, number, quantile, signed
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.quantities import NONE, count, duration, known, size
 
 Row = Mapping[str, Any]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tmerge_tui.engine.svg import SERIES, Figure, line, marker, polyline, signed_tick, text, ticks
-from tmerge_tui.engine.wording import known, signed
+from tmerge_tui.engine.wording import signed
+from tmerge_tui.quantities import known
 
 Row = Mapping[str, Any]
 SHAPES = ("disc", "square", "diamond")

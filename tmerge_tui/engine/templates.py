@@ -8,6 +8,7 @@ from importlib import resources
 
 import jinja2
 
+from tmerge_tui import quantities
 from tmerge_tui.engine import wording
 
 
@@ -41,6 +42,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    words = ("bits", "signed", "interval", "number", "count", "size", "duration")
-    made.filters.update({name: getattr(wording, name) for name in words}, cell=cell, fence=fence)
+    words = [getattr(wording, name) for name in ("bits", "signed", "interval", "number")]
+    words += [getattr(quantities, name) for name in ("count", "size", "duration")]
+    made.filters.update({word.__name__: word for word in words}, cell=cell, fence=fence)
     return made

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tmerge_tui.engine.verdict import Comparison
-from tmerge_tui.engine.wording import NONE, bits, count, interval, signed
+from tmerge_tui.engine.wording import bits, interval, signed
+from tmerge_tui.quantities import NONE, count
 
 Row = Mapping[str, Any]
 

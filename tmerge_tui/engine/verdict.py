@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui.engine.wording import bits, count, interval, known, listed, number, quantile, signed
+from tmerge_tui.engine.wording import bits, interval, listed, number, quantile, signed
+from tmerge_tui.quantities import count, known
 
 PLACEBOS = {
     "shrink": "the shrunk-rows placebo (nothing transported)",

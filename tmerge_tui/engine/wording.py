@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: one place, so that verdict, report and model card say the same."""
+"""Measured values in words: one place, so that verdict, report and model card say the same."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-NONE = "–"  # what a table shows where nothing was measured
-
-
-def known(value: Any) -> float | None:
-    """`value` as a float; None when it is absent or not finite."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+from tmerge_tui.quantities import NONE, known
 
 
 def finite(value: Any) -> Any:
@@ -55,36 +50,6 @@ def number(value: Any) -> str:
     if 99.95 <= abs(x) < 1e5:
         return f"{x:,.0f}"
     return f"{x:#.3g}" if 1e-3 <= abs(x) < 1e5 else f"{x:.1e}"
-
-
-def count(value: Any) -> str:
-    x = known(value)
-    return NONE if x is None else f"{round(x):,}"
-
-
-def size(value: Any) -> str:
-    """Bytes in decimal units, as disks and the Hub count them."""
-    x = known(value)
-    if x is None:
-        return NONE
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(x) < 999.5:
-            return f"{x:.0f} {unit}" if unit == "B" or x >= 99.5 else f"{x:.3g} {unit}"
-        x /= 1000
-    return f"{x:.3g} TB"
-
-
-def duration(value: Any) -> str:
-    x = known(value)
-    if x is None:
-        return NONE
-    if x < 9.95:
-        return f"{x:.1f} s"
-    seconds = round(x)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def quantile(values: Iterable[float], q: float) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tmerge_tui.hub.errors import cache_folder, explained
 from tmerge_tui.hub.fetch import Advance, fetch
 from tmerge_tui.hub.listing import Listing, RemoteFile
+from tmerge_tui.quantities import size
 
 WORKERS = 4  # files at a time
 
@@ -58,7 +59,7 @@ def lacking_room(byte_count: int) -> str | None:
     if byte_count <= free:
         return None
     return (
-        f"cache: {free / 1e9:.1f} GB free at {folder}, {byte_count / 1e9:.1f} GB have to be downloaded; free space, "
+        f"cache: {size(free)} free at {folder}, {size(byte_count)} have to be downloaded; free space, "
         f"or set HF_HOME to a folder on another disk"
     )
 

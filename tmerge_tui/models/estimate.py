@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tmerge_tui.models.projections import SIDES
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -67,13 +68,12 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         reading + measuring + plans,
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
-            f"memory {size_text(memory)}: the larger of a forward pass {size_text(forward)} and transport "
-            f"{size_text(transport)}"
-            + (f" and training {size_text(training)}" if training else "")
-            + f", plus {size_text(RUNTIME + WORKSPACE)} for the program; one model at a time",
-            f"disk {size_text(disk)}: activations {size_text(state)}, plans {size_text(duals)}, moved weights "
-            f"{size_text(fused)}, merged models {size_text(models)} ({count})"
-            + (f", training {size_text(kept)}" if kept else ""),
+            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
+            f"{size(transport)}"
+            + (f" and training {size(training)}" if training else "")
+            + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
+            f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
+            f"{size(fused)}, merged models {size(models)} ({count})" + (f", training {size(kept)}" if kept else ""),
             f"work {(reading + measuring + plans) / 1e12:,.1f} TFLOP: reading {reading / 1e12:,.1f}, "
             f"transport {plans / 1e12:,.1f}, measuring {measuring / 1e12:,.1f}",
         ),
@@ -166,12 +166,3 @@ def _moved(recipe: Recipe, kind: str, d_out: int, d_in: int) -> int:
     count, length = (d_in, d_out) if kind in ("o", "down") else (d_out, d_in)
     k = count if recipe.fusion.k == "all" else min(recipe.fusion.k, count)
     return k * length
-
-
-def size_text(count: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

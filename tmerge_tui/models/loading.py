@@ -14,9 +14,9 @@ from tmerge_tui import machine
 from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.config import auto_class, build_on_meta, first_line, quiet, read_config
-from tmerge_tui.models.estimate import size_text
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.projections import decoder_layers
+from tmerge_tui.quantities import size
 
 SHARE = 0.6  # of the available main memory that weights may take when the recipe sets no budget
 
@@ -43,8 +43,8 @@ def pick_dtype(name: str, device: torch.device, facts: ModelFacts, budget: int |
     budget = free_memory(device) if budget is None else budget
     need = facts.weight_bytes(torch.float32)
     if need <= budget:
-        return torch.float32, f"float32: its weights ({size_text(need)}) fit the memory of {size_text(budget)}"
-    return torch.bfloat16, f"bfloat16: float32 weights ({size_text(need)}) exceed the memory of {size_text(budget)}"
+        return torch.float32, f"float32: its weights ({size(need)}) fit the memory of {size(budget)}"
+    return torch.bfloat16, f"bfloat16: float32 weights ({size(need)}) exceed the memory of {size(budget)}"
 
 
 def free_memory(device: torch.device) -> int:
@@ -114,7 +114,7 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
             )
     except torch.OutOfMemoryError as error:
         raise MemoryShortage(
-            f"{facts.name}: {size_text(facts.weight_bytes(dtype))} of weights do not fit {device}",
+            f"{facts.name}: {size(facts.weight_bytes(dtype))} of weights do not fit {device}",
             "room for the weights",
             "set memory: in the recipe to less than is free, so that layers are streamed from disk",
         ) from error
@@ -133,9 +133,9 @@ def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memo
             "download the model again",
         )
     if resaved is not None:
-        size = sum(file.stat().st_size for file in Path(resaved.name).iterdir())
-        if size:
-            emit(Warned(facts.name, f"{size_text(size)} of packed weights are kept in {resaved.name} during the run"))
+        packed = sum(file.stat().st_size for file in Path(resaved.name).iterdir())
+        if packed:
+            emit(Warned(facts.name, f"{size(packed)} of packed weights are kept in {resaved.name} during the run"))
         weakref.finalize(model, resaved.cleanup)
     return model.eval().requires_grad_(False)
 
@@ -151,21 +151,21 @@ def _streamed(facts: ModelFacts, device: torch.device, dtype: torch.dtype, budge
     outside = total - sum(sizes)
     if outside + passing > budget:
         raise MemoryShortage(
-            f"{facts.name}: embeddings ({size_text(outside)}) and one layer ({size_text(passing)}) exceed "
-            f"the memory of {size_text(budget)}",
+            f"{facts.name}: embeddings ({size(outside)}) and one layer ({size(passing)}) exceed "
+            f"the memory of {size(budget)}",
             "room for them",
             "raise memory: in the recipe, use dtype: bfloat16, or a machine with more memory",
         )
     placed = {name: str(device) for name in _modules_outside(model, path)}
     used = outside + passing
-    for index, size in enumerate(sizes):
-        used += size
+    for index, layer in enumerate(sizes):
+        used += layer
         placed[f"{path}.{index}"] = str(device) if used <= budget else "disk"
     streamed = sum(place == "disk" for place in placed.values())
     emit(
         Warned(
             facts.name,
-            f"weights of {size_text(total)} exceed the memory of {size_text(budget)}: {streamed} of {facts.layers} "
+            f"weights of {size(total)} exceed the memory of {size(budget)}: {streamed} of {facts.layers} "
             f"layers are read from disk in every forward pass, which is slower",
         )
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from tmerge_tui import __version__
 from tmerge_tui.edition import edition
 from tmerge_tui.machine import cores, memory, nvidia
-from tmerge_tui.tui import human
+from tmerge_tui.quantities import size
 
 
 def facts(folder: Path) -> list[tuple[str, str]]:
@@ -23,8 +23,8 @@ def facts(folder: Path) -> list[tuple[str, str]]:
     return [
         ("GPU", _gpu()),
         ("CPU", f"{seen if granted is None else f'{granted:g} of {seen}'} cores, {platform.machine()}"),
-        ("Memory", f"{human.size(has.available)} free of {human.size(has.total if has.limit is None else has.limit)}"),
-        ("Disk here", f"{human.size(disk.free)} free of {human.size(disk.total)}"),
+        ("Memory", f"{size(has.available)} free of {size(has.total if has.limit is None else has.limit)}"),
+        ("Disk here", f"{size(disk.free)} free of {size(disk.total)}"),
         ("Hub", catalog.login()),
         ("Versions", f"tmerge {__version__}, torch {_version('torch')}, transformers {_version('transformers')}"),
     ]
@@ -40,7 +40,7 @@ def _gpu() -> str:
     if not seen.cards:
         return "none found"
     count, first = len(seen.cards), seen.cards[0]
-    return f"{f'{count} x ' if count > 1 else ''}{first.name}, {human.size(first.total)}"
+    return f"{f'{count} x ' if count > 1 else ''}{first.name}, {size(first.total)}"
 
 
 def _version(package: str) -> str:

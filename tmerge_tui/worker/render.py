@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tmerge_tui.engine.wording import duration, number, signed
+from tmerge_tui.engine.wording import signed
 from tmerge_tui.events import Line, Logged, Metric, RunStarted, StageFinished, StageProgressed, StageStarted, Warned
+from tmerge_tui.quantities import clock, duration, progress, rate
 from tmerge_tui.worker.state import RunState, Stage
 
 EVERY = 5.0  # seconds between two progress lines of one stage where there is no terminal
@@ -70,7 +71,7 @@ class Lines:
         elif isinstance(event, StageProgressed) and event.done < event.total and line.t - self._spoke >= EVERY:
             self._spoke = line.t
             stage = self.state.stages[event.stage]
-            self._say(line, f"  {amount(stage)}  {pace(stage)}  eta {duration(stage.eta())}  {event.note}".rstrip())
+            self._say(line, f"  {amount(stage)}  {pace(stage)}  eta {clock(stage.eta())}  {event.note}".rstrip())
         elif isinstance(event, StageFinished):
             stage = self.state.stages[event.stage]
             self._say(line, f"{stage.label}: {ending(stage)}")
@@ -80,7 +81,7 @@ class Lines:
     def _say(self, line: Line, text: str) -> None:
         since = self.state.elapsed(line.t)
         share = f"{100 * self.state.fraction:3.0f} %"
-        self.console.print(Text(f"[{duration(since):>7} {share}] {text}"), soft_wrap=True)
+        self.console.print(Text(f"[{clock(since):>7} {share}] {text}"), soft_wrap=True)
 
     def tick(self) -> None:
         pass
@@ -129,11 +130,10 @@ def screen(state: RunState, now: float, width: int = 80) -> RenderableType:
     for stage in state.stages.values():
         mark, style = MARKS[stage.outcome]
         label = Text(stage.label, "" if stage.started is not None else "dim")
-        elapsed = duration(stage.elapsed(now)) if stage.started is not None else ""
-        row = [amount(stage), pace(stage) if width >= 100 else "", elapsed, left(stage)]
+        row = [amount(stage), pace(stage) if width >= 100 else "", elapsed(stage, now), left(stage)]
         table.add_row(Text(mark, style), label, _bar(stage.fraction, width), *map(Text, row))
     eta = state.eta(now)
-    row = [f"{100 * state.fraction:.0f} %", "", duration(state.elapsed(now)), f"eta {duration(eta)}" if eta else ""]
+    row = [f"{100 * state.fraction:.0f} %", "", clock(state.elapsed(now)), f"eta {clock(eta)}" if eta else ""]
     table.add_row(Text(""), Text("whole run", "bold"), _bar(state.fraction, width), *map(Text, row))
     return table
 
@@ -163,17 +163,24 @@ def remark(line: Line) -> str | None:
 def amount(stage: Stage) -> str:
     if stage.outcome == "waiting" or stage.total <= 0:
         return ""
-    return f"{stage.done:,}/{stage.total:,} {stage.unit}"
+    return progress(stage.done, stage.total, stage.unit)
 
 
 def pace(stage: Stage) -> str:
-    return f"{number(stage.rate)} {stage.unit}/s" if stage.rate > 0 else ""
+    return rate(stage.rate, stage.unit) if stage.rate > 0 else ""
+
+
+def elapsed(stage: Stage, now: float) -> str:
+    """A running clock, then how long it took."""
+    if stage.started is None:
+        return ""
+    return clock(stage.elapsed(now)) if stage.outcome == "running" else duration(stage.elapsed(now))
 
 
 def left(stage: Stage) -> str:
     eta = stage.eta()
     if eta is not None:
-        return f"eta {duration(eta)}"
+        return f"eta {clock(eta)}"
     return stage.outcome if stage.outcome not in ("running", "waiting", "done") else ""
 
 

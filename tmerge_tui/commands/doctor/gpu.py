@@ -17,7 +17,7 @@ from typing import Any
 from tmerge_tui import bundle, machine
 from tmerge_tui.commands.doctor.finding import Finding, Level, checked
 from tmerge_tui.edition import edition
-from tmerge_tui.engine.wording import size
+from tmerge_tui.quantities import size
 
 # Oldest driver for each CUDA release, by their first numbers: NVIDIA's table of minor version compatibility.
 DRIVERS = {11: 450, 12: 525, 13: 580}

@@ -15,7 +15,7 @@ import psutil
 from tmerge_tui import bundle, machine
 from tmerge_tui.commands.doctor.finding import Finding, Level, checked
 from tmerge_tui.edition import edition
-from tmerge_tui.engine.wording import size
+from tmerge_tui.quantities import size
 
 LOW_MEMORY = 4e9
 LOW_DISK = 10e9  # for models

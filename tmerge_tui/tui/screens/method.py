@@ -16,7 +16,8 @@ from textual.widgets import Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
-from tmerge_tui.tui import catalog, human
+from tmerge_tui.quantities import duration, size
+from tmerge_tui.tui import catalog
 from tmerge_tui.tui.draft import OPTIONS, SWITCHES, is_expert
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
@@ -140,13 +141,13 @@ class MethodScreen(WizardPage):
         shown.update(
             Content.assemble(
                 ("about ", "$foreground 60%"),
-                (human.duration(said["seconds"]), "bold"),
+                (duration(said["seconds"]), "bold"),
                 (f" on {said['device']}   memory ", "$foreground 60%"),
-                (human.size(said["memory"]), "bold"),
+                (size(said["memory"]), "bold"),
                 ("   disk ", "$foreground 60%"),
-                (human.size(said["disk"]), "bold"),
+                (size(said["disk"]), "bold"),
                 ("   download " if said["download"] else "", "$foreground 60%"),
-                (human.size(said["download"]) if said["download"] else "", "bold"),
+                (size(said["download"]) if said["download"] else "", "bold"),
             )
         )
 

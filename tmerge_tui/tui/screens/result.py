@@ -17,6 +17,7 @@ from textual.content import Content
 from textual.widgets import Button, Input, Static, TabbedContent, TabPane
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.quantities import duration, size
 from tmerge_tui.tui import human
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.tui.screens.push import PushScreen
@@ -227,7 +228,7 @@ class ResultScreen(Page):
             except TmergeError as error:
                 shown.update(Content.styled(f"✗ {error}", "$error"))
                 continue
-            speed = f"{said['tokens']} tokens in {human.duration(said['seconds'])}"
+            speed = f"{said['tokens']} tokens in {duration(said['seconds'])}"
             shown.update(Content.assemble((prompt, "bold"), "▸", said["text"], (f"\n\n{speed}", "$foreground 60%")))
 
     # files
@@ -240,7 +241,7 @@ class ResultScreen(Page):
         lines.append(Content.assemble(("report      ", "$foreground 60%"), str(self.path / "report.html")))
         lines.append(Content.assemble(("recipe      ", "$foreground 60%"), str(self.path / "recipe.yaml")))
         for file in self.results.get("files", []):
-            lines.append(Content(f"  {human.size(file['bytes']):>9}  {file['path']}"))
+            lines.append(Content(f"  {size(file['bytes']):>9}  {file['path']}"))
         self.query_one("#file-list", Static).update(Content("\n").join(lines))
         reason = push_refused()
         self.query_one("#push", Button).disabled = bool(reason)

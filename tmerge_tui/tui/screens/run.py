@@ -21,6 +21,7 @@ from textual.widgets import Button, Log, Static
 
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
+from tmerge_tui.quantities import duration
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.tui import human
 from tmerge_tui.tui.draft import Draft
@@ -176,9 +177,9 @@ class RunScreen(Page):
         parts.append(f" {state.fraction:4.0%}   ")
         ended = self.follower.ended is not None
         parts.append(("elapsed ", "$foreground 60%"))
-        parts.append(human.duration(state.elapsed(state.last if ended else now)))
+        parts.append(duration(state.elapsed(state.last if ended else now)))
         if left is not None:
-            parts += [("   left about ", "$foreground 60%"), human.duration(left)]
+            parts += [("   left about ", "$foreground 60%"), duration(left)]
         if state.start is not None and self.size.width > 90:
             parts.append((f"   {state.start.device}", "$foreground 60%"))
         if state.warnings:

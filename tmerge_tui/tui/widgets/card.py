@@ -19,6 +19,7 @@ from textual.widgets import ContentSwitcher, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.quantities import NONE, magnitude, size
 from tmerge_tui.recipe import is_folder
 from tmerge_tui.tui import catalog, human
 from tmerge_tui.tui.probe import Probe
@@ -201,12 +202,12 @@ def facts_card(facts: dict[str, Any], found: catalog.Found) -> Content:
     heads = f"{facts['heads']}" + (f", kv {facts['kv_heads']}" if facts["kv_heads"] != facts["heads"] else "")
     rows = [
         ("family", f"{facts['model_type']}  {facts['architecture']}"),
-        ("parameters", human.count(facts["parameters"])),
+        ("parameters", magnitude(facts["parameters"])),
         ("layers", str(facts["layers"])),
         ("hidden", f"{facts['hidden']:,}"),
         ("heads", f"{heads}, {facts['head_dim']} wide"),
         ("vocabulary", f"{facts['vocab']:,}"),
-        ("dtype", f"{facts['dtype']}, {human.size(facts['bytes_on_disk'])}"),
+        ("dtype", f"{facts['dtype']}, {size(facts['bytes_on_disk'])}"),
         ("template", "chat template" if facts["chat_template"] else "none: plain text"),
         ("licence", facts["licence"] or found.licence or "not stated"),
         ("gated", "yes, and you have been let in" if found.gated else "no"),
@@ -221,22 +222,22 @@ def facts_card(facts: dict[str, Any], found: catalog.Found) -> Content:
 
 def _origin(facts: dict[str, Any], found: catalog.Found) -> str:
     if facts["download"]:
-        return f"the Hub: {human.size(facts['download'])} to download"
+        return f"the Hub: {size(facts['download'])} to download"
     return {"folder": "a folder", "cache": "the local cache", "hub": "the Hub, and already here"}[found.origin]
 
 
 def hub_card(found: catalog.Found) -> Content:
     """What the Hub says about a model whose weights are not here."""
     rows = [
-        ("family", found.family or human.DASH),
-        ("parameters", human.count(found.parameters)),
-        ("size", human.size(found.bytes)),
-        ("downloads", human.count(found.downloads)),
+        ("family", found.family or NONE),
+        ("parameters", magnitude(found.parameters)),
+        ("size", size(found.bytes)),
+        ("downloads", magnitude(found.downloads)),
         ("licence", found.licence or "not stated"),
         ("gated", "yes" if found.gated else "no"),
     ]
     if found.origin == "folder":
-        rows = [("family", found.family or human.DASH), ("size", human.size(found.bytes)), ("from", "a folder")]
+        rows = [("family", found.family or NONE), ("size", size(found.bytes)), ("from", "a folder")]
     return _rows(rows)
 
 
@@ -255,9 +256,9 @@ def _rows(rows: list[tuple[str, str]]) -> Content:
 
 def _line(found: catalog.Found, width: int) -> Content:
     right = {
-        "cache": f"cached {human.size(found.bytes)}",
+        "cache": f"cached {size(found.bytes)}",
         "folder": "model" if found.bytes else "folder",
-        "hub": f"{human.count(found.parameters)}  ↓{human.count(found.downloads)}" + ("  gated" if found.gated else ""),
+        "hub": f"{magnitude(found.parameters)}  ↓{magnitude(found.downloads)}" + ("  gated" if found.gated else ""),
     }[found.origin]
     name = human.shorten(found.name, max(width - len(right) - 2, 8))
     return Content.assemble(name, " " * max(width - len(name) - len(right), 1), (right, "$foreground 60%"))

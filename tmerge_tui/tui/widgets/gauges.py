@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from tmerge_tui.events import ResourceSample
-from tmerge_tui.tui import human
+from tmerge_tui.quantities import size
 from tmerge_tui.tui.widgets.stages import bar
 
 CORES = os.cpu_count() or 1
@@ -34,15 +34,15 @@ class Gauges(Widget):
             (
                 "Memory",
                 sample.rss / max(sample.memory_total, 1),
-                f"{human.size(sample.rss)} of {human.size(sample.memory_total)}, peak {human.size(self.peak)}",
+                f"{size(sample.rss)} of {size(sample.memory_total)}, peak {size(self.peak)}",
             ),
         ]
         if sample.gpu_total:
-            used = f"{human.size(sample.gpu_used)} of {human.size(sample.gpu_total)}, {sample.gpu:.0f} % busy"
+            used = f"{size(sample.gpu_used)} of {size(sample.gpu_total)}, {sample.gpu:.0f} % busy"
             rows.append(("GPU", sample.gpu_used / sample.gpu_total, used))
         lines = [
             Content.assemble((f"{name:<7}", "$foreground 60%"), bar(share, 12), f" {text}")
             for name, share, text in rows
         ]
-        lines.append(Content.assemble(("Disk   ", "$foreground 60%"), f"{human.size(sample.disk_free)} free"))
+        lines.append(Content.assemble(("Disk   ", "$foreground 60%"), f"{size(sample.disk_free)} free"))
         return Content("\n").join(lines)

@@ -6,7 +6,7 @@ from typing import Any
 
 from textual.content import Content
 
-from tmerge_tui.tui import human
+from tmerge_tui.quantities import NONE
 from tmerge_tui.tui.widgets.chart import Series
 
 NAMES = {
@@ -45,8 +45,8 @@ def table(scores: list[dict[str, Any]]) -> Content:
 def _row(score: dict[str, Any]) -> Content:
     value, difference = score.get("bits_per_byte"), score.get("difference")
     name = NAMES.get(score["model"], score["model"])
-    alpha = human.DASH if score["alpha"] is None else f"{score['alpha']:g}"
-    text = human.DASH if value is None else f"{value:.4f}"
+    alpha = NONE if score["alpha"] is None else f"{score['alpha']:g}"
+    text = NONE if value is None else f"{value:.4f}"
     parts: list[Any] = [(f"{name:<19}", "bold" if score["model"] == "fused" else ""), f"{alpha:>6}{text:>11}"]
     if difference is not None:
         low, high = score.get("low"), score.get("high")

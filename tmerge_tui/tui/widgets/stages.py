@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
+from tmerge_tui.quantities import duration, rate
 from tmerge_tui.tui import human
 from tmerge_tui.worker.state import RunState, Stage
 
@@ -63,14 +64,14 @@ class Stages(Widget):
     def _right(self, stage: Stage, outcome: str) -> str:
         if outcome == "waiting":
             return ""
-        elapsed = human.duration(stage.elapsed(self.now))
+        elapsed = duration(stage.elapsed(self.now))
         if outcome != "running":
             return f"{elapsed:>8}"
         counts = f"{stage.done:,}/{stage.total:,} {stage.unit}" if stage.total else ""
-        left = f"{human.duration(stage.eta()):>6} left"
+        left = f"{duration(stage.eta()):>6} left"
         if self.size.width < 84:
             return f"{counts}  {left}"
-        return f"{counts}  {human.rate(stage.rate, stage.unit):>13}  {elapsed:>7}  {left}"
+        return f"{counts}  {rate(stage.rate, stage.unit):>13}  {elapsed:>7}  {left}"
 
 
 def bar(fraction: float, width: int) -> Content:
