@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from tests.engine.sample_results import HOSTILE, make_results
 from tmerge_tui.engine.card import hub_id, public_recipe, write_card
+from tmerge_tui.engine.publish import public
 
 
 @pytest.fixture
@@ -143,6 +144,12 @@ def test_public_recipe_is_yaml():
         "path": "y.txt",
         "n": None,
     }
+
+
+def test_cells_of_a_heat_map_are_no_path_and_no_token():
+    cells = "/w/abc/def+hf" + "Ab12" * 8  # whole base64
+    assert public({"heatmaps": [{"data": cells, "title": "q.in 0"}]})["heatmaps"][0]["data"] == cells
+    assert public({"note": cells})["note"] != cells  # it would be cut anywhere else
 
 
 def test_importing_reaches_no_network():

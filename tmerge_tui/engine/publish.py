@@ -20,6 +20,7 @@ LOCAL = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 _INSIDE = re.compile(r"(?<![\w:/.~-])~?(?:/[^\s/:,;'\"()]+)+/([^\s/:,;'\"()]+)")  # /a/b/c amid a sentence; not a URL
 _TOKEN = re.compile(r"\b(hf|api_org|ghp|sk)_?-?[A-Za-z0-9]{20,}\b")
 _SECRET_KEY = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
+_CELLS = "data"  # of a heat map: base64, which looks like a path or a token by chance
 _TEXT = ("prompts", "prompt", "text")  # what a model reads or writes is not a path, even when it starts with a slash
 
 
@@ -29,7 +30,7 @@ def public(value: Any, key: str = "") -> Any:
         return {k: public(v, str(k)) for k, v in value.items() if not _SECRET_KEY.search(str(k))}
     if isinstance(value, (list, tuple)):
         return [public(v, key) for v in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or key == _CELLS:
         return value
     if key not in _TEXT:
         # PureWindowsPath knows both kinds of slash
