@@ -58,7 +58,7 @@ def heat(l: int, m: int, side: str, rows: int = 48, columns: int = 64) -> HeatMa
         for c in range(columns):
             distance = abs(r / rows - c / columns)
             cells.append(min(int(255 * math.exp(-(distance**2) * 60) * made.uniform(0.2, 1.0)), 255))
-    return HeatMap(f"Q l={l} m={m} {side}", l, m, side, rows, columns, 1e-7, 3.4e-4, pack_cells(bytes(cells)))
+    return HeatMap(f"Q l={l} m={m} {side}", l, m, side, rows, columns, -1.2, 1.4, pack_cells(bytes(cells)))
 
 
 def events(folder: str = "/runs/demo", until: str = "") -> Iterator[Event]:

@@ -94,17 +94,53 @@ async def test_text_from_both_models(app: TmergeApp, probe: FakeProbe, done: Pat
         assert "✗ no model in x" in screen_text(app)
 
 
+async def test_text_of_the_model_that_is_picked(app: TmergeApp, probe: FakeProbe, done: Path) -> None:
+    """At first that of the verdict, which need not be the first alpha."""
+    report = json.loads((done / "report.json").read_text())
+    report["verdict"]["alpha"] = 0.1
+    report["output"] = [{"alpha": a, "folder": f"model-alpha-{a}", "trained": False} for a in (0.02, 0.1)]
+    report["output"].insert(0, {"alpha": 0.2, "folder": "model", "trained": True})
+    written = [("target", None, "T"), ("fused", 0.02, "weak"), ("fused", 0.1, "best"), ("adapted", None, "taught")]
+    report["samples"] = [{"model": m, "alpha": a, "prompt": "So", "text": t} for m, a, t in written]
+    (done / "report.json").write_text(json.dumps(report))
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await show(app, pilot, done, "4")
+        text = screen_text(app)
+        assert "So▸T" in text and "So▸best" in text and "weak" not in text and "‹0.1›" in text and "taught" not in text
+        screen.query_one("#alpha").focus()
+        await pilot.press("left")
+        await settle(pilot)
+        assert "So▸weak" in screen_text(app) and "best" not in screen.query_one("#text-fused").render().plain
+        await pilot.press("left")
+        await settle(pilot)
+        assert "‹0.2 trained›" in screen_text(app) and "So▸taught" in screen_text(app)
+        screen.query_one("#prompt").focus()
+        await pilot.press(*"two", "enter")
+        await settle(pilot)
+        assert {args["folder"] for call, args in probe.asked if call == "generate"} == {"model"}
+        assert screen.model_folder == done / "model-alpha-0.1", "what is copied and pushed is the verdict's"
+
+
 async def test_files_and_the_push_button_with_its_reason(app: TmergeApp, done: Path, monkeypatch) -> None:
     monkeypatch.setattr(result, "push_refused", lambda: "not logged in: run `hf auth login` first")
+    (done / "model-alpha-0.05").mkdir()
+    (done / "model-alpha-0.05" / "model.safetensors").write_bytes(bytes(1500))
     async with app.run_test(size=(100, 30)) as pilot:
         screen = await show(app, pilot, done, "5")
         text = screen_text(app)
         assert "report.html" in text and "model-alpha-0.1" in text and "not logged in" in text
+        assert "model-alpha-0.05, which the verdict is about:" in text and "1.5 kB  model.safetensors" in text
         assert screen.query_one("#push").disabled
         screen.query_one("#copy-path").focus()
         await pilot.press("enter")
         await pilot.pause()
         assert app.clipboard == str(done / "model-alpha-0.05")
+
+
+async def test_a_model_that_has_gone_is_told(app: TmergeApp, done: Path) -> None:
+    async with app.run_test(size=(100, 30)) as pilot:
+        await show(app, pilot, done, "5")
+        assert "model-alpha-0.05: No such file or directory" in " ".join(screen_text(app).split())
 
 
 async def test_push_asks_and_is_private_unless_told_otherwise(app: TmergeApp, done: Path, monkeypatch) -> None:

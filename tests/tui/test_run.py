@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from textual.pilot import Pilot
@@ -77,6 +78,39 @@ async def test_the_views_of_a_narrow_terminal(app: TmergeApp, tmp_path: Path) ->
         await pilot.press("3")
         await pilot.pause(0.3)
         assert "8 duplicate samples left out" in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "second", "ended"),
+    [
+        ((80, 24), {"Stages", "Worker"}, {"Layer costs", "Transport plan", "Sinkhorn"}, {"Stages", "Worker"}),
+        ((120, 30), {"Stages", "Worker", "Log"}, {"Layer costs", "Transport plan", "Sinkhorn"}, {"Stages", "Log"}),
+        ((120, 36), "all", "all", {"Stages", "Worker", "Sinkhorn", "Log"}),
+        ((120, 50), "all", "all", "all"),
+    ],
+)
+async def test_what_has_no_room_is_a_key_away(app: TmergeApp, tmp_path: Path, size, first, second, ended) -> None:
+    """Nothing is squeezed to a frame without content; an ended run gives the room of its maps to what it says."""
+    everything = {"Stages", "Worker", "Layer costs", "Transport plan", "Sinkhorn", "Log"}
+
+    def cards() -> set[str]:
+        drawn = [card for card in app.screen.query(".card") if card.region.height and card.region.width]
+        assert all(card.content_size.height >= 2 for card in drawn), screen_text(app)
+        return {str(card.border_title) for card in drawn}
+
+    live = write_run(tmp_path / "live", until="transport")
+    follower = follow.Follower(live, worker=SimpleNamespace(pid=0, returncode=None))
+    async with app.run_test(size=size) as pilot:
+        app.push_screen(RunScreen(live.path, follower))
+        await until(pilot, "running")
+        assert cards() == (everything if first == "all" else first)
+        await pilot.press("2")
+        await pilot.pause()
+        assert cards() == (everything if second == "all" else second)
+        app.show_run(write_run(tmp_path / "done").path)
+        await until(pilot, "finished")
+        assert cards() >= (everything if ended == "all" else ended)
+        assert ("Layer costs" in cards()) == (ended == "all")
 
 
 async def test_a_dead_worker_says_what_happened_and_resumes(app: TmergeApp, tmp_path: Path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from tests.tui.fakes import write_run
 from tmerge_tui import recipe
 from tmerge_tui.tui import machine
 from tmerge_tui.tui.app import TmergeApp
+from tmerge_tui.tui.widgets import gauges
 
 FOLDER = Path(__file__).parent / "snapshots"
 SIZES = [(80, 24), (160, 50)]
@@ -49,6 +50,7 @@ async def open_screen(app: TmergeApp, pilot, name: str, models: dict[str, str]) 
 def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, str]:
     """Nothing of this machine, this minute or this folder on the screen."""
     monkeypatch.setattr(machine, "facts", lambda folder: MACHINE)
+    monkeypatch.setattr(gauges, "full_load", lambda: 200)
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setattr(recipe, "_with_absolute_paths", lambda made: made)  # they wrap where this folder's name ends
     for path in models.values():

@@ -27,6 +27,7 @@ from tmerge_tui.tui.widgets.matrix import Matrix, Picker
 from tmerge_tui.tui.widgets.toggles import OneOf
 from tmerge_tui.worker.spawn import command, environment
 
+REST = (("report", "report.html"), ("recipe", "recipe.yaml"))  # of a run folder, beside its models
 PANES = ("scores", "layers", "plans", "text", "files")
 
 
@@ -198,13 +199,40 @@ class ResultScreen(Page):
     # text
 
     async def _show_text(self) -> None:
-        alphas = [f"{one['alpha']:g}" for one in self.results["output"]]
-        if len(alphas) > 1:
-            await self.query_one("#alpha-row").mount(OneOf(alphas, alphas[0], id="alpha"))
-        for name in ("target", "fused"):
-            samples = [s for s in self.results.get("samples", []) if s["model"] == name]
+        names = [_label(one) for one in self.results["output"]]
+        if len(names) > 1:
+            await self.query_one("#alpha-row").mount(OneOf(names, _label(self.best), id="alpha"))
+        self._show_samples(self.best)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The written model that the verdict is about."""
+        outputs = self.results.get("output") or [{"alpha": None, "folder": "model"}]
+        alpha = self.results.get("verdict", {}).get("alpha")
+        return next((one for one in outputs if one["alpha"] == alpha), outputs[0])
+
+    @property
+    def picked(self) -> dict[str, Any]:
+        """The written model whose text is shown."""
+        chosen = next((row.value for row in self.query("#alpha").results(OneOf)), "")
+        return next((one for one in self.results["output"] if _label(one) == chosen), self.best)
+
+    @on(OneOf.Changed, "#alpha")
+    def _another(self) -> None:
+        self.workers.cancel_group(self, "generate")
+        self._show_samples(self.picked)
+
+    def _show_samples(self, output: dict[str, Any]) -> None:
+        """The prompts of the recipe, as the target and this output went on with them."""
+        model = "adapted" if output.get("trained") else "fused"
+        for column, name in (("target", "target"), ("fused", model)):
+            samples = [
+                s
+                for s in self.results.get("samples", [])
+                if s["model"] == name and (name != "fused" or s.get("alpha") in (None, output["alpha"]))
+            ]
             text = "\n\n".join(f"{s['prompt']}▸{s['text']}" for s in samples)
-            self.query_one(f"#text-{name}", Static).update(Content(text))
+            self.query_one(f"#text-{column}", Static).update(Content(text))
 
     @on(Input.Submitted, "#prompt")
     def _prompted(self, event: Input.Submitted) -> None:
@@ -213,10 +241,7 @@ class ResultScreen(Page):
 
     @work(exclusive=True, group="generate", exit_on_error=False)
     async def generate(self, prompt: str) -> None:
-        outputs = self.results["output"]
-        chosen = self.query("#alpha").results(OneOf)
-        alpha = next((one.value for one in chosen), f"{outputs[0]['alpha']:g}")
-        folder = next(one["folder"] for one in outputs if f"{one['alpha']:g}" == alpha)
+        folder = self.picked["folder"]
         for name in ("target", "fused"):
             self.query_one(f"#text-{name}", Static).update(Content.styled(f"{prompt}▸ …", "$foreground 60%"))
         for name in ("target", "fused"):
@@ -234,14 +259,20 @@ class ResultScreen(Page):
     # files
 
     def _show_files(self) -> None:
+        outputs = self.results["output"]
         lines = []
-        for one in self.results["output"]:
-            folder = self.path / one["folder"]
-            lines.append(Content.assemble((f"alpha {one['alpha']:<6g}", "$foreground 60%"), (str(folder), "bold")))
-        lines.append(Content.assemble(("report      ", "$foreground 60%"), str(self.path / "report.html")))
-        lines.append(Content.assemble(("recipe      ", "$foreground 60%"), str(self.path / "recipe.yaml")))
-        for file in self.results.get("files", []):
-            lines.append(Content(f"  {size(file['bytes']):>9}  {file['path']}"))
+        for one in outputs:
+            style = "bold" if one is self.best else "$foreground 60%"
+            lines.append(_row(f"alpha {_label(one)}", str(self.path / one["folder"]), style))
+        lines += [_row(name, str(self.path / file)) for name, file in REST]
+        lines.append(Content(""))
+        if len(outputs) > 1:
+            lines.append(Content.styled(f"{self.best['folder']}, which the verdict is about:", "$foreground 60%"))
+        try:
+            files = sorted((file.name, file.stat().st_size) for file in self.model_folder.iterdir() if file.is_file())
+            lines += [Content(f"{size(count):>8}  {name}") for name, count in files]
+        except OSError as error:
+            lines.append(Content.styled(f"✗ {self.model_folder}: {error.strerror}", "$error"))
         self.query_one("#file-list", Static).update(Content("\n").join(lines))
         reason = push_refused()
         self.query_one("#push", Button).disabled = bool(reason)
@@ -249,8 +280,7 @@ class ResultScreen(Page):
 
     @property
     def model_folder(self) -> Path:
-        outputs = self.results.get("output") or [{"folder": "model"}]
-        return self.path / outputs[0]["folder"]
+        return self.path / self.best["folder"]
 
     @on(Button.Pressed, "#copy-path")
     def _copy(self) -> None:
@@ -309,6 +339,14 @@ class ResultScreen(Page):
 
     def action_back(self) -> None:
         self.wizard.go_home()
+
+
+def _label(output: dict[str, Any]) -> str:
+    return f"{output['alpha']:g}" + (" trained" if output.get("trained") else "")
+
+
+def _row(name: str, text: str, style: str = "") -> Content:
+    return Content.assemble((f"{name:<20}", "$foreground 60%"), (text, style))
 
 
 def push_refused() -> str:

@@ -7,7 +7,6 @@ state at most at the same pace. Closing the screen leaves the run alone.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -17,11 +16,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Button, Log, Static
+from textual.widgets import Button, Static
 
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
-from tmerge_tui.quantities import duration
+from tmerge_tui.quantities import clock, duration
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.tui import human
 from tmerge_tui.tui.draft import Draft
@@ -29,6 +28,7 @@ from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.gauges import Gauges
+from tmerge_tui.tui.widgets.logpane import LogPane
 from tmerge_tui.tui.widgets.matrix import Matrix
 from tmerge_tui.tui.widgets.stages import Stages, bar
 from tmerge_tui.worker.follow import Ended, Follower
@@ -37,6 +37,8 @@ from tmerge_tui.worker.state import RunState
 POLL = 0.1  # seconds between two looks at the event file
 MAP_EVERY = 0.25  # seconds between two drawings of a map: the terminal pays for every changed cell
 TABS = ("stages", "maps", "log")
+WHOLE = (116, 36)  # columns and rows from which on all views stand side by side
+ENDED = 44  # rows that they take together with how the run has ended; with fewer the maps go: the result has them
 PHASES = {
     "starting": ("○ starting", "$foreground 60%"),
     "running": ("● running", "$primary bold"),
@@ -52,7 +54,7 @@ class RunScreen(Page):
     step = "run"
     tips = (
         "The merge runs in a process of its own: closing this screen or the terminal does not stop it. "
-        "1, 2 and 3 change the view on a narrow terminal; a wide one shows everything."
+        f"1, 2 and 3 change the view; a terminal of {WHOLE[0]} x {WHOLE[1]} shows everything."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,7 +80,6 @@ class RunScreen(Page):
         self.follower = follower or Follower(self.run)
         self.state = RunState()
         self.side = ""  # the side whose costs are shown; "" follows the solver
-        self.logged: tuple[float, str, str] | None = None  # the last line written
         self._drawn = 0.0
         self._phase = ""
         self._seen: tuple[object, ...] = ()
@@ -111,7 +112,7 @@ class RunScreen(Page):
                 yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
             with Vertical(classes="card -in-log", id="log-card") as card:
                 card.border_title = "Log"
-                yield Log(id="log", max_lines=500)
+                yield LogPane(id="log")
 
     def on_mount(self) -> None:
         self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
@@ -121,6 +122,16 @@ class RunScreen(Page):
     def on_unmount(self) -> None:
         if self.wizard.attached == self.path:
             self.wizard.attached = None
+
+    def on_resize(self) -> None:
+        self._fit()
+
+    def _fit(self) -> None:
+        """One view at a time where they have no room side by side."""
+        tabs = self.size.width < WHOLE[0] or self.size.height < WHOLE[1]
+        self.set_class(tabs, "-tabs")
+        self.set_class(not tabs and self.follower.ended is not None and self.size.height < ENDED, "-squeezed")
+        self.refresh_bindings()
 
     # following
 
@@ -158,8 +169,8 @@ class RunScreen(Page):
             state, now if self.follower.ended is None else state.last, dead=self.phase == "crashed"
         )
         if state.resources is not None:
-            self.query_one(Gauges).show(state.resources, state.peak_rss)
-        self._draw_log()
+            self.query_one(Gauges).show(state.resources, state.peak_rss, state.peak_gpu)
+        self.query_one(LogPane).show(state.log)
         if time.monotonic() - self._drawn >= MAP_EVERY:
             self._drawn = time.monotonic()
             self._draw_maps()
@@ -175,12 +186,13 @@ class RunScreen(Page):
         left = state.eta(now) if self.phase == "running" else None
         parts: list[Content | tuple[str, str] | str] = [(f"{text}  ", style), bar(state.fraction, 24)]
         parts.append(f" {state.fraction:4.0%}   ")
-        ended = self.follower.ended is not None
-        parts.append(("elapsed ", "$foreground 60%"))
-        parts.append(duration(state.elapsed(state.last if ended else now)))
+        if self.follower.ended is not None:
+            parts += [("after ", "$foreground 60%"), duration(state.elapsed(state.last))]
+        else:
+            parts += [("elapsed ", "$foreground 60%"), clock(state.elapsed(now))]
         if left is not None:
-            parts += [("   left about ", "$foreground 60%"), duration(left)]
-        if state.start is not None and self.size.width > 90:
+            parts += [("   left about ", "$foreground 60%"), clock(left)]
+        if state.start is not None and state.start.device != "auto" and self.size.width > 90:
             parts.append((f"   {state.start.device}", "$foreground 60%"))
         if state.warnings:
             count = len(state.warnings)
@@ -210,15 +222,6 @@ class RunScreen(Page):
     def _unconverged(self) -> str:
         return f", {self.state.unconverged:,} not converged" if self.state.unconverged else ""
 
-    def _draw_log(self) -> None:
-        log = self.query_one(Log)
-        fresh = list(itertools.takewhile(lambda entry: entry is not self.logged, reversed(self.state.log)))
-        for t, level, message in reversed(fresh):
-            stamp = time.strftime("%H:%M:%S", time.localtime(t))
-            mark = "! " if level == "warning" else "  "
-            log.write_line(f"{stamp} {mark}{message}")
-        self.logged = self.state.log[-1] if self.state.log else None
-
     def _draw_end(self, ended: Ended) -> None:
         """What happened, and what can be done now."""
         lines: list[str] = []
@@ -239,6 +242,7 @@ class RunScreen(Page):
             self.query_one("#to-result").display = done
             self.query_one("#to-resume").display = self.query_one("#to-edit").display = not done
             ending.add_class("-shown")
+            self._fit()
             ending.set_class(not done, "-bad")
             self.query_one("#to-result" if done else "#to-resume").focus()
         self.query_one("#ending-text", Static).update("\n".join(lines))
@@ -257,7 +261,7 @@ class RunScreen(Page):
         if action == "result":
             return self.phase == "finished"
         if action == "tab":
-            return self.has_class("-narrow")
+            return self.has_class("-tabs")
         return True
 
     def action_tab(self, name: str) -> None:
@@ -288,9 +292,9 @@ class RunScreen(Page):
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")
             return
-        self.follower, self.state, self.logged, self._seen = follower, RunState(), None, ()
-        self.query_one(Log).clear()
+        self.follower, self.state, self._seen = follower, RunState(), ()
         self.query_one("#ending").remove_class("-shown")
+        self._fit()
         self.watch_run()
 
     @on(Button.Pressed, "#to-edit")

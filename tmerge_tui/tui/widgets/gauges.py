@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-import os
+import functools
 
 from textual.content import Content
 from textual.widget import Widget
 
 from tmerge_tui.events import ResourceSample
+from tmerge_tui.machine import cores
 from tmerge_tui.quantities import size
 from tmerge_tui.tui.widgets.stages import bar
 
-CORES = os.cpu_count() or 1
+NAME, BAR = 7, 12  # columns
+
+
+@functools.cache
+def full_load() -> float:
+    """Percent of one core that a process here can use."""
+    seen, granted = cores()
+    return 100 * (granted or seen)
 
 
 class Gauges(Widget):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.sample: ResourceSample | None = None
-        self.peak = 0
+        self.peaks = (0, 0)  # bytes of main memory and of the GPU's
 
-    def show(self, sample: ResourceSample, peak: int) -> None:
+    def show(self, sample: ResourceSample, peak_rss: int, peak_gpu: int) -> None:
         if sample != self.sample:
-            self.sample, self.peak = sample, peak
+            self.sample, self.peaks = sample, (peak_rss, peak_gpu)
             self.refresh()
 
     def render(self) -> Content:
         sample = self.sample
         if sample is None:
             return Content.styled("no measurement yet", "$foreground 60%")
-        rows = [
-            ("CPU", sample.cpu / 100 / CORES, f"{sample.cpu:.0f} % of {CORES * 100} %"),
-            (
-                "Memory",
-                sample.rss / max(sample.memory_total, 1),
-                f"{size(sample.rss)} of {size(sample.memory_total)}, peak {size(self.peak)}",
-            ),
+        rss, gpu = (f"peak {size(peak)}" for peak in self.peaks)
+        lines = [
+            *self._lines("CPU", sample.cpu / full_load(), f"{sample.cpu:.0f} % of {full_load():.0f} %"),
+            *self._lines("Memory", sample.rss / max(sample.memory_total, 1), _of(sample.rss, sample.memory_total), rss),
         ]
         if sample.gpu_total:
-            used = f"{size(sample.gpu_used)} of {size(sample.gpu_total)}, {sample.gpu:.0f} % busy"
-            rows.append(("GPU", sample.gpu_used / sample.gpu_total, used))
-        lines = [
-            Content.assemble((f"{name:<7}", "$foreground 60%"), bar(share, 12), f" {text}")
-            for name, share, text in rows
-        ]
-        lines.append(Content.assemble(("Disk   ", "$foreground 60%"), f"{size(sample.disk_free)} free"))
+            lines += self._lines("GPU", sample.gpu / 100, f"{sample.gpu:.0f} % busy")
+            lines += self._lines("", sample.gpu_used / sample.gpu_total, _of(sample.gpu_used, sample.gpu_total), gpu)
+        lines.append(Content.assemble((f"{'Disk':<{NAME}}", "$foreground 60%"), f"{size(sample.disk_free)} free"))
         return Content("\n").join(lines)
+
+    def _lines(self, name: str, share: float, text: str, more: str = "") -> list[Content]:
+        """One line, or two when there is more to say than fits beside the bar."""
+        line = Content.assemble((f"{name:<{NAME}}", "$foreground 60%"), bar(share, BAR), f" {text}")
+        if not more:
+            return [line]
+        if line.cell_length + len(more) + 2 <= self.size.width:
+            return [Content.assemble(line, f", {more}")]
+        return [line, Content.styled(" " * (NAME + BAR + 1) + more, "$foreground 60%")]
+
+
+def _of(used: float, total: float) -> str:
+    return f"{size(used)} of {size(total)}"

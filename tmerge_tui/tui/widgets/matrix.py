@@ -51,7 +51,10 @@ class Matrix(Widget):
         self._take(levels, (low, high), caption, numbered=True)
 
     def show_cells(self, rows: int, columns: int, cells: bytes, low: float, high: float, caption: str = "") -> None:
-        """A pooled plan as its event carries it: rows * columns bytes, 0 = low, 255 = high."""
+        """A pooled plan as its event carries it: rows * columns bytes, 0 = low, 255 = high.
+
+        `low` and `high` are log10 of the mass over that of the uniform plan; the scale says how many times it is.
+        """
         levels = [[cells[r * columns + c] >> 4 for c in range(columns)] for r in range(rows)]
         self._take(levels, (low, high), caption, numbered=False)
 
@@ -153,6 +156,8 @@ class Matrix(Widget):
 
     def _scale_line(self, colours: tuple[Color, ...] | None, plain: Style) -> Strip:
         low, high = f"{self.low:.3g} ", f" {self.high:.3g}"
+        if not self.numbered:
+            low, high = f"{10**self.low:.2g} ", f" {10**self.high:.2g} x uniform"
         if colours is None:
             bar = [Segment(ramp.GLYPHS, plain)]
         else:

@@ -33,9 +33,9 @@ def table(scores: list[dict[str, Any]]) -> Content:
     lines = [Content.styled(head, "$foreground 60%")]
     order = list(NAMES)
     ranked = sorted(scores, key=lambda s: (s["alpha"] or 0.0, order.index(s["model"]) if s["model"] in order else 99))
-    previous = None
+    previous = ranked[0]["alpha"] if ranked else None
     for score in ranked:
-        if previous is not None and score["alpha"] != previous:
+        if score["alpha"] != previous:
             lines.append(Content(""))
         previous = score["alpha"]
         lines.append(_row(score))
