@@ -109,6 +109,23 @@ def test_the_command_line_changes_the_recipe(recipe: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+def test_the_executor_is_an_option(recipe: Path, tmp_path: Path) -> None:
+    def asked(*arguments: str) -> dict[str, Any]:
+        done = tmerge("--batch", recipe, *arguments)
+        assert done.returncode == 0, done.stderr
+        chosen = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["transport"]
+        return {name: chosen[name] for name in ("executor", "ray_address")}
+
+    assert asked() == {"executor": "local", "ray_address": ""}
+    there = {"executor": "ray", "ray_address": "head:6379"}
+    assert asked("--executor", "ray", "--ray-address", "head:6379") == there
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "transport": there}))
+    assert asked() == there
+    assert asked("--executor", "local") == {"executor": "local", "ray_address": ""}  # the recipe's address is for ray
+    done = tmerge("--batch", recipe, "--executor", "local", "--ray-address", "auto")
+    assert done.returncode == 2 and "found auto with executor: local" in done.stderr
+
+
 def test_json_is_the_event_file(recipe: Path, run: RunDir) -> None:
     done = tmerge("--batch", recipe, "--json", "--quiet")
     assert done.returncode == 0 and done.stderr == ""

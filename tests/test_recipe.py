@@ -145,6 +145,21 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
             "calibration: give exactly one of path (a local file) and repo_id (a Hub data set)",
         ),
         ({"device": "gpu"}, "device: expected auto, cpu, mps, cuda or cuda:N (found 'gpu')"),
+        (
+            {"transport": {"executor": "ray", "ray_address": "ray://head:10001"}},
+            "transport.ray_address: expected host:port of a running Ray cluster, or auto for the one this machine is "
+            "part of; empty starts one here (found 'ray://head:10001')",
+        ),
+        (
+            {"transport": {"ray_address": "head:6379"}},
+            "transport: ray_address: found head:6379 with executor: local, expected executor: ray; set that, or leave "
+            "ray_address empty",
+        ),
+        (
+            {"transport": {"executor": "ray"}, "device": "cuda:1"},
+            "device: found cuda:1, one GPU of this machine, with transport.executor: ray, which takes all of its "
+            "cluster; expected auto, cuda or cpu",
+        ),
         ({"memory": "8X"}, "memory: '8X' is not a size; expected something like 8GB or 512MiB"),
         ({"output": ""}, "output: expected text that is not empty (found '')"),
         ({"seed": True}, "seed: expected a number (found True)"),

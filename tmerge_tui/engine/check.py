@@ -69,8 +69,8 @@ def check(recipe: Recipe) -> list[str]:
     return []
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Opens what the recipe names. Raises CheckError with all problems found."""
+def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
+    """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
@@ -88,7 +88,8 @@ def prepare(recipe: Recipe) -> Prepared:
     problems += _layers(recipe, target)
     problems += benchmark_problems(recipe.evaluation)
     problems += _adaptation(recipe, target, corpus, matching)
-    _tried(problems, "transport.ray_address", lambda: check_cluster(recipe))
+    if cluster:
+        _tried(problems, "transport.ray_address", lambda: check_cluster(recipe))
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
     needs = estimate(recipe, target.facts, source.facts, texts)
     problems += _disk(recipe, needs, (source, target))

@@ -31,14 +31,12 @@ from tmerge_tui.events import Emit, Logged, Warned
 from tmerge_tui.extras import imported, present
 from tmerge_tui.recipe import Recipe, Transport
 
-SETTINGS = {  # read when Ray is imported, and by what it starts
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "1",  # attempts at reaching a cluster: with 20, ten minutes
-    "RAY_py_gcs_connect_timeout_s": "10",
-}
+# Read when Ray is imported. One attempt at joining a cluster, of some 20 seconds; Ray's 20 would take ten minutes.
+JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 SHORT = "/tmp" if os.name == "posix" else None  # sockets lie in Ray's folder, and their paths have 100 characters
 KNOCK = 5.0  # seconds in which a cluster's port has to answer
 GREETING = 60.0  # seconds in which a node has to say what is installed there
+LAG = 3.0  # seconds by which Ray's figures of free CPUs and GPUs may be late
 LOOK = 5.0  # seconds between two looks at which nodes are there
 RETRIES = 3  # of a task whose process or node is lost
 AHEAD = 2  # tasks under way for each that can run, so that none waits for its data
@@ -46,10 +44,7 @@ KEPT = "run again: finished plans are kept, and executor: local goes on without 
 
 
 def check(recipe: Recipe) -> None:
-    """Joins the cluster that the recipe names and leaves it again; one of its own is only started when it is needed.
-
-    Raises ClusterError. A missing extra is for `engine.check` to say.
-    """
+    """Joins the cluster that the recipe names, and leaves it. Raises ClusterError; `engine.check` misses the extra."""
     address = recipe.transport.ray_address
     if recipe.transport.executor == "ray" and address and present("ray"):
         with connected(address) as ray:
@@ -76,7 +71,7 @@ def connected(address: str) -> Iterator[Any]:
 
     Raises ExtraMissing, ClusterError.
     """
-    os.environ.update(SETTINGS)
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **(JOINING if address else {})})
     if not address and "RAY_AUTH_MODE" not in os.environ:  # or Ray makes a token and leaves it in the home folder
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     with imported("transport.executor: ray", "ray"):
@@ -86,8 +81,9 @@ def connected(address: str) -> Iterator[Any]:
         own = {"include_dashboard": False, "_temp_dir": tempfile.mkdtemp(prefix="tmerge-ray-", dir=SHORT)}
     try:
         try:
-            if address not in ("", "auto"):
-                _knock(address)
+            if ":" in address:  # Ray itself would wait for minutes where nothing listens
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except Exception as error:  # of Ray's own, of grpc's, of the operating system's
             raise _unusable(address, error.__cause__ or error) from error
@@ -97,19 +93,13 @@ def connected(address: str) -> Iterator[Any]:
         shutil.rmtree(own.get("_temp_dir", ""), ignore_errors=True)
 
 
-def _knock(address: str) -> None:
-    """Ray itself would wait for minutes where nothing listens."""
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
-
-
 def _unusable(address: str, error: BaseException) -> ClusterError:
     reason = " ".join(str(error).partition("Last connection error")[0].split())
     if not address:
         return ClusterError(f"no Ray cluster can be started here: {reason}", hint="set executor: local")
     expected = "a running cluster that this machine is a node of, with the same versions of Python and Ray"
     hint = "run `ray start` here to join it, correct ray_address, or set executor: local"
-    return ClusterError(f"no Ray cluster can be used at {address}: {reason}", expected, hint)
+    return ClusterError(f"no Ray cluster can be joined at ray_address: {address} ({reason})", expected, hint)
 
 
 class _Cluster:
@@ -154,11 +144,18 @@ class _Cluster:
                 other = f"{where} has torch {found['torch']}, not {torch.__version__}: plans may differ by rounding"
                 self.emit(Warned(STAGE, other))
 
+    def _taken(self) -> bool:
+        """Whether others hold every CPU or GPU; what Ray says of it is up to a second or two old."""
+        until = time.monotonic() + LAG
+        while (taken := self.ray.available_resources().get(self.kind, 0) < 1) and time.monotonic() < until:
+            time.sleep(0.2)
+        return taken
+
     def solved(self, transports: Transports, missing: Sequence[Piece]) -> Parts:
         """Parts of the missing pieces as they are finished."""
         ray, device = self.ray, "cuda" if self.kind == "GPU" else "cpu"
         self.emit(Logged("info", f"Ray: {self.slots} {self.kind}s on {len(self.nodes)} nodes"))
-        if ray.available_resources().get(self.kind, 0) < 1:
+        if self._taken():
             self.emit(Warned(STAGE, f"every {self.kind} of the Ray cluster is taken; waiting for one"))
         on = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
         # max_calls=0: a process is kept for the next task, with its libraries and its GPU's context

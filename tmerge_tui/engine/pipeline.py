@@ -153,8 +153,7 @@ def reopen(recipe: Recipe, run: RunDir) -> Transports:
     if not any(run.state.iterdir()):
         raise StorageError(f"{run.state} is empty", "the finished pieces of the run", "run the merge again")
     log = Log(lambda event: None)
-    here = {"executor": "local", "ray_address": ""}  # no cluster is needed for reading
-    prepared = prepare(recipe.model_copy(update={"transport": recipe.transport.model_copy(update=here)}))
+    prepared = prepare(recipe, cluster=False)
     source, target = _extract_both(prepared, run, log)
     return _align(target, source, prepared, run, log)
 
@@ -184,7 +183,8 @@ def _pid() -> int:
 
 def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     with Progress(log, "check", "Checking models, text and room", 1, "steps") as progress:
-        prepared = prepare(recipe)
+        # where plans are solved already, that stage comes at once or has nothing to do: no need to join a cluster first
+        prepared = prepare(recipe, cluster=not any(run.state.glob("transport-*")))
         progress.advance()
     source, target = prepared.source.facts.summary(), prepared.target.facts.summary()
     log(Checked(source, target, list(prepared.matching.kinds), list(prepared.matching.notes)))
