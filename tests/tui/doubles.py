@@ -27,6 +27,12 @@ class FakeProbe(Probe):
                 "warnings": ["licences differ: target mit, source llama3.1"],
                 "layers": [6, 4],
                 "hidden": [192, 96],
+                "shapes": {
+                    "q": [[[192, 192]], [[96, 96]]],
+                    "k": [[[96, 192]], [[96, 96]]],
+                    "v": [[[96, 192]], [[96, 96]]],
+                    "o": [[[192, 192]], [[96, 96], [96, 48]]],
+                },
             },
             "preview": {
                 "column": "text",

@@ -11,8 +11,12 @@ from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
 from tmerge_tui.errors import DataError
 from tmerge_tui.presets import read_preset
 from tmerge_tui.recipe import make_recipe
+from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import step_problems
+from tmerge_tui.tui.screens.data import DataScreen
+from tmerge_tui.tui.widgets import finder
+from tmerge_tui.tui.widgets.finder import Finder
 
 
 @pytest.fixture
@@ -114,3 +118,128 @@ async def test_a_preset_leaves_models_that_were_chosen(app: TmergeApp) -> None:
         await settle(pilot)
         assert app.draft.get("source.model") == "org/mine"
         assert app.draft.get("target.model") == read_preset("thai")["target"]
+
+
+FOUND = [
+    catalog.Found("org/brook-verses", "hub", downloads=52_000, licence="cc0-1.0", modified="2026-01-02"),
+    catalog.Found("org/brook-letters-of-the-nineteenth-century", "hub", downloads=12, gated=True),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A Hub with two data sets; what it is asked."""
+    queries: list[str] = []
+
+    def search(query: str, limit: int = 20) -> list[catalog.Found]:
+        queries.append(query)
+        return [one for one in FOUND if query in one.name]
+
+    monkeypatch.setattr(catalog, "search_datasets", search)
+    monkeypatch.setattr(finder, "DEBOUNCE", 1.0)  # a busy machine may take long between two keys
+    return queries
+
+
+async def open_hub(app: TmergeApp, pilot) -> DataScreen:
+    """The screen with the input of the id in focus."""
+    app.goto("data")
+    await settle(pilot)
+    app.screen.query_one("#origin").focus()
+    await pilot.press("right", "tab")
+    await settle(pilot)
+    assert isinstance(app.screen, DataScreen) and app.focused is app.screen.repo_id
+    return app.screen
+
+
+async def test_a_data_set_is_found_by_typing(app: TmergeApp, probe: FakeProbe, asked: list[str]) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await open_hub(app, pilot)
+        assert "Type a few letters to search the" in screen_text(app)
+        for name, value in (("column", "verse"), ("config_name", "old"), ("split", "test")):
+            app.change(f"calibration.{name}", value)
+        await pilot.press(*"brook")
+        await settle(pilot, 0.1)
+        assert asked == ["brook"], "once, when typing pauses"
+        text = screen_text(app)
+        assert "↓52 k  cc0-1.0  2026-01" in text and "↓12  gated" in text and "Data sets on the Hub" in text, text
+        assert "org/brook-l…the-nineteenth-century" in text, "a long name keeps both ends"
+        assert not [call for call, _ in probe.asked if call == "preview"], "half an id is not read"
+        await pilot.press("down", "down", "enter")
+        await settle(pilot, 0.2)
+        assert not screen.listing and app.focused is screen.repo_id
+        chosen = app.draft.data()["calibration"]
+        assert chosen == {"repo_id": FOUND[1].name}, "nothing of the data set before is left"
+        assert screen.repo_id.value == FOUND[1].name
+        assert dict(probe.asked)["preview"]["calibration"]["repo_id"] == FOUND[1].name
+        assert "1,500 to align on" in screen_text(app)
+
+
+async def test_a_data_set_is_taken_with_the_mouse(app: TmergeApp, asked: list[str]) -> None:
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await open_hub(app, pilot)
+        await pilot.press(*"brook")
+        await settle(pilot, 0.1)
+        line = next(line for line in screen_text(app).splitlines() if "century" in line)
+        assert "↓12  gated" in line, "one line where there is room"
+        await pilot.click(Finder, offset=(6, 1))
+        await settle(pilot, 0.2)
+        assert app.draft.get("calibration.repo_id") == FOUND[1].name and not screen.listing
+
+
+async def test_escape_closes_the_list_and_keeps_what_was_typed(app: TmergeApp, asked: list[str]) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await open_hub(app, pilot)
+        await pilot.press(*"brook")
+        await settle(pilot, 0.1)
+        await pilot.press("down", "escape")
+        await settle(pilot)
+        assert app.screen is screen and not screen.listing and app.focused is screen.repo_id
+        assert app.draft.get("calibration.repo_id") == "brook"
+        await pilot.press("down")
+        await settle(pilot, 0.1)
+        assert screen.listing and len(asked) == 2, "down opens it again"
+        await pilot.press("down", "tab")
+        await settle(pilot)
+        assert not screen.listing, "and who goes on leaves it"
+        await pilot.press("escape")
+        await settle(pilot)
+        assert app.screen is not screen
+
+
+async def test_offline_an_id_can_be_typed_all_the_same(app: TmergeApp, probe: FakeProbe) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await open_hub(app, pilot)
+        await type_text(pilot, "org/verses")
+        await settle(pilot, 0.1)
+        said = screen.finder.note
+        assert said.startswith("offline: the Hub cannot be reached") and "an id can be typed all the same" in said
+        assert "offline: the Hub cannot" in screen_text(app)
+        probe.fails["preview"] = DataError("the Hub cannot be reached (no network in tests)", "", "try again later")
+        await pilot.press("enter")
+        await settle(pilot, 0.2)
+        assert app.draft.get("calibration.repo_id") == "org/verses" and not step_problems(app.draft, "data")
+        assert "✗ the Hub cannot be reached" in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (DataError("too many requests", "", "wait a minute"), "too many requests"),
+        ([], "no data set on the Hub has 'x'"),
+    ],
+)
+async def test_a_search_without_result_says_why(app: TmergeApp, monkeypatch, answer, said: str) -> None:
+    def search(query: str, limit: int = 20) -> list[catalog.Found]:
+        if isinstance(answer, DataError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(catalog, "search_datasets", search)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await open_hub(app, pilot)
+        await pilot.press("x")
+        await settle(pilot, 0.1)
+        assert screen.finder.note.startswith(said)
+        await pilot.press("down", "enter")
+        await settle(pilot)
+        assert app.draft.get("calibration.repo_id") == "x", "a remark cannot be taken"

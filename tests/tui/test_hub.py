@@ -91,7 +91,7 @@ async def test_a_model_found_by_typing_has_facts_and_a_verdict_before_any_downlo
         hub.repos["model", "org/brook-target"].gated = False
         await choose(pilot, "target", "org/brook-target@main")
         await wait_for(pilot, "✓ can be merged")
-        text = " ".join(str(wizard.screen.query_one("#verdict", Static).render()).split())
+        text = " ".join(str(wizard.screen.query_one("#verdict-text", Static).render()).split())
         assert "3 → 2 layers" in text and "32 → 16 channels" in text
         assert not [
             r for r in hub.requests if r.method == "GET" and "safetensors" in r.path and "range" not in r.headers
@@ -139,3 +139,18 @@ async def test_a_hub_that_went_away_is_said_at_once(wizard: TmergeApp, monkeypat
         wizard.screen.query_one("#source", ModelCard).query_one(Input).focus()
         await type_text(pilot, "brook")
         await wait_for(pilot, "offline: the Hub cannot be reached", 10)
+
+
+async def test_a_data_set_found_by_typing(wizard: TmergeApp, hub: Hub) -> None:
+    listed = {"downloads": 52_000, "tags": ["license:cc0-1.0"], "lastModified": "2026-01-02T00:00:00.000Z"}
+    hub.add("org/brook-verses", {}, kind="dataset", **listed)
+    hub.add("org/brook-letters", {}, kind="dataset", downloads=3, gated=True)
+    wizard.draft.set("calibration.repo_id", "org/none")
+    async with wizard.run_test(size=(120, 40)) as pilot:
+        wizard.goto("data")
+        await settle(pilot)
+        await pilot.press("ctrl+u", *"brook")
+        await wait_for(pilot, "↓52 k  cc0-1.0  2026-01", 20)
+        await wait_for(pilot, "↓3  gated", 20)
+        await pilot.press("down", "enter")
+        assert wizard.draft.get("calibration.repo_id") == "org/brook-verses"

@@ -11,7 +11,8 @@ from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.models import ModelsScreen
-from tmerge_tui.tui.widgets import card
+from tmerge_tui.tui.widgets import finder
+from tmerge_tui.tui.widgets.verdict import Verdict
 
 
 async def choose(pilot, role: str, name: str) -> None:
@@ -39,6 +40,33 @@ async def test_two_folders_give_cards_and_a_verdict(app: TmergeApp, models: dict
         await settle(pilot)
         assert isinstance(app.screen, DataScreen)
         assert app.draft.get("source.model") == models["source"]
+
+
+async def test_the_verdict_uses_the_room_it_has(app: TmergeApp, probe: FakeProbe, models: dict[str, str]) -> None:
+    """A line for every kind of projection where there is room; what has none is a scroll away, and tab reaches it."""
+    probe.answers["match"]["notes"] = [f"note {i}" for i in range(9)]
+    for role, path in models.items():
+        app.draft.set(f"{role}.model", path)
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        text = screen_text(app)
+        assert "k      96 x 192 →   96 x 96" in text and "gate  left as it is" in text, text
+        assert "o     192 x 192 → 96 x 96 …" in text, "some layers have another shape"
+        assert text.index("licences differ") < text.index("skipped note 0")
+        verdict = app.screen.query_one(Verdict)
+        assert "note 8" not in text and verdict.can_focus
+        verdict.focus()
+        await pilot.press("end")
+        await settle(pilot)
+        assert "note 8" in screen_text(app)
+        await pilot.resize_terminal(80, 24)
+        await settle(pilot)
+        assert "q k v o gate up down" in screen_text(app) and "96 x 192" not in screen_text(app)
+        probe.answers["match"]["notes"] = []
+        await pilot.press("f3")
+        await settle(pilot)
+        assert not verdict.can_focus
 
 
 async def test_next_is_refused_until_both_are_chosen(app: TmergeApp, models: dict[str, str]) -> None:
@@ -106,7 +134,7 @@ async def test_typing_searches_the_hub_once_when_it_pauses(app: TmergeApp, monke
         ]
 
     monkeypatch.setattr(catalog, "search", search)
-    monkeypatch.setattr(card, "DEBOUNCE", 1.0)  # a busy machine may take long between two keys
+    monkeypatch.setattr(finder, "DEBOUNCE", 1.0)  # a busy machine may take long between two keys
     monkeypatch.setattr(catalog, "describe", lambda name: catalog.Found(name, "hub", licence="mit", gated=True))
     async with app.run_test(size=(120, 40)) as pilot:
         app.goto("models")
@@ -145,7 +173,9 @@ async def test_a_path_lists_folders(app: TmergeApp, models, tmp_path) -> None:
         await settle(pilot)
         await type_text(pilot, str(tmp_path / "sou"))
         await settle(pilot)
-        assert list(app.screen.query_one("#source").listed.values()) == [models["source"]], screen_text(app)
+        assert [found.name for found in app.screen.query_one("#source").finder.found] == [models["source"]], (
+            screen_text(app)
+        )
         await pilot.press("down", "enter")
         await settle(pilot)
         assert app.draft.get("source.model") == models["source"]
@@ -165,4 +195,4 @@ async def test_the_picker_chooses_a_folder(app: TmergeApp, models, tmp_path) -> 
         await pilot.press("enter")
         await settle(pilot)
         assert app.draft.get("target.model") == models["target"]
-        assert "can be merged" in str(app.screen.query_one("#verdict", Static).render())
+        assert "can be merged" in str(app.screen.query_one("#verdict-text", Static).render())

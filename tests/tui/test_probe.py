@@ -119,6 +119,7 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
     assert (facts["layers"], facts["hidden"], facts["model_type"]) == (3, 32, "llama")
     said = await probe.ask("match", kinds=["q", "k", "v", "o"], **models)
     assert said["kinds"] == ["q", "k", "v", "o"] and said["layers"] == [3, 2]
+    assert said["shapes"]["k"] == [[[16, 32]], [[8, 16]]] and set(said["shapes"]) == set(said["kinds"])
     seen = await probe.ask(
         "preview",
         calibration=recipe["calibration"],

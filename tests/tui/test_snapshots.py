@@ -13,13 +13,18 @@ import pytest
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import write_run
 from tmerge_tui import recipe
-from tmerge_tui.tui import machine
+from tmerge_tui.tui import catalog, machine
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets import gauges
 
 FOLDER = Path(__file__).parent / "snapshots"
+FOUND = [
+    catalog.Found("org/verses", "hub", downloads=1_520_000, licence="cc0-1.0", modified="2026-01-02"),
+    catalog.Found("org/letters-and-diaries-of-the-nineteenth-century", "hub", downloads=12, gated=True),
+    catalog.Found("someone/verse-500k", "hub", downloads=340, licence="cc-by-nc-sa-4.0", modified="2025-11-30"),
+]
 SIZES = [(80, 24), (160, 50)]
-SCREENS = ("home", "models", "data", "method", "review", "run", "result")
+SCREENS = ("home", "models", "data", "data-search", "method", "review", "run", "result")
 DECORATION = " ─│╭╮╰╯╸╺━▏›▁▂▃▄▅▆▇▀"
 MACHINE = [
     ("GPU", "NVIDIA H200, 150 GB"),
@@ -41,7 +46,13 @@ async def open_screen(app: TmergeApp, pilot, name: str, models: dict[str, str]) 
             app.change(f"{role}.model", Path(path).name)
         Path("text.txt").write_text("two rivers meet\n" * 9)
         app.change("calibration.path", "text.txt")
-        app.goto(name)
+        app.goto(name.removesuffix("-search"))
+    if name == "data-search":
+        await settle(pilot)
+        app.screen.query_one("#origin").focus()
+        await pilot.press("right", "tab", *"e")
+        await settle(pilot, 0.2)
+        await pilot.press("down")
     await settle(pilot, 0.2)
     await pilot.pause(0.6 if name == "run" else 0.1)
 
@@ -51,6 +62,7 @@ def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, 
     """Nothing of this machine, this minute or this folder on the screen."""
     monkeypatch.setattr(machine, "facts", lambda folder: MACHINE)
     monkeypatch.setattr(gauges, "full_load", lambda: 200)
+    monkeypatch.setattr(catalog, "search_datasets", lambda query, limit: FOUND)
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setattr(recipe, "_with_absolute_paths", lambda made: made)  # they wrap where this folder's name ends
     for path in models.values():

@@ -1,4 +1,4 @@
-"""Where models come from: the Hub, the local cache, a folder. Blocking calls, run in threads; no torch.
+"""Where models and data sets come from: the Hub, the local cache, a folder. Blocking calls, run in threads; no torch.
 
 Tokens are read by huggingface_hub from where its own login left them and are never shown. Being offline is said within
 seconds: the Hub is asked once for a sign of life before a call that would retry for half a minute.
@@ -23,7 +23,7 @@ SULK = 8.0  # seconds after a failure during which nobody is made to wait for th
 
 @dataclass(frozen=True)
 class Found:
-    """One model that can be chosen; unknown figures are None."""
+    """One model or data set that can be chosen; unknown figures are None."""
 
     name: str  # Hub id or folder, as it goes into the recipe
     origin: str  # "hub" | "cache" | "folder"
@@ -34,6 +34,7 @@ class Found:
     licence: str | None = None
     gated: bool = False
     family: str | None = None
+    modified: str | None = None  # ISO date
 
 
 class OfflineError(ModelError):
@@ -60,6 +61,14 @@ def search(query: str, limit: int = 20) -> list[Found]:
 
     _knock()
     return [_ours(found) for found in search_models(query, limit=limit)]
+
+
+def search_datasets(query: str, limit: int = 20) -> list[Found]:
+    """Data sets on the Hub whose name holds `query`, most downloaded first. Raises OfflineError, DataError."""
+    from tmerge_tui.hub.search import search_datasets as ask
+
+    _knock()
+    return [_ours(found) for found in ask(query, limit=limit)]
 
 
 def describe(name: str) -> Found:

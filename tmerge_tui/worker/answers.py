@@ -23,7 +23,7 @@ from tmerge_tui.engine.transport import Transports
 from tmerge_tui.errors import DataError, ModelError
 from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
-from tmerge_tui.models.facts import estimate, read_facts
+from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
 from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
 from tmerge_tui.models.projections import match
 from tmerge_tui.recipe import Calibration, ModelChoice, load_recipe, make_recipe
@@ -54,6 +54,7 @@ def matching(request: Request) -> dict[str, Any]:
         "warnings": warnings,
         "layers": [source.layers, target.layers],
         "hidden": [source.hidden, target.hidden],
+        "shapes": {kind: [_shapes(source, kind), _shapes(target, kind)] for kind in found.kinds},
     }
 
 
@@ -167,6 +168,11 @@ def columns(path: Path) -> list[str]:
             raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
         return list(record) if isinstance(record, dict) else []
     return []
+
+
+def _shapes(model: ModelFacts, kind: str) -> list[list[int]]:
+    """[out, in] of one kind of projection, once each where layers differ."""
+    return [list(shape) for shape in {(p.d_out, p.d_in): 0 for p in model.layout.projections if p.kind == kind}]
 
 
 def _as_read(sample: Sample, tokenizer: Any, mode: str) -> tuple[str, int]:

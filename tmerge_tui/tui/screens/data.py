@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on, work
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import ContentSwitcher, Input, Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.presets import preset_names, read_preset
@@ -22,6 +23,7 @@ from tmerge_tui.tui.draft import OPTIONS, is_expert
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.finder import DATA_SETS, Finder
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
@@ -38,18 +40,27 @@ OF_ORIGIN = (
 )  # of one text, not another
 QUIET = 0.4  # seconds without a change before the preview is read anew
 SHOWN = 4  # samples
+NOTHING = {  # said where the samples will be
+    "file": "Choose a file: .txt (a sample a line), .jsonl, .csv or .parquet.",
+    "Hub data set": "Type a few letters to search the Hub, or an id such as org/name.",
+    "preset": "Choose a preset: its text, its method, and its models unless you have chosen others.",
+}
 
 
 class DataScreen(WizardPage):
     heading = "Data"
     sub_heading = "text both models read; a part is held out for measuring"
     step = "data"
-    tips = "Every sample is shown as each model will read it, through its own chat template, with its own tokens."
+    tips = (
+        "Every sample is shown as each model will read it, through its own chat template, with its own tokens. "
+        "An id being typed searches the Hub: down goes into the list, enter takes a data set, escape closes the list."
+    )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f2", "browse", "Browse", id="data.browse", tooltip="Open a text file on this machine"),
         Binding("f4", "field", "Next field", id="data.field", tooltip="Read another field (column) of the file"),
         Binding("f3", "expert", "Expert", id="data.expert", tooltip="Show or hide the settings few people change"),
+        Binding("down", "into_list", "Into the list", id="data.down", show=False),
     ]
 
     def __init__(self) -> None:
@@ -68,9 +79,13 @@ class DataScreen(WizardPage):
                 for name in OPTIONS:
                     if name.startswith("calibration.") and (self.expert or not is_expert(name)):
                         yield OptionField(name, draft.get(name))
-            with VerticalScroll(id="preview-card", classes="card") as card:
-                card.border_title = "As each model reads it"
-                yield Static("", id="preview")
+            with ContentSwitcher(initial="preview-card", id="beside"):
+                with VerticalScroll(id="preview-card", classes="card") as card:
+                    card.border_title = "As each model reads it"
+                    yield Static("", id="preview")
+                with Vertical(id="found-card", classes="card") as card:
+                    card.border_title = "Data sets on the Hub"
+                    yield Finder(DATA_SETS, id="found")
         yield from self.buttons()
 
     def on_mount(self) -> None:
@@ -93,6 +108,7 @@ class DataScreen(WizardPage):
 
     @on(OneOf.Changed, "#origin")
     def _origin(self, event: OneOf.Changed) -> None:
+        self._close_list()
         self._show_origin(event.value)
         if event.value == "file":
             self._take("repo_id", None)
@@ -131,7 +147,74 @@ class DataScreen(WizardPage):
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
+        if event.name == "calibration.repo_id":  # read once it is whole
+            self.check_step()
+            self._search(event.value)
+        else:
+            self._changed()
+
+    # data sets on the Hub
+
+    @property
+    def finder(self) -> Finder:
+        return self.query_one(Finder)
+
+    @property
+    def repo_id(self) -> Input:
+        return self.fields("repo_id")[0].query_one(Input)
+
+    @property
+    def listing(self) -> bool:
+        return self.query_one("#beside", ContentSwitcher).current == "found-card"
+
+    def _search(self, query: str) -> None:
+        self.query_one("#beside", ContentSwitcher).current = "found-card"
+        self.finder.search(query)
+
+    def _close_list(self) -> None:
+        self.query_one("#beside", ContentSwitcher).current = "preview-card"
+        self.finder.stop()
+
+    @on(Input.Submitted)
+    def _entered(self, event: Input.Submitted) -> None:
+        if self.listing and event.input is self.repo_id:
+            self._close_list()
+            self._changed()
+
+    @on(Input.Blurred)
+    @on(Finder.Left)
+    def _left(self) -> None:
+        """What stands in the input when one goes on is the choice, unless one goes on into the list."""
+        if self.listing and self.focused not in (self.repo_id, self.finder):
+            self._close_list()
+            self._changed()
+
+    @on(Finder.Taken)
+    def _found(self, event: Finder.Taken) -> None:
+        """What was said about the fields of another data set is forgotten."""
+        self.repo_id.focus()
+        self._close_list()
+        for name in ("revision", "config_name", "split", "column"):
+            self._take(name, None)
+        self._take("repo_id", event.name)
         self._changed()
+
+    def action_into_list(self) -> None:
+        if self.focused is not self.repo_id:
+            raise SkipAction()
+        if self.listing:
+            self.finder.go_in()
+        else:
+            self._search(self.repo_id.value.strip())
+
+    def action_back(self) -> None:
+        """Escape closes the list first and leaves the screen only then."""
+        if self.listing:
+            self.repo_id.focus()
+            self._close_list()
+            self._changed()
+        else:
+            super().action_back()
 
     def _changed(self) -> None:
         self.check_step()
@@ -153,9 +236,7 @@ class DataScreen(WizardPage):
         draft = self.wizard.draft
         path, repo = draft.get("calibration.path"), draft.get("calibration.repo_id")
         if not path and not repo:
-            shown.update(
-                Content.styled("Choose a file: .txt (a sample a line), .jsonl, .csv or .parquet.", "$foreground 60%")
-            )
+            shown.update(Content.styled(NOTHING[self.query_one("#origin", OneOf).value], "$foreground 60%"))
             return
         await asyncio.sleep(QUIET)
         wrong = [p for p in draft.problems() if p.startswith("calibration")]

@@ -15,17 +15,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import ContentSwitcher, Input, OptionList, Static
-from textual.widgets.option_list import Option
+from textual.widgets import ContentSwitcher, Input, Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import NONE, magnitude, size
 from tmerge_tui.recipe import is_folder
-from tmerge_tui.tui import catalog, human
+from tmerge_tui.tui import catalog
 from tmerge_tui.tui.probe import Probe
+from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder
 
-DEBOUNCE = 0.25  # seconds of silence before the Hub is asked
-LISTED = 12
 TITLES = {"source": "Source · is only read", "target": "Target · is changed and kept"}
 
 
@@ -62,21 +60,20 @@ class ModelCard(VerticalScroll, can_focus=False):
         self.role, self.probe = role, probe
         self.border_title = TITLES[role]
         self.chosen = ""
-        self.listed: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
         yield Input(placeholder="search the Hub, an id, or a folder", compact=True, classes="model-name")
         with ContentSwitcher(initial=f"{self.role}-facts"):
             yield Static("", id=f"{self.role}-facts", classes="facts")
-            yield OptionList(id=f"{self.role}-list", compact=True)
+            yield Finder(MODELS, id=f"{self.role}-list")
 
     @property
     def input(self) -> Input:
         return self.query_one(Input)
 
     @property
-    def options(self) -> OptionList:
-        return self.query_one(OptionList)
+    def finder(self) -> Finder:
+        return self.query_one(Finder)
 
     @property
     def listing(self) -> bool:
@@ -93,7 +90,8 @@ class ModelCard(VerticalScroll, can_focus=False):
         with self.prevent(Input.Changed):
             self.input.value = name
         self._switch("facts")
-        self.workers.cancel_group(self, "search")
+        self.finder.stop()
+        self.workers.cancel_group(self, "folders")
         self.post_message(self.Named(self.role, name))
         if name:
             self._say(Content.styled("reading …", "$foreground 60%"))
@@ -127,61 +125,45 @@ class ModelCard(VerticalScroll, can_focus=False):
         self.post_message(self.Typed(self.role, event.value.strip()))
         self._search(event.value.strip())
 
-    @work(exclusive=True, group="search", exit_on_error=False)
-    async def _search(self, query: str) -> None:
+    def _search(self, query: str) -> None:
         self._switch("list")
         if is_folder(query) or query.startswith(("/", "~", ".")):
-            self._fill(await asyncio.to_thread(_folders, query), "folders" if query else "")
-            return
-        local = await asyncio.to_thread(catalog.cached, query)
-        if not query:
-            self._fill(local, "on this machine" if local else "nothing cached on this machine: type to search the Hub")
-            return
-        self._fill(local, "searching the Hub …")
-        await asyncio.sleep(DEBOUNCE)
-        try:
-            hub = await asyncio.to_thread(catalog.search, query, LISTED)
-        except TmergeError as error:
-            offline = isinstance(error, catalog.OfflineError)
-            self._fill(local, f"offline: {error.found}. {error.hint}" if offline else error.found)
-            return
-        here = {found.name for found in local}
-        every = [*local, *(found for found in hub if found.name not in here)]
-        self._fill(every, "" if every else f"no model on the Hub has {query!r} in its name")
+            self.finder.stop()
+            self._list_folders(query)
+        else:
+            self.workers.cancel_group(self, "folders")
+            self.finder.search(query)
 
-    def _fill(self, found: list[catalog.Found], note: str) -> None:
-        self.options.clear_options()
-        self.listed = {}
-        width = max(self.content_size.width, 20)
-        for number, one in enumerate(found[: LISTED * 2]):
-            self.listed[str(number)] = one.name
-            self.options.add_option(Option(_line(one, width), id=str(number)))
-        if note:
-            self.options.add_option(Option(Content.styled(note, "$foreground 60%"), disabled=True))
+    @work(exclusive=True, group="folders", exit_on_error=False)
+    async def _list_folders(self, query: str) -> None:
+        self.finder.fill(await asyncio.to_thread(_folders, query), "folders" if query else "")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.choose(event.value.strip())
 
-    @on(OptionList.OptionSelected)
-    def _picked(self, event: OptionList.OptionSelected) -> None:
+    @on(Finder.Taken)
+    def _picked(self, event: Finder.Taken) -> None:
         event.stop()
-        name = self.listed[str(event.option.id)]
         self.input.focus()
-        self.choose(name)
+        self.choose(event.name)
 
     @on(Input.Blurred)
-    def _left(self, event: Input.Blurred) -> None:
+    @on(Finder.Left)
+    def _left(self, event: Input.Blurred | Finder.Left) -> None:
         """What stands in the input when one goes on is the choice, unless one goes on into the list."""
         event.stop()
-        if self.screen.focused is not self.options and self.input.value.strip() != self.chosen:
+        if self.screen.focused in (self.input, self.finder):
+            return
+        if self.input.value.strip() != self.chosen:
             self.choose(self.input.value.strip())
+        else:
+            self._switch("facts")
 
     def action_into_list(self) -> None:
-        if self.listing and self.options.option_count:
-            self.screen.set_focus(self.options)  # at once: enter may follow in the same breath
-            self.options.action_first()
+        if self.listing:
+            self.finder.go_in()
         elif self.input.has_focus and not self.listing:
             self._search(self.input.value.strip())
 
@@ -190,7 +172,7 @@ class ModelCard(VerticalScroll, can_focus=False):
         if not self.listing:
             raise SkipAction()
         self._switch("facts")
-        self.workers.cancel_group(self, "search")
+        self.finder.stop()
         with self.prevent(Input.Changed):
             self.input.value = self.chosen
         self.post_message(self.Typed(self.role, self.chosen))
@@ -254,16 +236,6 @@ def _rows(rows: list[tuple[str, str]]) -> Content:
     return Content("\n").join([Content.assemble((f"{name:<11}", "$foreground 60%"), value) for name, value in rows])
 
 
-def _line(found: catalog.Found, width: int) -> Content:
-    right = {
-        "cache": f"cached {size(found.bytes)}",
-        "folder": "model" if found.bytes else "folder",
-        "hub": f"{magnitude(found.parameters)}  ↓{magnitude(found.downloads)}" + ("  gated" if found.gated else ""),
-    }[found.origin]
-    name = human.shorten(found.name, max(width - len(right) - 2, 8))
-    return Content.assemble(name, " " * max(width - len(name) - len(right), 1), (right, "$foreground 60%"))
-
-
 def _folders(query: str) -> list[catalog.Found]:
     """Folders that begin like `query`; those that are models say so."""
     typed = Path(query or ".").expanduser()
@@ -277,4 +249,4 @@ def _folders(query: str) -> list[catalog.Found]:
     models = [p for p in (typed, *shown) if (p / "config.json").is_file()]
     others = [p for p in shown if p not in models]
     found = [catalog.Found(str(p), "folder", p, 1) for p in dict.fromkeys(models)]
-    return found + [catalog.Found(f"{p}/", "folder", p) for p in others[: LISTED * 2]]
+    return found + [catalog.Found(f"{p}/", "folder", p) for p in others[:LISTED]]
