@@ -81,30 +81,30 @@ def source(world: World) -> str:
 
 def commands(world: World) -> str:
     """The commands beside the merge, those of the terminal part and those that the engine answers."""
-    box, run = world.box, world.demo
-    target = world.pair / "target"
-    recipe = world.write("planned", **world.pair_recipe())
+    box, target = world.box, world.pair / "target"
+    run = shutil.copytree(world.short, box.work / "moved")
     headline = report(run)["verdict"]["headline"]
     box.run("watch", run).expect(0, headline)
-    before = (run / "report.html").read_bytes()
+    page = (run / "report.html").read_bytes()
     (run / "report.html").unlink()
     box.run("report", run).expect(0, headline)
-    expect((run / "report.html").read_bytes() == before, "the report is another when it is written again")
-    box.run("plan", recipe).expect(0, "source:", "# memory")
-    box.run("check", recipe).expect(0)
+    expect((run / "report.html").read_bytes() == page, "the report is another when it is written again")
+    box.run("plan", world.write("planned", **world.pair_recipe())).expect(0, "source:", "# memory")
     box.run("check", target).expect(0, "q_proj")
     box.run("models").expect(0, "qwen2", "llama")
     box.run("cache").expect(0, str(world.engine.parent), "of this executable")
+    box.run("cancel", run).expect(1, "no run is going on")
     questions = box.work / "questions.jsonl"
     asked = {"context": "Yesu akawaambia,", "choices": [" Amin", " xyz"], "label": 0}
     questions.write_text("".join(json.dumps(asked) + "\n" for _ in range(4)))
     box.run("eval", run, "--choices", questions).expect(0, "questions")
-    box.run("cancel", run).expect(1, "no run is going on")
     box.run("eval", run, "--tasks", "arc_easy").expect(2, "lm-eval")
     machine = json.loads(box.run("doctor", "--json", env=box.environment(HF_HUB_OFFLINE="1")).expect(0).out)
     names = {finding["what"]: finding for finding in machine["findings"]}
     expect("torch" in str(names) and "certificates" in names, f"the doctor found {list(names)}")
-    return f"doctor: {machine['problems']} problems"
+    wrong = [finding["what"] for finding in machine["findings"] if finding["level"] in ("problem", "missing")]
+    expect("terminal" in wrong, "the doctor sees a terminal")
+    return f"problems that the doctor sees: {', '.join(wrong)}"
 
 
 def unpacking(world: World) -> str:
