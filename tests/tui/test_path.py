@@ -75,7 +75,7 @@ async def test_from_home_to_result(tmp_path: Path) -> None:
         app.screen.query_one("#pick").focus()
         await pilot.pause()
         await pilot.press("down", "right", "right", "enter")
-        await wait_for(pilot, "target layer 1, source layer 2")
+        await wait_for(pilot, "target 1 ← source 2")
         await settle(pilot, 0.3)
         assert app.screen.query_one("#plan").row_count > 0, app.screen.query_one("#plan").waiting
         await pilot.press("4")

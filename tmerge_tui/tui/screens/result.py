@@ -177,7 +177,7 @@ class ResultScreen(Page):
         l, m = cell  # noqa: E741
         side = self.query_one("#side", OneOf).value
         shown = self.query_one("#plan", Matrix)
-        where = f"{side}  target layer {l}, source layer {m}"
+        where = f"{side}  target {l} ← source {m}"
         plan = next(
             (h for h in self.results["heatmaps"] if (h["l"], h["m"], h["side"]) == (l, m, side)),
             None,

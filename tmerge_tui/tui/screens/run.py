@@ -38,7 +38,7 @@ POLL = 0.1  # seconds between two looks at the event file
 MAP_EVERY = 0.25  # seconds between two drawings of a map: the terminal pays for every changed cell
 TABS = ("stages", "maps", "log")
 WHOLE = (116, 36)  # columns and rows from which on all views stand side by side
-ENDED = 44  # rows that they take together with how the run has ended; with fewer the maps go: the result has them
+ENDED = 44  # rows that they take together with how the run has ended; with fewer the maps go, which the result has
 PHASES = {
     "starting": ("○ starting", "$foreground 60%"),
     "running": ("● running", "$primary bold"),
@@ -130,7 +130,7 @@ class RunScreen(Page):
         """One view at a time where they have no room side by side."""
         tabs = self.size.width < WHOLE[0] or self.size.height < WHOLE[1]
         self.set_class(tabs, "-tabs")
-        self.set_class(not tabs and self.follower.ended is not None and self.size.height < ENDED, "-squeezed")
+        self.set_class(self.follower.ended is not None and self.size.height < ENDED, "-squeezed")
         self.refresh_bindings()
 
     # following
@@ -210,7 +210,7 @@ class RunScreen(Page):
         self.query_one("#costs", Matrix).show(costs, f"{side}  {state.pairs:,} pairs solved" + self._unconverged())
         if state.heat is not None:
             heat = state.heat
-            caption = f"{heat.side}  target layer {heat.l}, source layer {heat.m}"
+            caption = f"{heat.side}  target {heat.l} ← source {heat.m}"
             self.query_one("#heat", Matrix).show_cells(heat.rows, heat.cols, heat.cells(), heat.lo, heat.hi, caption)
         if state.convergence is not None:
             curve = state.convergence

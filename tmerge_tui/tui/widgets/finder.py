@@ -82,7 +82,7 @@ class Finder(OptionList):
             hub = await asyncio.to_thread(self.shelf.hub, query, LISTED)
         except TmergeError as error:
             offline = isinstance(error, catalog.OfflineError)
-            self.fill(local, f"offline: {error.found}. {self.shelf.offline}" if offline else error.found)
+            self.fill(local, f"offline: {error.found}; {self.shelf.offline}" if offline else error.found)
             return
         here = {found.name for found in local}
         every = [*local, *(found for found in hub if found.name not in here)]

@@ -143,7 +143,9 @@ class Matrix(Widget):
         """Column numbers under their first column, where they fit; then what the axes are."""
         names = f"{self.row_name} ↓ {self.column_name} →"
         if not self.numbered:
-            return f"{'':{LEFT - 1}}└ {names}, {self.row_count} x {self.column_count} cells"
+            axis = f"{'':{LEFT - 1}}└ {names}"
+            cells = f", {self.row_count} x {self.column_count} cells"
+            return axis + cells if len(axis) + len(cells) <= self.size.width else axis
         line = [" "] * len(across)
         free = 0
         for x, column in enumerate(across):
@@ -158,10 +160,11 @@ class Matrix(Widget):
         low, high = f"{self.low:.3g} ", f" {self.high:.3g}"
         if not self.numbered:
             low, high = f"{10**self.low:.2g} ", f" {10**self.high:.2g} x uniform"
+        steps = slice(None, None, 1 if LEFT + len(low) + ramp.STEPS + len(high) <= self.size.width else 2)
         if colours is None:
-            bar = [Segment(ramp.GLYPHS, plain)]
+            bar = [Segment(ramp.GLYPHS[steps], plain)]
         else:
-            bar = [Segment(" ", plain + Style(bgcolor=colour)) for colour in colours]
+            bar = [Segment(" ", plain + Style(bgcolor=colour)) for colour in colours[steps]]
         faint = plain + Style(dim=True)
         return Strip([Segment(" " * LEFT + low, faint), *bar, Segment(high, faint)]).adjust_cell_length(
             self.size.width, plain

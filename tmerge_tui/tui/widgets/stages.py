@@ -87,7 +87,7 @@ class Stages(Widget):
         """
         elapsed, left = clock(stage.elapsed(self.now)), clock(stage.eta())
         counts = ""
-        if stage.total:
+        if stage.total > 1:
             wide = len(progress(stage.total, stage.total, stage.unit))
             counts = f"{progress(stage.done, stage.total, stage.unit):>{wide}}"
         shown = [counts, f"{left:>7} left" if stage.eta() is not None else f"{elapsed:>7}"]
@@ -98,7 +98,7 @@ class Stages(Widget):
             shown[1:1] = [f"{rate(stage.rate, stage.unit) if stage.rate else '':>15}", f"{elapsed:>7}"]
             taken += 26
         length = min(room - taken - 2, BAR[1])
-        drawn = bar(stage.fraction, length) if length >= BAR[0] and stage.total else Content("")
+        drawn = bar(stage.fraction, length) if length >= BAR[0] and counts else Content("")
         text = "  ".join(shown)
         return Content.assemble(drawn, text.rjust(room - drawn.cell_length))
 
