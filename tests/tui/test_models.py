@@ -51,7 +51,7 @@ async def test_the_verdict_uses_the_room_it_has(app: TmergeApp, probe: FakeProbe
         app.goto("models")
         await settle(pilot)
         text = screen_text(app)
-        assert "k      96 x 192 →   96 x 96" in text and "gate  left as it is" in text, text
+        assert "k      96 x 192 → 96 x 96" in text and "gate  left as it is" in text, text
         assert "o     192 x 192 → 96 x 96 …" in text, "some layers have another shape"
         assert text.index("licences differ") < text.index("skipped note 0")
         verdict = app.screen.query_one(Verdict)

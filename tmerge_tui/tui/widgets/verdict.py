@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from tmerge_tui.recipe import PROJECTIONS
 
+FAINT = "$foreground 60%"
 WIDE = 60  # columns from which on it is a strip below the models, not a column between them
 TALL = 12  # lines from which on every kind of projection has one
 
@@ -30,17 +31,19 @@ class Verdict(VerticalScroll, can_focus=False):
         if self.said is not None:
             self.show(self.said)
 
+    def on_mount(self) -> None:
+        self.watch(self, "show_vertical_scrollbar", self._reach)
+
+    def _reach(self, more: bool) -> None:
+        self.can_focus = more
+
     def _update(self, content: Content) -> None:
         self.query_one(Static).update(content)
         self.scroll_home(animate=False)
-        self.call_after_refresh(self._reach)
-
-    def _reach(self) -> None:
-        self.can_focus = self.max_scroll_y > 0
 
     def wait(self, text: str) -> None:
         self.said = None
-        self._update(Content.styled(text, "$foreground 60%"))
+        self._update(Content.styled(text, FAINT))
 
     def refuse(self, text: str, hint: str = "") -> None:
         self.said = None
@@ -60,14 +63,14 @@ class Verdict(VerticalScroll, can_focus=False):
         """Depth, width and what is fused: every kind with its shapes where there is room, else their names."""
         (source_layers, target_layers), (source_width, target_width) = said["layers"], said["hidden"]
         yes = Content.styled("✓ can be merged", "$success bold")
-        depth = Content.assemble(("depth ", "$foreground 60%"), f"{source_layers} → {target_layers} layers")
-        width = Content.assemble(("width ", "$foreground 60%"), f"{source_width:,} → {target_width:,} channels")
+        depth = Content.assemble(("depth ", FAINT), f"{source_layers} → {target_layers} layers")
+        width = Content.assemble(("width ", FAINT), f"{source_width:,} → {target_width:,} channels")
         tall = self.size.height >= TALL
         if self.size.width < WIDE:
-            return [yes, *([] if tall else [_names(said)]), depth, width, *(_table(said) if tall else [])]
+            return [yes, *([] if tall else [_names(said)]), depth, width, *(_table(said, False) if tall else [])]
         gap = Content("   ")
         if tall:
-            return [gap.join([yes, depth, width]), *_table(said)]
+            return [gap.join([yes, depth, width]), *_table(said, True)]
         return [gap.join([yes, _names(said)]), gap.join([depth, width])]
 
 
@@ -76,27 +79,32 @@ def _names(said: dict[str, Any]) -> Content:
     return Content(" ").join([Content.styled(kind, styles[kind in said["kinds"]]) for kind in PROJECTIONS])
 
 
-def _table(said: dict[str, Any]) -> list[Content]:
+def _table(said: dict[str, Any], wide: bool) -> list[Content]:
     """A line for every kind: its outputs x inputs in the source and in the target."""
-    sides = {kind: [_shape(shapes) for shapes in pair] for kind, pair in said["shapes"].items()}
-    left, right = (max(len(pair[side]) for pair in sides.values()) for side in (0, 1))
-    left, right = max(left, 6), max(right, 6)
-    lines = [Content.styled(f"{'':5} {'source':>{left}}   {'target':>{right}}   out x in", "$foreground 60%")]
+    sides = [_column([pair[side] for pair in said["shapes"].values()]) for side in (0, 1)]
+    shown = dict(zip(said["shapes"], zip(*sides, strict=True), strict=True))
+    left, right = (max(len("source"), *map(len, column)) for column in sides)
+    lines = [Content.styled(f"{'':5} {'source':>{left}}   {'target':>{right}}{'   out x in' if wide else ''}", FAINT)]
     for kind in PROJECTIONS:
-        if kind in sides:
-            source, target = sides[kind]
-            text = f" {source:>{left}} → {target:>{right}}"
-            lines.append(Content.assemble((f"{kind:<5}", "$success bold"), text))
+        if kind in shown:
+            source, target = shown[kind]
+            lines.append(
+                Content.assemble((f"{kind:<5}", "$success bold"), f" {source:>{left}} → {target:>{right}}".rstrip())
+            )
         else:
-            lines.append(Content.assemble((f"{kind:<5}", "$foreground 35%"), (" left as it is", "$foreground 60%")))
+            lines.append(Content.assemble((f"{kind:<5}", "$foreground 35%"), (" left as it is", FAINT)))
     return lines
 
 
-def _shape(shapes: list[list[int]]) -> str:
-    """`96 x 192`; with a sign that other layers have others."""
-    return f"{shapes[0][0]:,} x {shapes[0][1]:,}" + (" …" if len(shapes) > 1 else "")
+def _column(kinds: list[list[list[int]]]) -> list[str]:
+    """`192 x  96`, one under the other; with a sign where other layers have other shapes."""
+    first = [shapes[0] for shapes in kinds]
+    rows, columns = (max(len(str(shape[axis])) for shape in first) for axis in (0, 1))
+    various = any(len(shapes) > 1 for shapes in kinds)
+    more = {True: " …", False: "  "} if various else {False: ""}
+    return [f"{s[0][0]:>{rows}} x {s[0][1]:>{columns}}{more[len(s) > 1]}" for s in kinds]
 
 
 def _remarks(said: dict[str, Any]) -> list[Content]:
-    skipped = [Content.assemble(("skipped ", "$foreground 60%"), note) for note in said["notes"]]
+    skipped = [Content.assemble(("skipped ", FAINT), note) for note in said["notes"]]
     return [Content.assemble(("! ", "$warning bold"), warning) for warning in said["warnings"]] + skipped
