@@ -30,6 +30,7 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import Estimate, ModelFacts, estimate, read_facts
 from tmerge_tui.models.loading import load_tokenizer, pick_device
 from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 
@@ -205,9 +206,9 @@ def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list
     free = shutil.disk_usage(output).free
     if free >= needs.disk_bytes + together:
         return []
-    download = f" and the download, to the same disk, {together / 1e9:.1f} GB" if together else ""
+    download = f" and the download, to the same disk, {size(together)}" if together else ""
     return [
-        f"output: {free / 1e9:.1f} GB free at {output}, the run needs about {needs.disk_bytes / 1e9:.1f} GB{download}; "
+        f"output: {size(free)} free at {output}, the run needs about {size(needs.disk_bytes)}{download}; "
         f"free space or choose another output"
     ]
 
