@@ -158,4 +158,4 @@ def test_too_little_room_for_the_output_is_said_beforehand(pair: Mapping, monkey
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(check_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     (problem,) = check(recipe_of(pair))
-    assert problem.startswith("output: ") and "GB free" in problem and "choose another output" in problem
+    assert problem.startswith("output: 1 kB free at ") and "choose another output" in problem
