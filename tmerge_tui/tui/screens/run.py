@@ -216,7 +216,7 @@ class RunScreen(Page):
             curve = state.convergence
             points = tuple((float(i), v) for i, v in enumerate(curve.violations, 1))
             last = f"{curve.violations[-1]:.1e}" if curve.violations and curve.violations[-1] is not None else "?"
-            caption = f"{curve.side} {curve.l}→{curve.m}: {last} after {len(curve.violations)} iterations"
+            caption = f"{curve.side} {curve.l}←{curve.m}: {last} after {len(curve.violations)} iterations"
             self.query_one(Chart).show([Series("", points)], caption)
 
     def _unconverged(self) -> str:
