@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 from PyInstaller.archive.readers import CArchiveReader
-from smoke_box import ROOT, Failed, NotChecked, expect, until
+from smoke_box import ROOT, WINDOWS, Failed, NotChecked, expect, until
 from smoke_merge import World, expect_result, report, same_merge
 
 import tmerge_tui
@@ -108,12 +110,21 @@ def commands(world: World) -> str:
 
 
 def unpacking(world: World) -> str:
-    """Killed in the middle of the first unpacking, then two first runs at once: one engine, and both do their work."""
+    """Stopped, then killed in the first unpacking, then two first runs at once: one engine, and both do their work."""
     box, home = world.box, world.box.new_home()
     env = box.environment(home)
     command = box.command("check", world.pair / "target", env=env)
+
+    def parts() -> list[Path]:
+        return [path for path in box.unpacked(home) if path.suffix == ".part" and any(path.iterdir())]
+
+    if not WINDOWS:
+        first = box.start(command)
+        expect(until(parts, 60), "no unpacking within a minute")
+        os.killpg(first.pid, signal.SIGINT)
+        box.end(first, 5).expect(130, "stopped")
+        expect(not box.unpacked(home), f"left in the cache: {box.unpacked(home)}")
     first = box.start(command)
-    parts = lambda: [path for path in box.unpacked(home) if path.suffix == ".part" and any(path.iterdir())]  # noqa: E731
     expect(until(parts, 60), "no unpacking within a minute")
     for process in box.processes():
         process.kill()

@@ -31,7 +31,7 @@ class Screen:
             raise NotChecked("no tmux")
         self.socket = box.folder / f"tmux{time.monotonic_ns()}"
         self.tmux = [tmux, "-S", str(self.socket), "-f", "/dev/null", "-u"]
-        line = f"cd {shlex.quote(str(box.work))}; {command.shell}; echo left with $?; cat"
+        line = f"cd {shlex.quote(str(box.work))}; {command.shell}; echo left with $?; read end"
         self("new-session", "-d", "-x", str(columns), "-y", str(rows), line)
 
     def __call__(self, *words: str) -> str:
@@ -76,7 +76,7 @@ def opened(world: World, columns: int, rows: int, env: dict[str, str], mounts: s
     try:
         yield screen
     finally:
-        screen("kill-server")
+        subprocess.run([*screen.tmux, "kill-server"], capture_output=True)
 
 
 def wizard(world: World) -> str:
