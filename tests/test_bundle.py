@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from backports import zstd
@@ -160,6 +161,15 @@ def test_no_room_is_said_with_both_sizes(split: Path, monkeypatch: pytest.Monkey
         StorageError, match=r"no room for the engine.*MB free\n.*1,000,000,000,050 MB.*\n.*TMERGE_CACHE"
     ):
         bundle.unpack()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_cache_where_no_program_can_start_is_said(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = {"f_bavail": 10**9, "f_blocks": 10**9, "f_bfree": 10**9, "f_frsize": 4096}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC, **room))
+    with pytest.raises(StorageError, match=r"no program can start in .*\(noexec\)\n.*\n.*TMERGE_CACHE"):
+        bundle.unpack()
+    assert not bundle.is_ready()
 
 
 def test_a_cache_that_cannot_be_written_is_said(split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def is_ready() -> bool:
 def unpack(progress: Progress = lambda done, total: None) -> Path:
     """The engine's program, unpacked first if it is not. Waits for another process that is unpacking it.
 
-    Raises StorageError when the cache cannot be written or has no room, or the executable is damaged.
+    Raises StorageError when the cache cannot be written, has no room or lets no program start, or the executable is
+    damaged.
     """
     if is_ready():
         return executable()
@@ -107,6 +108,8 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
                     raise StorageError(
                         f"no room for the engine in {target.parent}: {free / 1e6:,.0f} MB free", needed, ELSEWHERE
                     )
+                if is_noexec(target.parent):
+                    raise StorageError(f"no program can start in {target.parent} (noexec)", needed, ELSEWHERE)
                 part = target.with_name(target.name + ".part")
                 try:
                     _extract(payload(), engine.sha256, part, progress)
@@ -120,6 +123,13 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
         said = error.strerror or str(error)
         raise StorageError(f"cannot unpack the engine into {target}: {said}", needed, ELSEWHERE) from error
     return executable()
+
+
+def is_noexec(folder: Path) -> bool:
+    """Whether the disk is mounted so that programs on it cannot start (Linux says so; elsewhere False)."""
+    if sys.platform == "linux":
+        return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+    return False
 
 
 def engines() -> list[Path]:

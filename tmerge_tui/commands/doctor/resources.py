@@ -81,7 +81,7 @@ def engine() -> Finding:
     found = disk("engine", cache, 0 if part is None or ready else part.unpacked + bundle.SPARE, ELSEWHERE)
     if found.advice:
         return found
-    if _noexec(_nearest(cache)):
+    if bundle.is_noexec(_nearest(cache)):
         return checked("engine", f"{cache}: no program can start there (noexec)", ELSEWHERE, **found.facts)
     state = "unpacked" if ready else f"unpacked at the first run ({size(part.unpacked if part else 0)})"
     return Finding("engine", f"{found.found}, {state}", facts={**found.facts, "ready": ready})
@@ -112,10 +112,3 @@ def _can_write(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _noexec(folder: Path) -> bool:
-    """Whether the disk is mounted so that programs on it cannot start (Linux says so; elsewhere False)."""
-    if sys.platform == "linux":
-        return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
-    return False
