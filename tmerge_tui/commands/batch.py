@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tmerge_tui
 from tmerge_tui.commands.engine import unpack
 from tmerge_tui.commands.output import complain, data, say
+from tmerge_tui.commands.stopping import stoppable
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import RunFailed, RunFinished, encode
@@ -23,7 +22,6 @@ from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
 from tmerge_tui.yamlfile import read_mapping, read_scalar
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 DEMO = Path(tmerge_tui.__file__).parent / "assets" / "demo" / "recipe.yaml"
 
 
@@ -67,9 +65,7 @@ def run(recipe: Recipe, options: Options) -> int:
         write_atomic(folder.recipe, dump_recipe(recipe).encode())
     unpack()
     follower = Follower(folder, from_start=False)
-    # `timeout` and job queues stop the worker too, as Ctrl-C does.
-    before = [(number, signal.signal(number, _interrupt)) for number in STOPPING]
-    try:
+    with stoppable():
         worker = spawn.start(folder)
         follower.worker = worker
         try:
@@ -79,9 +75,6 @@ def run(recipe: Recipe, options: Options) -> int:
             cancel(folder, worker)
             return interrupted(folder)
         return conclude(folder, ended, options)
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def show(follower: Follower, options: Options, skip: int = 0) -> Ended:
@@ -175,10 +168,3 @@ def _known() -> set[str]:
         return {cls.__name__}.union(*(names(sub) for sub in cls.__subclasses__()))
 
     return names(TmergeError)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Stops once. A one-file executable passes Ctrl-C on to its child, which the terminal has told too."""
-    for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -7,6 +7,7 @@ import time
 
 from tmerge_tui import bundle
 from tmerge_tui.commands.output import complain, say
+from tmerge_tui.commands.stopping import stoppable
 from tmerge_tui.errors import TmergeError
 
 EVERY = 0.5  # seconds between two lines of progress where there is no terminal
@@ -43,5 +44,6 @@ def unpack() -> None:
                 flush=True,
             )
 
-    bundle.unpack(show)
+    with stoppable():
+        bundle.unpack(show)
     print("\r  done " if terminal else "  done", file=sys.stderr, flush=True)
