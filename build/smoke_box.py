@@ -94,7 +94,7 @@ class Box:
         """All that a command finds."""
         home = home or self.home
         given = {"PATH": str(self.nothing), "HOME": str(home), "TMPDIR": str(self.tmp), "TERM": TERM}
-        given["OMP_NUM_THREADS"] = "1"  # equal bytes are promised for equal work: several threads may share it differently
+        given["OMP_NUM_THREADS"] = "1"  # equal bytes are for equal work: several threads may share it differently
         if WINDOWS:  # without these no program starts, and its folders are asked of the system, not of HOME
             given |= {name: os.environ[name] for name in ("SYSTEMROOT", "SYSTEMDRIVE", "PATHEXT")}
             given |= {"USERPROFILE": str(home), "TEMP": str(self.tmp), "TMERGE_CACHE": str(cache(home))}
