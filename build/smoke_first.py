@@ -162,16 +162,22 @@ def damaged(world: World) -> str:
 
 
 def no_room(world: World) -> str:
-    """A disk too small for the engine: an error that names the sizes and the way out."""
-    box, home = world.box, world.box.new_home()
-    (home / ".cache").mkdir()
-    tiny = f"{shutil.which('mount')} -t tmpfs -o size=64m none {shlex.quote(str(home))}/.cache"
-    done = box.run("demo", "--output", "never", env=box.environment(home), mounts=tiny)
-    said = done.expect(1, "no room for the engine", "TMERGE_CACHE").err
-    expect(re.search(r"\d MB free", said) and re.search(r"1,\d{3} MB", said), f"no sizes:\n{said}")
+    """Disks too small for the engine, read-only, or where no program starts: an error that names the way out."""
+    box, target = world.box, world.pair / "target"
+    done = {}
+    for options in ("size=64m", "ro", "noexec,size=3g"):
+        home = box.new_home()
+        (home / ".cache").mkdir()
+        mount = f"{shutil.which('mount')} -t tmpfs -o {options} none {shlex.quote(str(home))}/.cache"
+        done[options] = box.run("check", target, env=box.environment(home), mounts=mount).expect(1, "TMERGE_CACHE")
+    said = done["size=64m"].err
+    expect(re.search(r"no room for the engine.*: \d+ MB free", said), f"no size:\n{said}")
+    expect(re.search(r"expected: .* with [\d,]{3,} MB", said), f"no size:\n{said}")
+    expect("Read-only" in done["ro"].err, done["ro"].err)
+    expect("no program can start" in done["noexec,size=3g"].err, done["noexec,size=3g"].err)
     elsewhere = box.environment(home, TMERGE_CACHE=str(world.engine.parents[2]))
-    box.run("check", world.pair / "target", env=elsewhere, mounts=tiny).expect(0, "q_proj")
-    return f"said after {done.seconds:.1f} s"
+    box.run("check", target, env=elsewhere, mounts=mount).expect(0, "q_proj")
+    return f"said after {max(one.seconds for one in done.values()):.1f} s"
 
 
 def size(files: list[Path]) -> str:

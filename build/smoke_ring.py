@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smoke_box import Box, Command
 
-ALONE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # two of them run side by side
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def run(path: str) -> None:
@@ -45,7 +45,7 @@ def run(path: str) -> None:
 
 def outside(box: Box, recipes: Path, log: Path) -> subprocess.Popen[str]:
     """Starts `run` from source."""
-    return _start(box.python(__file__, recipes, **ALONE), log)
+    return _start(box.python(__file__, recipes, **OFFLINE), log)
 
 
 def inside(box: Box, engine: Path, recipes: Path, log: Path) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def inside(box: Box, engine: Path, recipes: Path, log: Path) -> subprocess.Popen
     text = f"{Path(__file__).read_text(encoding='utf-8')}\nrun({str(recipes)!r})\nos._exit(0)\n"
     reader, writer = os.pipe()
     arguments = ("--multiprocessing-fork", f"tracker_fd={reader}", f"pipe_handle={reader}")
-    process = _start(box.command(*arguments, program=engine, env=box.environment(**ALONE)), log, pass_fds=[reader])
+    process = _start(box.command(*arguments, program=engine, env=box.environment(**OFFLINE)), log, pass_fds=[reader])
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:
         pickle.dump({}, pipe)  # how to prepare: nothing
