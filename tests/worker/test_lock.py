@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -72,27 +73,48 @@ def test_another_machine_is_believed_while_events_arrive(run: RunDir) -> None:
     lock.acquire(run)
 
 
-def _contend(path: str, gate: multiprocessing.synchronize.Event, won: multiprocessing.queues.Queue[bool]) -> None:
-    gate.wait()
-    try:
-        lock.acquire(RunDir(path))
-        won.put(True)
-    except RunFolderError:
-        won.put(False)
-    time.sleep(1)  # hold it while the others try
+def test_looking_at_a_lock_and_taking_it_over_is_one_step(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(run, os.getpid(), 0.0)
+    look, pauses = lock.refuse_if_held, iter([0.2, 0.6])
+
+    def look_and_wait(run: RunDir) -> None:
+        look(run)
+        time.sleep(next(pauses, 0.0))
+
+    monkeypatch.setattr(lock, "refuse_if_held", look_and_wait)
+    with ThreadPoolExecutor(2) as threads:
+        tries = [threads.submit(lock.acquire, run) for _ in range(2)]
+    refused = [each.exception() for each in tries if each.exception()]
+    assert len(refused) == 1 and isinstance(refused[0], RunFolderError)
+
+
+ROUNDS = 10
+
+
+def _contend(path: str, steps: multiprocessing.synchronize.Barrier, won: multiprocessing.queues.Queue[int]) -> None:
+    run = RunDir(path)
+    for number in range(ROUNDS):
+        if steps.wait() == 0:  # whichever it is: a lock of this pid, when it was another process's
+            write(run, os.getpid(), 0.0)
+        steps.wait()
+        try:
+            lock.acquire(run)
+            won.put(number)
+        except RunFolderError:
+            pass
+        steps.wait()  # held until all have tried
 
 
 def test_of_many_that_find_a_stale_lock_one_gets_it(run: RunDir) -> None:
-    write(run, os.getpid(), 0.0)
     context = multiprocessing.get_context("spawn")
-    gate, won = context.Event(), context.Queue()
-    processes = [context.Process(target=_contend, args=(str(run.path), gate, won)) for _ in range(3)]
+    steps, won = context.Barrier(3, timeout=120), context.Queue()
+    processes = [context.Process(target=_contend, args=(str(run.path), steps, won)) for _ in range(3)]
     for process in processes:
         process.start()
-    time.sleep(1.0)
-    gate.set()
-    assert sorted(won.get(timeout=30) for _ in processes) == [False, False, True]
     for process in processes:
         process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted(won.get(timeout=10) for _ in range(ROUNDS)) == list(range(ROUNDS))
+    assert won.empty()
     won.close()
     won.join_thread()

@@ -1,8 +1,9 @@
 """Who is writing a run: the file `lock` holds pid, start time and host of its worker.
 
-No flock: the file is read by people and by other machines on a shared disk, and a dead worker needs no clean-up. A lock
-is live while a process with that pid *and that start time* runs here, so a recycled pid does not hold a run for ever.
-The lock of another machine counts as live while events still arrive (its worker writes one every second).
+No flock for as long as a run goes on: the file is read by people and by other machines on a shared disk, and a dead
+worker needs no clean-up. A lock is live while a process with that pid *and that start time* runs here, so a recycled
+pid does not hold a run for ever. The lock of another machine counts as live while events still arrive (its worker
+writes one every second). Looking at a lock and taking it over is one step, which `.lock` guards for that instant.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import psutil
 
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
-from tmerge_tui.files import storage
+from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.system import insist
 
 SAME_START = 2.0  # seconds by which a start time may differ: the clock it is derived from is adjusted now and then
@@ -56,20 +57,13 @@ def acquire(run: RunDir) -> None:
 
     Raises RunFolderError when a live worker holds it, StorageError when the lock cannot be written.
     """
+    from filelock import FileLock
+
     me = Holder(os.getpid(), psutil.Process().create_time(), socket.gethostname())
     body = json.dumps(asdict(me)).encode()
-    with storage(run.lock):
-        while True:
-            try:
-                file = insist(lambda: os.open(run.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            except FileExistsError:
-                _remove_stale(run)
-                continue
-            try:
-                os.write(file, body)
-            finally:
-                os.close(file)
-            return
+    with storage(run.lock), FileLock(run.path / ".lock"):
+        refuse_if_held(run)
+        write_atomic(run.lock, body)
 
 
 def release(run: RunDir) -> None:
@@ -89,25 +83,6 @@ def refuse_if_held(run: RunDir) -> None:
             "one run at a time in a folder",
             f"`tmerge watch {run.path}` follows it, `tmerge cancel {run.path}` stops it; or choose another output",
         )
-
-
-def _remove_stale(run: RunDir) -> None:
-    try:
-        seen = run.lock.read_bytes()
-    except FileNotFoundError:
-        return
-    if not seen:  # created an instant ago and not yet written, or left empty by a power cut
-        time.sleep(0.1)
-    refuse_if_held(run)
-    claimed = run.lock.with_name(f".lock.{os.getpid()}.stale")
-    try:
-        seen = run.lock.read_bytes()
-        insist(lambda: os.replace(run.lock, claimed))
-    except FileNotFoundError:  # another worker was faster
-        return
-    if claimed.read_bytes() != seen:  # what was moved away is that faster worker's lock: put it back
-        insist(lambda: os.replace(claimed, run.lock))
-    insist(lambda: claimed.unlink(missing_ok=True))
 
 
 def _read(path: Path) -> Holder | None:
