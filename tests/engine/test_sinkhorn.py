@@ -137,6 +137,15 @@ def test_permuted_channels_give_the_permutation() -> None:
     assert relative(Q, torch.eye(30)[:, order] / 30) < 1e-3
 
 
+@pytest.mark.parametrize(("n", "m"), [(10, 18), (33, 51), (65, 129)])
+def test_a_plan_has_the_same_bits_wherever_it_lies_in_a_batch(n: int, m: int) -> None:
+    """Widths that fill no whole lines of memory: a BLAS adds up in another order where data begins elsewhere."""
+    Zx, *Zys = (make_zscores(40, n, m, seed=seed)[min(seed, 1)] for seed in range(5))
+    for one, batched in zip((solve("fast", Zx, Zy, 0.1) for Zy in Zys), solve_fast(Zx, Zys, 0.1), strict=True):
+        assert torch.equal(one.f, batched.f) and torch.equal(one.g, batched.g)
+        assert (one.shift, one.cost, one.violations) == (batched.shift, batched.cost, batched.violations)
+
+
 def test_batch_equals_single_results(monkeypatch: pytest.MonkeyPatch) -> None:
     Zx = make_zscores(64, 48, 1)[0]
     Zys = [make_zscores(64, 48, 80, rank=1 + 3 * s, noise=0.2 + 0.3 * s, seed=s)[1] for s in range(5)]

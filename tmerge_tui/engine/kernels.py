@@ -15,8 +15,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+LINE = 64  # bytes of a cache line, and of the widest vector register
 BLOCK = 1 << 19  # bytes of the row blocks in which a CPU passes over a kernel: they stay in a core's cache
 REACH = 100.0  # how far duals may drift from the absorbed ones before a kernel entry that matters could underflow
+
+
+def aligned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty tensor [B, n, n'] each of whose B matrices begins at a multiple of LINE bytes.
+
+    Where data begins decides in which order a BLAS adds it up, and a plan must not depend on its place in a batch.
+    """
+    B, n, m = shape
+    room = -(-n * m * dtype.itemsize // LINE) * LINE // dtype.itemsize
+    return torch.empty(B, room, dtype=dtype, device=device)[:, : n * m].unflatten(1, (n, m))
 
 
 class KernelBatch(Protocol):
@@ -59,15 +70,18 @@ class Kernels:
 
     def _passes(self, v: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Row block by row block, so that both products (and the exponential, the first time) read it from cache."""
-        Kv = v.new_empty(len(active), self.shape[1])
-        KTu = torch.zeros_like(v)
-        for row, i in enumerate(active):
-            for K, out in zip(self.K[i].split(self.block), Kv[row].split(self.block), strict=True):
+        Kvs, KTus = [], []
+        for i, v_i in zip(active, v, strict=True):
+            v_i = v_i.clone()  # vectors of their own begin where a line of memory does, see `aligned`
+            Kv, KTu = v.new_empty(self.shape[1]), torch.zeros_like(v_i)
+            for K, out in zip(self.K[i].split(self.block), Kv.split(self.block), strict=True):
                 if self.fresh:
                     K.exp_()
-                torch.mv(K, v[row], out=out)
-                KTu[row].addmv_(K.T, out.reciprocal())
-        return Kv, KTu
+                torch.mv(K, v_i, out=out)
+                KTu.addmv_(K.T, out.reciprocal())
+            Kvs.append(Kv)
+            KTus.append(KTu)
+        return torch.stack(Kvs), torch.stack(KTus)
 
     def cost(self, i: int, f: Tensor, g: Tensor, shift: float) -> float:
         K, v = self.K[i], g.double().exp().to(self.dtype)
@@ -86,7 +100,7 @@ class LogKernels:
 
     def __init__(self, log_K: Tensor, spread: float) -> None:
         self.log_K, self.spread = log_K, spread
-        self.K = torch.empty_like(log_K)
+        self.K = aligned(log_K.shape, log_K.dtype, log_K.device)
         self.shape = (log_K.shape[0], log_K.shape[1], log_K.shape[2])
         self.dtype, self.device = log_K.dtype, log_K.device
         self.absorbed: dict[int, tuple[Tensor, Tensor]] = {}

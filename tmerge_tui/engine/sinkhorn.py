@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tmerge_tui.engine.anderson import iterate, violations
-from tmerge_tui.engine.kernels import Kernels, LogKernels
+from tmerge_tui.engine.kernels import Kernels, LogKernels, aligned
 from tmerge_tui.errors import NumericsError
 
 Stop = Literal["relative", "absolute"]
@@ -83,14 +83,15 @@ def solve_fast(
 
     Kernels are built in batches within a fixed workspace; each problem leaves its batch when it has converged. Below
     epsilon = 0.025, and for any problem whose kernel leaves the range of floating point, the log domain in fp64 takes
-    over and `solver` says "fast-log". The result of a problem does not depend on the others in its batch.
+    over and `solver` says "fast-log". The result of a problem does not depend on the others in its batch: on a CPU to
+    the last bit, in the log domain but for rounding in fp64.
     """
     n, m = Zx.shape[1], Zys[0].shape[1]
     log_domain = epsilon < KERNEL_EPSILON
     dtype = _precision(n, m, epsilon, tolerance, stop)
     room = WORKSPACE.get(Zx.device.type, WORKSPACE["cpu"]) // (2 if log_domain else 1)
     size = min(len(Zys), max(1, room // (n * m * dtype.itemsize)))
-    workspace = torch.empty(size, n, m, dtype=dtype, device=Zx.device)
+    workspace = aligned((size, n, m), dtype, Zx.device)
     solutions: list[Solution] = []
     for start in range(0, len(Zys), size):
         batch = Zys[start : start + size]
@@ -99,7 +100,7 @@ def solve_fast(
         solved = _solve_batch(kernel, workspace, Zx, batch, epsilon, limits)
         for Zy, solution in zip(batch, solved, strict=True):
             if solution is None:
-                space = workspace.new_empty(1, n, m, dtype=torch.float64)
+                space = aligned((1, n, m), torch.float64, Zx.device)
                 solution = _solve_batch(LogKernels, space, Zx, [Zy], epsilon, limits)[0]
             if solution is None:
                 raise NumericsError("a plan is not finite even in the log domain", hint="use a larger epsilon")
