@@ -31,6 +31,7 @@ NAME = "tmerge.exe" if sys.platform == "win32" else "tmerge"
 PACKAGES = ("torch", "transformers", "textual", "huggingface-hub", "pyarrow", "pot", "peft")  # named by `tmerge doctor`
 # Stripping everything breaks libraries that were patched after linking, as numpy's OpenBLAS; these save 300 MB.
 STRIPPED = ("torch/lib/libtorch_cpu.so", "torch/lib/libtorch_python.so", "ot/**/*.so", "libpython*.so*")
+LIMIT = 2**32 - 2**27  # bytes of the packed engine: offsets in PyInstaller's archive have 32 bits
 WINDOW = 27  # log2 of the bytes in which zstd looks for repetition: 128 MB
 
 
@@ -47,6 +48,9 @@ def main() -> int:
     folder = timed("freezing the engine", freeze, "engine", facts)
     timed("stripping", strip, folder)
     facts["engine"] = timed("packing", pack, folder, FREEZE / "engine.tar.zst", arguments.level)
+    if facts["engine"]["packed"] > LIMIT:
+        packed = facts["engine"]["packed"] / 1e6
+        sys.exit(f"the packed engine has {packed:.0f} MB, one file holds {LIMIT / 1e6:.0f} MB: use a higher --level")
     timed("freezing the terminal part around it", freeze, "light", facts)
     result = ROOT / "dist" / NAME
     result.parent.mkdir(exist_ok=True)

@@ -10,14 +10,22 @@ import shutil
 import signal
 from pathlib import Path
 
+import smoke_ring
 from PyInstaller.archive.readers import CArchiveReader
-from smoke_box import ROOT, WINDOWS, Failed, NotChecked, expect, until
+from smoke_box import LONG, ROOT, WINDOWS, Failed, NotChecked, expect, until
 from smoke_merge import World, expect_result, report, same_merge
 
 import tmerge_tui
 
 VERSION = re.compile(r"tmerge (\S+) \(commit ([0-9a-f]{7,}\+?), (.+) build\)\n")
 ENTRY = "engine.tar.zst"  # of the executable's archive
+NVRTC = """
+import ctypes, torch
+nvrtc, program = ctypes.CDLL("libnvrtc.so." + torch.version.cuda.split(".")[0]), ctypes.c_void_p()
+kernel = b'extern "C" __global__ void f(float *x) { x[0] = __shfl_xor_sync(-1, sinf(x[1]), 1); }'
+nvrtc.nvrtcCreateProgram(ctypes.byref(program), kernel, b"f.cu", 0, None, None)
+print(nvrtc.nvrtcCompileProgram(program, 0, None), flush=True)
+"""
 
 
 def fence(world: World) -> str:
@@ -109,6 +117,16 @@ def commands(world: World) -> str:
     return f"problems that the doctor sees: {', '.join(wrong)}"
 
 
+def cuda(world: World) -> str:
+    """A CUDA build: its run-time compiler finds what it opens by name. That takes no GPU."""
+    if "CUDA" not in world.box.run("--version").out:
+        raise NotChecked("no CUDA build")
+    log = world.box.folder / "nvrtc.log"
+    out, _ = smoke_ring.program(world.box, world.engine, NVRTC, log).communicate(timeout=LONG)
+    expect(out == "0\n", f"NVRTC compiles nothing: {out!r}\n{log.read_text()[-2000:]}")
+    return "NVRTC compiles"
+
+
 def unpacking(world: World) -> str:
     """Stopped, then killed in the first unpacking, then two first runs at once: one engine, and both do their work."""
     box, home = world.box, world.box.new_home()
@@ -190,6 +208,7 @@ CHECKS = {
     "demo": demo,
     "source": source,
     "commands": commands,
+    "cuda": cuda,
     "unpacking": unpacking,
     "damaged": damaged,
     "no-room": no_room,

@@ -50,14 +50,18 @@ def outside(box: Box, recipes: Path, log: Path) -> subprocess.Popen[str]:
 
 def inside(box: Box, engine: Path, recipes: Path, log: Path) -> subprocess.Popen[str]:
     """Starts `run` inside the engine."""
-    text = f"{Path(__file__).read_text(encoding='utf-8')}\nrun({str(recipes)!r})\nos._exit(0)\n"
+    return program(box, engine, f"{Path(__file__).read_text(encoding='utf-8')}\nrun({str(recipes)!r})\n", log)
+
+
+def program(box: Box, engine: Path, text: str, log: Path) -> subprocess.Popen[str]:
+    """Starts any Python inside the engine."""
     reader, writer = os.pipe()
     arguments = ("--multiprocessing-fork", f"tracker_fd={reader}", f"pipe_handle={reader}")
     process = _start(box.command(*arguments, program=engine, env=box.environment(**OFFLINE)), log, pass_fds=[reader])
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:
         pickle.dump({}, pipe)  # how to prepare: nothing
-        pickle.dump(_Text(text), pipe)
+        pickle.dump(_Text(f"{text}\nimport os\nos._exit(0)\n"), pipe)
     return process
 
 
