@@ -180,9 +180,7 @@ def test_an_output_that_is_not_a_run_is_left_alone(recipe: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("fake", ["sleeps", "deaf", "holds_interpreter"])
-def test_ctrl_c_stops_and_says_how_to_go_on(
-    recipe: Path, run: RunDir, fake: str, number: signal.Signals
-) -> None:
+def test_ctrl_c_stops_and_says_how_to_go_on(recipe: Path, run: RunDir, fake: str, number: signal.Signals) -> None:
     batch = subprocess.Popen(
         [*TMERGE, "--batch", str(recipe)],
         stdout=subprocess.PIPE,
