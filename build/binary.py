@@ -47,6 +47,7 @@ def main() -> int:
     facts = edition()
     folder = timed("freezing the engine", freeze, "engine", facts)
     timed("stripping", strip, folder)
+    forget(folder)
     facts["engine"] = timed("packing", pack, folder, FREEZE / "engine.tar.zst", arguments.level)
     if facts["engine"]["packed"] > LIMIT:
         packed = facts["engine"]["packed"] / 1e6
@@ -129,6 +130,13 @@ def strip(folder: Path) -> None:
         return
     files = [file for pattern in STRIPPED for file in (folder / "_internal").glob(pattern) if not file.is_symlink()]
     subprocess.run(["strip", "--strip-unneeded", *map(str, files)], check=True)
+
+
+def forget(folder: Path) -> None:
+    """Takes scripts out of the lists of installed files: their hashes depend on where the environment lies."""
+    for record in (folder / "_internal").glob("*.dist-info/RECORD"):
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if not line.startswith("..")), encoding="utf-8", newline="")
 
 
 def floor(folder: Path) -> str:
