@@ -124,3 +124,10 @@ def test_what_must_be_quick_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}\nimport sys; print(*sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
+
+
+def test_the_first_screen_waits_for_neither_recipe_nor_hub() -> None:
+    slow = {"torch", "numpy", "pydantic", "yaml", "huggingface_hub"}
+    code = f"import tmerge_tui.tui.screens.home, sys; print(*sorted({slow!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tmerge_tui.recipe import make_recipe
 from tmerge_tui.tui import draft as drafts
-from tmerge_tui.tui.draft import OPTIONS, Draft, demo_draft, step_problems, suggest_output
+from tmerge_tui.tui.draft import Draft, demo_draft, options, step_problems, suggest_output
 
 BARE = {"source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x"}
 BASE = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "t.txt", "output": "runs/x"}
@@ -22,7 +22,7 @@ def test_a_draft_of_the_defaults_is_the_default_recipe() -> None:
 
 def test_every_option_has_a_kind_and_its_default_survives_typing() -> None:
     draft = Draft(BASE)
-    for name in OPTIONS:
+    for name in options():
         if name in BASE or drafts.default(name) is None:
             continue
         draft.set(name, drafts.as_text(drafts.default(name)) if drafts.kind(name) == "text" else drafts.default(name))

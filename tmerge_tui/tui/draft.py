@@ -9,14 +9,15 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from tmerge_tui import bundle
 from tmerge_tui.errors import RecipeError
-from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe, options
-from tmerge_tui.section import option
-from tmerge_tui.yamlfile import read_mapping
+
+if TYPE_CHECKING:  # the recipe is imported when it is first asked for: the first screen does not wait for pydantic
+    from tmerge_tui.recipe import Recipe
 
 STEPS = ("models", "data", "method", "review", "run", "result")
 SWITCHES = {  # sections that may be left out: as fields of their own, on or off
@@ -25,9 +26,14 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
 }
 
 
-def _options() -> dict[str, Any]:
+@cache
+def options() -> dict[str, Any]:
+    """Dotted name -> field, of everything that can be chosen."""
+    from tmerge_tui import recipe
+    from tmerge_tui.section import option
+
     known: dict[str, Any] = {}
-    for name, field in options():
+    for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
                 known[switch] = option(False, meaning, expert=True)
@@ -37,7 +43,6 @@ def _options() -> dict[str, Any]:
     return known
 
 
-OPTIONS: dict[str, Any] = _options()
 DEMO = Path("assets", "demo")  # of the package
 MISSING = {
     "source: missing": "choose a source model",
@@ -59,7 +64,7 @@ class Draft:
     @classmethod
     def load(cls, data: dict[str, Any]) -> Draft:
         values = data.get("values")
-        known = {k: v for k, v in values.items() if k in OPTIONS} if isinstance(values, dict) else {}
+        known = {k: v for k, v in values.items() if k in options()} if isinstance(values, dict) else {}
         return cls(known, str(data.get("step")), str(data.get("reached")))
 
     @classmethod
@@ -68,7 +73,7 @@ class Draft:
         values: dict[str, Any] = {}
         data = recipe.model_dump(mode="json")
         data["evaluation"]["choices"] = [_short(choice) for choice in data["evaluation"]["choices"]]
-        for name in OPTIONS:
+        for name in options():
             chosen = _dig(data, name)
             if name in SWITCHES:
                 chosen = chosen is not None
@@ -123,9 +128,13 @@ class Draft:
 
     def recipe(self) -> Recipe:
         """Raises RecipeError with every problem."""
+        from tmerge_tui.recipe import make_recipe
+
         return make_recipe(self.data())
 
     def yaml(self) -> str:
+        from tmerge_tui.recipe import dump_recipe
+
         return dump_recipe(self.recipe())
 
     def problems(self) -> list[str]:
@@ -149,6 +158,9 @@ class Draft:
 
 def demo_draft() -> Draft:
     """The bundled example; its models and text lie beside its recipe. Raises OSError, RecipeError."""
+    from tmerge_tui.recipe import make_recipe
+    from tmerge_tui.yamlfile import read_mapping
+
     data = read_mapping(Path(__file__).parents[1] / DEMO / "recipe.yaml")
     folder = bundle.package() / DEMO  # where it stays for the worker
     for section, names in ((data, ("source", "target")), (data["calibration"], ("path", "holdout_path"))):
@@ -173,7 +185,7 @@ def step_problems(draft: Draft, step: str) -> list[str]:
 
 def default(name: str) -> Any:
     """A field's default as JSON knows it; None for fields that must be given."""
-    field = OPTIONS[name]
+    field = options()[name]
     if field.is_required():
         return None
     value = field.default
@@ -182,7 +194,7 @@ def default(name: str) -> Any:
 
 def kind(name: str) -> str:
     """How a field is edited: "switch", "choice", "set", "list" or "text"."""
-    annotation = _bare(OPTIONS[name].annotation)
+    annotation = _bare(options()[name].annotation)
     if annotation is bool:
         return "switch"
     if get_origin(annotation) is Literal:
@@ -194,12 +206,12 @@ def kind(name: str) -> str:
 
 def is_expert(name: str) -> bool:
     """Whether only the expert view shows it."""
-    return bool((OPTIONS[name].json_schema_extra or {}).get("expert"))
+    return bool((options()[name].json_schema_extra or {}).get("expert"))
 
 
 def choices(name: str) -> tuple[str, ...]:
     """The values of a "choice" or "set"."""
-    annotation = _bare(OPTIONS[name].annotation)
+    annotation = _bare(options()[name].annotation)
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
     return tuple(str(value) for value in get_args(annotation))
@@ -207,7 +219,7 @@ def choices(name: str) -> tuple[str, ...]:
 
 def parse(name: str, value: Any) -> Any:
     """Text of a list field becomes a list; everything else is left to the recipe's own validation."""
-    if isinstance(value, str) and name in OPTIONS and kind(name) == "list":
+    if isinstance(value, str) and name in options() and kind(name) == "list":
         if name == "evaluation.prompts":
             return [line.strip() for line in value.split("|") if line.strip()]
         if name == "evaluation.choices":
@@ -250,7 +262,7 @@ def _free(base: Path) -> Path:
 
 def _optional(name: str) -> bool:
     """Whether None is a value of this field."""
-    annotation = OPTIONS[name].annotation
+    annotation = options()[name].annotation
     return get_origin(annotation) in (types.UnionType, typing.Union) and type(None) in get_args(annotation)
 
 

@@ -19,7 +19,7 @@ from tmerge_tui.errors import TmergeError
 from tmerge_tui.presets import preset_names, read_preset
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui import draft as drafts
-from tmerge_tui.tui.draft import OPTIONS, is_expert
+from tmerge_tui.tui.draft import is_expert, options
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
 from tmerge_tui.tui.widgets.field import OptionField
@@ -76,7 +76,7 @@ class DataScreen(WizardPage):
             with VerticalScroll(id="data-form", can_focus=False):
                 yield OneOf(ORIGINS, origin, id="origin")
                 yield OneOf(preset_names(), chosen, id="preset")
-                for name in OPTIONS:
+                for name in options():
                     if name.startswith("calibration.") and (self.expert or not is_expert(name)):
                         yield OptionField(name, draft.get(name))
             with ContentSwitcher(initial="preview-card", id="beside"):

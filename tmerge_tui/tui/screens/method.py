@@ -18,7 +18,7 @@ from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
 from tmerge_tui.quantities import duration, size
 from tmerge_tui.tui import catalog
-from tmerge_tui.tui.draft import OPTIONS, SWITCHES, is_expert
+from tmerge_tui.tui.draft import SWITCHES, is_expert, options
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.toggles import OneOf
@@ -115,7 +115,7 @@ class MethodScreen(WizardPage):
         self.on_mount()
 
     async def action_defaults(self) -> None:
-        for name in [name for name in self.wizard.draft.values if name in OPTIONS and not _elsewhere(name)]:
+        for name in [name for name in self.wizard.draft.values if name in options() and not _elsewhere(name)]:
             self.wizard.change(name, None)
         self.wizard.goto("method")
 
@@ -153,7 +153,7 @@ class MethodScreen(WizardPage):
 
 
 def _fields(section: str) -> Iterator[str]:
-    for name in OPTIONS:
+    for name in options():
         if not _elsewhere(name) and (name.startswith(f"{section}.") if section else "." not in name):
             yield name
 

@@ -37,7 +37,7 @@ class OptionField(Vertical):
         self.placeholder = placeholder
         self.wrong = ""
         self.note = ""
-        info = drafts.OPTIONS[name]
+        info = drafts.options()[name]
         extra = info.json_schema_extra or {}
         self.meaning = str(info.description)
         self.side_note = "  ".join(part for part in (extra.get("unit"), extra.get("equation")) if part)
