@@ -3,7 +3,7 @@
     build/out/venv/bin/python build/binary.py        (`make binary` makes that environment first)
 
 Run with the environment that is to be frozen: whether its torch is a CPU or a CUDA build decides what comes out.
-The same commit, environment and Python give the same bytes: order, times and hashing are fixed.
+The same commit, packages and Python give the same bytes in whatever folder: order, times and hashing are fixed.
 """
 
 from __future__ import annotations
