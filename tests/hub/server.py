@@ -57,7 +57,9 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.faults: list[Fault] = []
-        self.requests: list[Asked] = []
+        self.answered: list[Asked] = []
+        self.answering = 0
+        self.idle = threading.Condition()
         self.uploads: dict[str, bytes] = {}  # large files by sha256
         self.commits: list[dict[str, Any]] = []
         self.allowed: set[str] = set()  # gated repositories that TOKEN may read
@@ -88,6 +90,13 @@ class Hub:
 
     def fail(self, path: str, **fault: Any) -> None:
         self.faults.append(Fault(path, **fault))
+
+    @property
+    def requests(self) -> list[Asked]:
+        """All that were answered: a client may have its answer before the server has written down that it gave it."""
+        with self.idle:
+            self.idle.wait_for(lambda: not self.answering, timeout=5)
+            return list(self.answered)
 
     def asked(self, pattern: str, method: str = "*") -> list[Asked]:
         """The requests whose path matches."""
@@ -128,10 +137,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         hub, parts = self.server.hub, urlsplit(self.path)
+        with hub.idle:
+            hub.answering += 1
         path, query = unquote(parts.path), parse_qs(parts.query)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._sent, self._fault = 0, hub.fault_for(path, self.command)
         try:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self._fault and self._fault.delay:
                 time.sleep(self._fault.delay)
             if self._fault and self._fault.status:
@@ -142,7 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(path, query, body)
         finally:
             headers = {k.lower(): v for k, v in self.headers.items()}
-            hub.requests.append(Asked(self.server.role, self.command, path, query, headers, self._sent))
+            with hub.idle:
+                hub.answered.append(Asked(self.server.role, self.command, path, query, headers, self._sent))
+                hub.answering -= 1
+                hub.idle.notify_all()
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
