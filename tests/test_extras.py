@@ -21,7 +21,8 @@ from tmerge_tui.adaptation import Adaptation
 from tmerge_tui.engine import adapt, harness
 from tmerge_tui.engine.check import check
 from tmerge_tui.errors import ExtraMissing
-from tmerge_tui.recipe import Evaluation, options
+from tmerge_tui.evaluation import Evaluation
+from tmerge_tui.recipe import options
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.worker.answers import ANSWERS

@@ -17,7 +17,7 @@ PACKAGE = Path(tmerge_tui.__file__).parent
 ROOMS = [
     {"system"}, {"quantities"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"}, {"yamlfile"}, {"presets"},
-    {"problems"}, {"section"}, {"adaptation"}, {"recipe"},
+    {"problems"}, {"section"}, {"adaptation"}, {"evaluation"}, {"recipe"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
@@ -39,6 +39,7 @@ TORCH_FREE = [
     "section",
     "quantities",
     "adaptation",
+    "evaluation",
     "recipe",
     "cli",
     "commands",

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.tiny import make_model
 from tmerge_tui.engine.choices import Question, answer, read_choices
 from tmerge_tui.errors import DataError
-from tmerge_tui.recipe import ChoiceSet
+from tmerge_tui.evaluation import ChoiceSet
 
 COPA = [
     {"premise": "The wheel had stopped.", "choice1": "The river was dry.", "choice2": "The miller sang.",

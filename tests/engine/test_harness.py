@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.tiny import make_model
 from tmerge_tui.engine import benchmark, harness
 from tmerge_tui.errors import DataError
-from tmerge_tui.recipe import Evaluation
+from tmerge_tui.evaluation import Evaluation
 
 needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra eval")
 # the harness and what it imports are not ours to keep free of warnings

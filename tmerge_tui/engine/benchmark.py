@@ -22,8 +22,9 @@ from tmerge_tui.engine.extract import Subject
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.evaluation import ChoiceSet, Evaluation
 from tmerge_tui.events import Emit, Logged
-from tmerge_tui.recipe import ChoiceSet, Evaluation, Recipe
+from tmerge_tui.recipe import Recipe
 
 STAGE = "benchmark"
 BUILT_IN = "accuracy by bytes"

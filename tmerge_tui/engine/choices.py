@@ -15,7 +15,7 @@ from typing import Any
 
 from tmerge_tui.engine.score import Text, losses, tokens
 from tmerge_tui.errors import DataError
-from tmerge_tui.recipe import ChoiceSet
+from tmerge_tui.evaluation import ChoiceSet
 
 EXPECTED = '{"context", "choices", "label"} or {"premise", "choice1", "choice2", "question", "label"}'
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from tmerge_tui.engine.rundir import key
 from tmerge_tui.errors import DataError
+from tmerge_tui.evaluation import Evaluation
 from tmerge_tui.extras import imported, present
-from tmerge_tui.recipe import Evaluation
 
 
 def problems(evaluation: Evaluation) -> list[str]:

@@ -3,7 +3,7 @@
     recipe.yaml    the resolved recipe          state/     finished pieces: <stage>-<key>.safetensors or .json
     events.jsonl   what happened, append-only   figures/   report.html  report.md  report.json
     worker.log     stray output of libraries    model/     the merged checkpoint
-    lock           pid and start time of the worker that is writing
+    lock           pid and start time of the worker that is writing; .lock guards it while it is taken
     stop           on Windows for a moment: the pid of the worker that is to stop
 
 A piece is named after everything its content depends on, written under a temporary name, synced and renamed: a piece
