@@ -1,6 +1,6 @@
-"""Draws the pictures of the README with the application itself: docs/models.svg, docs/run.svg and docs/result.svg.
+"""Draws the pictures of the README with the application itself: models.svg, run.svg and result.svg of assets/pictures.
 
-    python build/screenshots.py --out docs
+    python build/screenshots.py --out assets/pictures
 
 Runs the demo in a temporary folder (under a minute), opens the wizard there without a terminal, and saves its screens.
 The Run screen is the demo's own event file cut in the middle of the transport stage, its clock set to now.
@@ -24,8 +24,8 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-import tmerge_tui
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui import shipped
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.result import ResultScreen
 from tmerge_tui.tui.screens.run import RunScreen
@@ -39,13 +39,13 @@ CUT = 0.62  # of the pairs are solved in the picture of the run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("assets/pictures"))
     out = parser.parse_args().out.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"XDG_STATE_HOME": f"{folder}/state", "COLORTERM": "truecolor", "TERM": "xterm-256color"}
         os.environ.pop("NO_COLOR", None)
         work = Path(folder) / "demo"
-        shutil.copytree(Path(tmerge_tui.__file__).parent / "assets" / "demo", work)
+        shutil.copytree(shipped.folder() / "demo", work)
         os.chdir(work)
         subprocess.run([sys.executable, "-m", "tmerge_tui", "--batch", "recipe.yaml", "--quiet"], check=True)
         pictures = asyncio.run(draw())

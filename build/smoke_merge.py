@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from smoke_box import ROOT, WINDOWS, Box, Done, Failed, expect
 
-DEMO = ROOT / "tmerge_tui" / "assets" / "demo"
+DEMO = ROOT / "assets" / "demo"
 # Long enough to be stopped in the middle, short enough to be run again and again.
 SHORT = {
     "calibration": {"path": "calibration.txt", "samples": 150, "holdout": 60, "max_length": 128},

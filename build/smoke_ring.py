@@ -27,8 +27,8 @@ def run(path: str) -> None:
     import gc
 
     from tmerge_tui.engine import pipeline
-    from tmerge_tui.engine.rundir import RunDir
     from tmerge_tui.recipe import make_recipe
+    from tmerge_tui.run_folder import RunDir
 
     gc.freeze()  # a merge collects garbage several times, and would look at all of torch each time
     with open(path, encoding="utf-8") as file:

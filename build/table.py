@@ -24,12 +24,12 @@ import torch
 
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.tuition import METHODS
-from tmerge_tui.engine.wording import bits, interval, signed
+from tmerge_tui.engine.report.training_verdict import METHODS
+from tmerge_tui.quantities import bits, interval, signed
 from tmerge_tui.recipe import make_recipe
+from tmerge_tui.run_folder import RunDir
 
-DEMO = Path(__file__).parents[1] / "tmerge_tui" / "assets" / "demo"
+DEMO = Path(__file__).parents[1] / "assets" / "demo"
 UNTRAINED = {
     "source": "source",
     "shrink": "placebo: rows shrunk, not trained",

@@ -1,6 +1,6 @@
 """Trains the demo pair from scratch and writes all of the demo but its recipe: models, text and README.
 
-    python build/train_demo.py --data DIR --out tmerge_tui/assets/demo
+    python build/train_demo.py --data DIR --out assets/demo
 
 DIR holds three plain text files, one verse a line: swahili-train.txt, swahili-heldout.txt and zulu.txt, the Swahili
 (1891) and Zulu (1883) New Testaments of github.com/christos-c/bible-corpus, all CC0 1.0. The Swahili verses are

@@ -1,6 +1,6 @@
 """Cuts a smaller target out of a Llama source and trains it briefly: a pair of relatives.
 
-    python build/train_relatives.py --data DIR --source tmerge_tui/assets/demo/source-llama --out DIR
+    python build/train_relatives.py --data DIR --source assets/demo/source-llama --out DIR
 
 Llama-3.2-1B was pruned and distilled from Llama-3.1-8B, so the paper's main pairs are relatives; the demo's pair,
 trained apart, is the hard case. This makes the miniature of the other one. DIR holds swahili-train.txt and

@@ -81,7 +81,7 @@ def test_from_source_there_is_nothing_to_unpack() -> None:
     assert not bundle.is_split()
     assert bundle.is_ready()
     assert bundle.unpack() == Path(sys.executable) == bundle.executable()
-    assert (bundle.package() / "assets" / "demo" / "recipe.yaml").exists()
+    assert (bundle.assets() / "demo" / "recipe.yaml").exists()
     assert bundle.environment() == dict(os.environ)
 
 
@@ -92,7 +92,7 @@ def test_unpacks_once_and_counts(split: Path) -> None:
     assert program == bundle.folder() / bundle.NAME
     assert {name: (bundle.folder() / name).read_bytes() for name in FILES} == FILES
     assert (bundle.folder() / "_internal" / "link").read_bytes() == FILES["tmerge"]
-    assert os.access(program, os.X_OK) and not os.access(bundle.package() / "assets/demo/recipe.yaml", os.X_OK)
+    assert os.access(program, os.X_OK) and not os.access(bundle.assets() / "demo/recipe.yaml", os.X_OK)
     size = bundle.payload().size
     assert seen[-1] == (size, size) and seen == sorted(seen)
     seen.clear()

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-import tmerge_tui
-from tmerge_tui import __version__
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui import __version__, shipped
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import RunFinished, decode
 from tmerge_tui.recipe import load_recipe, parse_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker.follow import EventFile, cancel, state_of
 
 TMERGE = [sys.executable, "-m", "tmerge_tui"]
@@ -397,7 +396,7 @@ def test_the_demo_takes_its_files_from_the_package(
     code, out, _ = inside(tmp_path, monkeypatch, capsys, "demo", "--quiet")
     assert code == 0 and out.startswith("seed 0")
     recipe = load_recipe(tmp_path / "tmerge-demo" / "recipe.yaml")
-    assets = Path(tmerge_tui.__file__).parent / "assets" / "demo"
+    assets = shipped.folder() / "demo"
     assert Path(recipe.source.model).parent == Path(recipe.target.model).parent == assets
     assert recipe.calibration.path is not None and Path(recipe.calibration.path).parent == assets
     assert inside(tmp_path, monkeypatch, capsys, "demo", "--quiet", "--output", "other")[0] == 0
@@ -407,7 +406,7 @@ def test_the_demo_takes_its_files_from_the_package(
 def test_report_is_written_again(
     run: RunDir, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.engine.sample_results import make_results
+    from tests.engine.report.sample_results import make_results
 
     results = make_results()
     RunDir.create(run.path)

@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import tmerge_tui
+from tmerge_tui import shipped
 from tmerge_tui.recipe import Recipe, load_recipe
 
-DEMO = Path(tmerge_tui.__file__).parent / "assets" / "demo"
+DEMO = shipped.folder() / "demo"
 MODELS = ("source-llama", "target-qwen2")
 LIMIT = 12_000_000  # bytes
 

@@ -11,8 +11,8 @@ import yaml
 
 from tests.test_cli import tmerge
 from tmerge_tui.commands.evaluate import answers
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.recipe import load_recipe
+from tmerge_tui.run_folder import RunDir
 
 ROW: dict[str, Any] = {
     "task": "miller", "metric": "acc", "by": "lm-eval 0", "value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7,

@@ -17,16 +17,17 @@ from textual.widgets import Static
 from tests.engine.pair import make_pair, recipe_of
 from tests.tui.doubles import FakeProbe, settle
 from tmerge_tui import cli, extras
-from tmerge_tui.adaptation import Adaptation
-from tmerge_tui.engine import adapt, harness
-from tmerge_tui.engine.check import check
+from tmerge_tui.engine.evaluation import lm_eval_harness
+from tmerge_tui.engine.preflight.check import check
+from tmerge_tui.engine.training import arms
 from tmerge_tui.errors import ExtraMissing
-from tmerge_tui.evaluation import Evaluation
 from tmerge_tui.recipe import options
+from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.recipe.evaluation import Evaluation
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets.field import OptionField
-from tmerge_tui.worker.answers import ANSWERS
-from tmerge_tui.worker.probe import Request
+from tmerge_tui.worker.helper import Request
+from tmerge_tui.worker.questions import ANSWERS
 
 ALL = sorted(extras.EXTRAS)
 
@@ -101,9 +102,9 @@ def test_a_missing_extra_is_said_beside_a_missing_model(pair: dict[str, Any], tm
 
 def test_what_imports_them_says_so_too(bare: None) -> None:
     with pytest.raises(ExtraMissing, match="peft"):
-        adapt._with_lora(None, Adaptation(method="lora"), {"a.weight": []})
+        arms._with_lora(None, Adaptation(method="lora"), {"a.weight": []})
     with pytest.raises(ExtraMissing, match="lm-eval"):
-        harness.run_task(None, None, "arc_easy", Evaluation(), 0)
+        lm_eval_harness.run_task(None, None, "arc_easy", Evaluation(), 0)
 
 
 def test_the_command_line_says_it_and_ends_with_2(

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from tests.engine.pair import make_pair
 from tmerge_tui.commands.train import main
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Emit
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
 
 ROOT = Path(__file__).parents[1]

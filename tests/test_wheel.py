@@ -113,7 +113,7 @@ def test_dependencies_and_extras(wheel: Path) -> None:
 
 
 def test_the_source_archive_holds_what_a_wheel_is_built_from(tree: Path, tmp_path: Path) -> None:
-    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    code = f"from hatchling import build as backend; backend.build_sdist({str(tmp_path)!r})"
     run(sys.executable, "-c", code, cwd=tree)
     (found,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(found) as archive:

@@ -24,7 +24,7 @@ def main() -> int:
 
         return work(sys.argv[2])
     if sys.argv[1:] == ["_probe"]:  # hidden: answers the wizard's questions that need torch
-        from tmerge_tui.worker.probe import main as answer
+        from tmerge_tui.worker.helper import main as answer
 
         return answer()
     from tmerge_tui.cli import main as command

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 import platformdirs
 
+from tmerge_tui import shipped
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import StorageError
 from tmerge_tui.system import insist
@@ -75,9 +76,9 @@ def executable() -> Path:
     return folder() / NAME if is_split() else Path(sys.executable)
 
 
-def package() -> Path:
-    """The folder of tmerge_tui whose files stay where they are: a one-file executable's own are gone when it ends."""
-    return folder() / "_internal" / "tmerge_tui" if is_split() else Path(__file__).parent
+def assets() -> Path:
+    """The shipped files that stay where they are: a one-file executable's own are gone when it ends."""
+    return folder() / "_internal" / "tmerge_tui" / "assets" if is_split() else shipped.folder()
 
 
 def is_ready() -> bool:

@@ -95,7 +95,7 @@ class StageFinished(Event):
 class PairSolved(Event):
     """One feature plan Q^{lm} of one side (eqs. 8-9)."""
 
-    l: int  # noqa: E741  target layer, the paper's symbol
+    l: int  # target layer
     m: int  # source layer
     side: str
     cost: float
@@ -110,7 +110,7 @@ class PairSolved(Event):
 class Convergence(Event):
     """The violation at every iteration of one solve, for the sparkline."""
 
-    l: int  # noqa: E741
+    l: int
     m: int
     side: str
     violations: list[float]
@@ -129,7 +129,7 @@ class HeatMap(Event):
     """A plan pooled to at most 64 x 64 cells; `data` is base64 of uint8 cells, row-major, 0 = lo, 255 = hi."""
 
     title: str
-    l: int  # noqa: E741
+    l: int
     m: int
     side: str
     rows: int

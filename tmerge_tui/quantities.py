@@ -6,6 +6,7 @@ Values are as they come, from JSON too: what is absent or not finite is shown as
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 NONE = "–"  # what stands where there is no number
@@ -70,6 +71,66 @@ def rate(value: Any, unit: str) -> str:
     if unit == "bytes":
         return f"{size(x)}/s"
     return f"{_digits(x)} {unit}/s" if x >= 1 else f"{_digits(1 / x)} s/{unit.removesuffix('s') or unit}"
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with NaN and Inf as None, since JSON has neither, and tuples as lists."""
+    if isinstance(value, float):
+        return known(value)
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value
+
+
+def bits(value: Any) -> str:
+    """Bits per byte, four decimals."""
+    number = known(value)
+    return NONE if number is None else f"{number:.4f}"
+
+
+def signed(value: Any) -> str:
+    """A difference in bits per byte; one too small for four decimals keeps two digits and its sign."""
+    number = known(value)
+    if number is None:
+        return NONE
+    if number == 0:
+        return "0.0000"
+    return f"{number:+.4f}" if abs(number) >= 5e-5 else f"{number:+.1e}"
+
+
+def interval(low: Any, high: Any) -> str:
+    return NONE if known(low) is None or known(high) is None else f"{signed(low)} to {signed(high)}"
+
+
+def number(value: Any) -> str:
+    """Three significant digits: ratios, costs, violations."""
+    x = known(value)
+    if x is None:
+        return NONE
+    if x == 0:
+        return "0"
+    if 99.95 <= abs(x) < 1e5:
+        return f"{x:,.0f}"
+    return f"{x:#.3g}" if 1e-3 <= abs(x) < 1e5 else f"{x:.1e}"
+
+
+def quantile(values: Iterable[float], q: float) -> float:
+    """The q-quantile, linear between neighbours. Raises ValueError on no values."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("quantile of no values")
+    at = q * (len(ordered) - 1)
+    below = math.floor(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (at - below) * (ordered[above] - ordered[below])
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = list(words) or [NONE]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _scaled(x: float, units: tuple[str, ...]) -> str:

@@ -15,12 +15,12 @@ from collections import defaultdict
 
 import torch
 
-from tests.engine.problems import make_activations
-from tmerge_tui.engine.cluster import on_ray
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.transport import transport
+from tests.engine.optimal_transport.problems import make_activations
+from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
+from tmerge_tui.engine.methods.transport_merge.ray_solver import on_ray
 from tmerge_tui.events import Event, Logged, PairSolved
 from tmerge_tui.recipe import make_recipe
+from tmerge_tui.run_folder import RunDir
 
 KINDS = ("q", "k", "v", "o")
 RECIPE = {"source": "a/b", "target": "c/d", "calibration": {"path": "x.txt"}, "output": "unused", "device": "cpu"}

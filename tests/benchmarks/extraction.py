@@ -22,12 +22,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny import LINES, make_tokenizer
-from tmerge_tui.engine.calibrate import Sample
-from tmerge_tui.engine.extract import Subject, extract, trunk
-from tmerge_tui.engine.pooling import encode, plan_rows
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.activations.extract import Subject, extract, trunk
+from tmerge_tui.engine.activations.pooling import encode, plan_rows
+from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.models.projections import find_projections
 from tmerge_tui.recipe import PROJECTIONS, Calibration
+from tmerge_tui.run_folder import RunDir
 
 SAMPLES, LENGTH, BATCH = 32, 128, 16
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tmerge_tui.engine.fuse import carry
+from tmerge_tui.engine.methods.transport_merge.fuse import carry
 
 TARGET_RATIO = 8
 RUNS = 7

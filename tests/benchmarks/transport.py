@@ -23,9 +23,9 @@ import ot
 import torch
 from torch import Tensor
 
-from tests.engine.problems import make_pair
-from tmerge_tui.engine.correlate import zscore
-from tmerge_tui.engine.sinkhorn import plan, solve_fast
+from tests.engine.optimal_transport.problems import make_pair
+from tmerge_tui.engine.optimal_transport.cost import zscore
+from tmerge_tui.engine.optimal_transport.sinkhorn import plan, solve_fast
 
 SOURCES = {512: 16, 2048: 4}  # source layers in one call, by width of the target
 

@@ -22,8 +22,8 @@ from textual.events import Key
 
 from tests.tui.doubles import FakeProbe
 from tests.tui.fakes import events
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.events import RunFinished, RunStarted, encode
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.run import RunScreen
 from tmerge_tui.worker import lock

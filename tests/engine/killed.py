@@ -19,7 +19,7 @@ import torch
 from tests.engine.pair import recipe_of
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.run_folder import RunDir
 
 
 def attempt(mapping: dict[str, Any], output: Path, victim: str | None) -> int:

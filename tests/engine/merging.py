@@ -14,14 +14,13 @@ from transformers import AutoConfig
 from tests import by_hand
 from tests.families import make_family
 from tests.tiny import LINES
-from tmerge_tui.engine.calibrate import Sample
-from tmerge_tui.engine.extract import Activations, Subject, extract
-from tmerge_tui.engine.fold import Folded, fold
-from tmerge_tui.engine.fuse import fuse
-from tmerge_tui.engine.fused import Fusion
-from tmerge_tui.engine.pooling import plan_rows
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.transport import transport
+from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.pooling import plan_rows
+from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
+from tmerge_tui.engine.methods.transport_merge.fuse import fuse
+from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.weights.export import Folded, fold
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
@@ -29,6 +28,7 @@ from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.loading import load_model, load_tokenizer
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.recipe import PROJECTIONS, Recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
 
 CPU = torch.device("cpu")
 SAMPLES = [Sample(text=line[: 20 + i]) for i, line in enumerate(LINES[:5])]

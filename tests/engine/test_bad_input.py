@@ -15,11 +15,11 @@ from transformers import BertConfig, BertModel
 
 from tests.engine.pair import make_pair, recipe_of
 from tests.tiny import edit_config, make_tokenizer
-from tmerge_tui.engine import check as check_module
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.check import check
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.preflight import check as check_module
+from tmerge_tui.engine.preflight.check import check
 from tmerge_tui.errors import CheckError, NumericsError, RecipeError, RunFolderError
+from tmerge_tui.run_folder import RunDir
 
 Mapping = dict[str, Any]
 

@@ -17,13 +17,13 @@ from tests.families import FAMILIES, make_family
 from tests.models.test_pickled import pickle_weights
 from tests.tiny import make_text
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.fused import apply
-from tmerge_tui.engine.patch import patched
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.methods.transport_merge.fusion import apply
+from tmerge_tui.engine.weights.install import patched
 from tmerge_tui.events import Event, Warned
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.recipe import PROJECTIONS, make_recipe
+from tmerge_tui.run_folder import RunDir
 
 SOURCE = "phi3"  # has all seven kinds
 

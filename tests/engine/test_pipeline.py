@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from tests.engine.pair import make_pair, recipe_of
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import StorageError
 from tmerge_tui.recipe import Recipe, load_recipe
+from tmerge_tui.run_folder import RunDir
 
 
 @pytest.fixture(scope="module")

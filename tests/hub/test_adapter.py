@@ -20,14 +20,14 @@ from tests.hub.server import Hub
 from tests.tiny import make_model
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.adapter import merged, whole_folder
-from tmerge_tui.engine.check import prepare
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.preflight.check import prepare
+from tmerge_tui.engine.preflight.lora_merge import merged, whole_folder
 from tmerge_tui.errors import CheckError, ModelError
 from tmerge_tui.hub.locate import find, locate
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.recipe import ModelChoice
+from tmerge_tui.run_folder import RunDir
 
 # peft's own way of asking transformers
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import HfFileSystem, constants
 
 from tests.hub.server import TOKEN, Hub
-from tmerge_tui.engine.calibrate import read_corpus
+from tmerge_tui.engine.data.corpus import read_corpus
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration
 

@@ -15,20 +15,19 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-import tmerge_tui
 from tests.engine.pair import make_pair, recipe_of
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import edit_config, make_model
-from tmerge_tui import events
+from tmerge_tui import events, shipped
 from tmerge_tui.commands.batch import Options
 from tmerge_tui.commands.inspect import plan
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.check import check, prepare
-from tmerge_tui.engine.rundir import RunDir
+from tmerge_tui.engine.preflight.check import check, prepare
 from tmerge_tui.errors import CheckError
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
 
 FIRST = 4096  # bytes of header asked for at first: the models here are small
 
@@ -197,7 +196,7 @@ def test_a_resolved_recipe_repeats_its_commits(hub: Hub, pair: dict[str, Any]) -
 
 def test_the_demo_models_by_hub_id(hub: Hub, tmp_path: Path) -> None:
     """The bundled pair on a little of its text, served by the Hub; online, then again without it."""
-    demo = Path(tmerge_tui.__file__).parent / "assets" / "demo"
+    demo = shipped.folder() / "demo"
     mapping = yaml.safe_load((demo / "recipe.yaml").read_text())
     for role in ("source", "target"):
         hub.add(f"demo/{role}", demo / mapping[role])

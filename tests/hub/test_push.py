@@ -13,10 +13,10 @@ import pytest
 
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.verdict import judge
+from tmerge_tui.engine.report.verdict import judge
 from tmerge_tui.errors import ModelError, RunFolderError, UsageError
 from tmerge_tui.hub.push import account, pack, push
+from tmerge_tui.run_folder import RunDir
 
 # the client's own upload of large files, in the version that is pinned
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")

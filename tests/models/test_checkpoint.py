@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import make_model
 from tmerge_tui.errors import ModelError, NumericsError, StorageError
-from tmerge_tui.models.checkpoint import INDEX, WEIGHTS, Checkpoint, copy_bytes, patch_checkpoint
+from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
+from tmerge_tui.models.weight_files import INDEX, WEIGHTS
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests.families import make_family
 from tests.tiny import edit_config, make_model
+from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.errors import ModelError
-from tmerge_tui.models.facts import ModelFacts, estimate, read_facts
+from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.recipe import Recipe, make_recipe
 
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 
 from tests import by_hand
 from tests.families import FAMILIES, SEEING, make_family
-from tmerge_tui.engine.extract import record
-from tmerge_tui.engine.pooling import Average
+from tmerge_tui.engine.activations.extract import record
+from tmerge_tui.engine.activations.pooling import Average
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import make_model
 from tmerge_tui.errors import ModelError, NumericsError
-from tmerge_tui.models.checkpoint import INDEX, Checkpoint, copy_bytes, patch_checkpoint
+from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import load_model
-from tmerge_tui.models.weight_files import PICKLED, PICKLED_INDEX
+from tmerge_tui.models.weight_files import INDEX, PICKLED, PICKLED_INDEX
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 

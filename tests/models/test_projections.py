@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny import make_model
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.projections import SIDES, Layout, Projection, find_projections, match, side_of
+from tmerge_tui.models.layout import SIDES, Layout, Projection, side_of
+from tmerge_tui.models.projections import find_projections, match
 from tmerge_tui.recipe import ATTENTION, PROJECTIONS
 
 PLAIN = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "granite", "olmo2"]

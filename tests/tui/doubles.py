@@ -10,7 +10,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from tmerge_tui.errors import TmergeError
-from tmerge_tui.tui.probe import Probe
+from tmerge_tui.tui.helper import Probe
 
 
 class FakeProbe(Probe):

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.engine.sample_results import make_results
-from tmerge_tui.engine.rundir import RunDir
+from tests.engine.report.sample_results import make_results
 from tmerge_tui.events import (
     Artifact,
     Checked,
@@ -33,6 +32,7 @@ from tmerge_tui.events import (
     pack_cells,
 )
 from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
 
 L, M = 4, 6
 SIDES = ("qkv.in", "q.out", "k.out", "v.out", "o.in", "o.out")
@@ -50,7 +50,7 @@ STAGES = (
 MB = 1 << 20
 
 
-def heat(l: int, m: int, side: str, rows: int = 48, columns: int = 64) -> HeatMap:  # noqa: E741
+def heat(l: int, m: int, side: str, rows: int = 48, columns: int = 64) -> HeatMap:
     """A band from corner to corner with a few bright cells, as an aligned pair has it."""
     made = random.Random(l * 100 + m)
     cells = bytearray()
@@ -95,7 +95,7 @@ def events(folder: str = "/runs/demo", until: str = "") -> Iterator[Event]:
 
 
 def _pair(number: int) -> Iterator[Event]:
-    l, rest = divmod(number, M * len(SIDES))  # noqa: E741
+    l, rest = divmod(number, M * len(SIDES))
     side, m = SIDES[rest // M], rest % M
     cost = 0.4 + 0.08 * abs(l * M / L - m) + 0.01 * (number % 7)
     yield PairSolved(l, m, side, cost, 34, 8e-7, 3e-9, True, "fast")

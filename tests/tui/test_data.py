@@ -9,8 +9,8 @@ from textual.widgets import Input
 
 from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
 from tmerge_tui.errors import DataError
-from tmerge_tui.presets import read_preset
 from tmerge_tui.recipe import make_recipe
+from tmerge_tui.recipe.presets import read_preset
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import step_problems

@@ -16,8 +16,8 @@ from tests.hub.conftest import environment, hub
 from tests.hub.server import Hub
 from tests.tiny import make_model
 from tests.tui.doubles import screen_text, settle, type_text, wait_for
+from tests.tui.test_helper import over
 from tests.tui.test_models import choose
-from tests.tui.test_probe import over
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets.card import ModelCard

@@ -7,7 +7,7 @@ from textual.widgets import Input, Static
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.test_draft import BASE
 from tests.tui.test_path import put
-from tmerge_tui.adaptation import Hints
+from tmerge_tui.recipe.adaptation import Hints
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import options
 from tmerge_tui.tui.screens.method import MethodScreen

@@ -9,7 +9,7 @@ from textual.widgets import Input
 
 from tests.tiny import make_model, make_text
 from tests.tui.doubles import screen_text, settle, type_text, wait_for
-from tests.tui.test_probe import over
+from tests.tui.test_helper import over
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.method import MethodScreen

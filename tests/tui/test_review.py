@@ -7,8 +7,8 @@ from pathlib import Path
 from textual.widgets import Input
 
 from tests.tui.doubles import screen_text, settle
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.recipe import load_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.review import ReviewScreen

@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 
 from tests.tui.doubles import screen_text, settle
 from tests.tui.fakes import SIDES, L, M, write_run
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.home import Home
 from tmerge_tui.tui.screens.result import ResultScreen

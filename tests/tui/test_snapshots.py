@@ -13,7 +13,7 @@ import pytest
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import write_run
 from tmerge_tui import recipe
-from tmerge_tui.tui import catalog, machine
+from tmerge_tui.tui import catalog, this_machine
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets import gauges
 
@@ -60,7 +60,7 @@ async def open_screen(app: TmergeApp, pilot, name: str, models: dict[str, str]) 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, str]:
     """Nothing of this machine, this minute or this folder on the screen."""
-    monkeypatch.setattr(machine, "facts", lambda folder: MACHINE)
+    monkeypatch.setattr(this_machine, "facts", lambda folder: MACHINE)
     monkeypatch.setattr(gauges, "full_load", lambda: 200)
     monkeypatch.setattr(catalog, "search_datasets", lambda query, limit: FOUND)
     monkeypatch.setenv("TZ", "UTC")

@@ -10,9 +10,9 @@ import pytest
 
 from tests.tui.doubles import screen_text
 from tmerge_tui import bundle
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import StorageError
 from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.run import RunScreen
 from tmerge_tui.worker import follow

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
 from tmerge_tui.worker.spawn import Handle
 

@@ -7,10 +7,10 @@ import os
 import time
 
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import CheckError, NumericsError
 from tmerge_tui.events import Emit, Metric, PairSolved, RunFinished, RunStarted, StageFinished, StageStarted, Warned
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
 
 STAGES = [
     {"name": "extract", "label": "Reading activations", "weight": 0.25},

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import (
     Event,
@@ -23,6 +22,7 @@ from tmerge_tui.events import (
     Warned,
     encode,
 )
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.follow import CHUNK, Ended, EventFile, Follower, cancel, last_word, state_of
 from tmerge_tui.worker.journal import BLOCK

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
 
 

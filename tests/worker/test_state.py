@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tmerge_tui.commands.render import screen
 from tmerge_tui.events import (
     TYPES,
     Event,
@@ -29,7 +30,6 @@ from tmerge_tui.events import (
     decode,
     encode,
 )
-from tmerge_tui.worker.render import screen
 from tmerge_tui.worker.state import LOG, RunState
 
 STAGES = [{"name": "a", "label": "A", "weight": 0.25}, {"name": "b", "label": "B", "weight": 0.75}]
@@ -136,7 +136,7 @@ def test_finished_is_all_of_it() -> None:
 
 
 def test_pairs_fill_the_cost_matrix_of_their_side() -> None:
-    def pair(l: int, m: int, cost: float, converged: bool = True) -> PairSolved:  # noqa: E741
+    def pair(l: int, m: int, cost: float, converged: bool = True) -> PairSolved:
         return PairSolved(l, m, "q.out", cost, 9, 1e-7, 1e-9, converged, "fast")
 
     state = reduce((0, START), (1, pair(0, 2, 0.5)), (1, pair(1, 0, 0.7, False)), (2, LayerPlanSolved("q", [[1.0]])))

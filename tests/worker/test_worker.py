@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import Event, Line, RunFailed, RunFinished, RunInterrupted, StageStarted
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.follow import Ended, EventFile, Follower, cancel, follow, state_of
 from tmerge_tui.worker.spawn import Handle

@@ -5,24 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tmerge_tui
+from tmerge_tui import bundle
 from tmerge_tui.commands.engine import unpack
 from tmerge_tui.commands.output import complain, data, say
 from tmerge_tui.commands.stopping import stoppable
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import RunFailed, RunFinished, encode
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.presets import read_recipe_mapping
 from tmerge_tui.recipe import Recipe, dump_recipe, make_recipe
+from tmerge_tui.recipe.demo import demo_mapping
+from tmerge_tui.recipe.presets import read_recipe_mapping
+from tmerge_tui.recipe.yamlfile import read_scalar
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
-from tmerge_tui.yamlfile import read_mapping, read_scalar
-
-DEMO = Path(tmerge_tui.__file__).parent / "assets" / "demo" / "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,7 @@ def run_file(path: str, options: Options) -> int:
 
 def run_demo(options: Options) -> int:
     """The bundled recipe; its models and text lie beside it."""
-    recipe = read_mapping(DEMO)
-    for name in ("source", "target"):
-        recipe[name] = str(DEMO.parent / recipe[name])
-    for name in ("path", "holdout_path"):
-        if recipe["calibration"].get(name):
-            recipe["calibration"][name] = str(DEMO.parent / recipe["calibration"][name])
+    recipe = demo_mapping(bundle.assets() / "demo")
     recipe["output"] = "tmerge-demo"
     return run(make_recipe(change(recipe, options)), options)
 
@@ -81,7 +74,7 @@ def show(follower: Follower, options: Options, skip: int = 0) -> Ended:
     """Renders events until the end; the first `skip` only enter the state of an earlier moment and are not shown."""
     from rich.console import Console
 
-    from tmerge_tui.worker.render import renderer
+    from tmerge_tui.commands.render import renderer
 
     screen = renderer(Console(stderr=True, highlight=False), options.quiet)
     try:

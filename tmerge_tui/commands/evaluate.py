@@ -9,12 +9,12 @@ from typing import Any
 from tmerge_tui.commands.batch import Options
 from tmerge_tui.commands.batch import run as run_recipe
 from tmerge_tui.commands.output import data
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.wording import bits, interval, signed
 from tmerge_tui.errors import RunFolderError, UsageError
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.quantities import bits, interval, signed
 from tmerge_tui.recipe import make_recipe
-from tmerge_tui.yamlfile import read_mapping
+from tmerge_tui.recipe.yamlfile import read_mapping
+from tmerge_tui.run_folder import RunDir
 
 LISTS = ("tasks", "choices")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import CheckError, UsageError
-from tmerge_tui.presets import read_recipe_mapping
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
+from tmerge_tui.recipe.presets import read_recipe_mapping
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
 
@@ -18,7 +18,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
 def plan(path: str, options: Options) -> int:
     """Prints the resolved recipe and its needs. Raises RecipeError, CheckError with all problems."""
     recipe = make_recipe(change(read_recipe_mapping(path), options))
-    from tmerge_tui.engine.check import prepare
+    from tmerge_tui.engine.preflight.check import prepare
 
     prepared = prepare(recipe)
     data(dump_recipe(recipe).rstrip())
@@ -52,7 +52,7 @@ def check(path: str) -> int:
             f"{path} holds no config.json", "a recipe (YAML file), a model folder or a Hub id", "check the path"
         )
     recipe = load_recipe(path)
-    from tmerge_tui.engine.check import check as problems_of
+    from tmerge_tui.engine.preflight.check import check as problems_of
 
     problems = problems_of(recipe)
     if problems:
@@ -62,7 +62,7 @@ def check(path: str) -> int:
 
 
 def _check_model(path: str) -> int:
-    from tmerge_tui.engine.check import open_party
+    from tmerge_tui.engine.preflight.check import open_party
     from tmerge_tui.hub.locate import find
 
     facts = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False).facts

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tmerge_tui.commands.output import data, say
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import UsageError
 from tmerge_tui.quantities import size
+from tmerge_tui.run_folder import RunDir
 
 
 def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
@@ -20,7 +20,7 @@ def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
 
 
 def _push(run: RunDir, repo: str, model: str, public: bool, yes: bool, place: Path) -> int:
-    from tmerge_tui.engine.publish import write_public_report
+    from tmerge_tui.engine.report.redact import write_public_report
     from tmerge_tui.hub.push import account, pack
     from tmerge_tui.hub.push import push as upload
 

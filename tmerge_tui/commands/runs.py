@@ -6,9 +6,9 @@ import json
 
 from tmerge_tui.commands.batch import Options, conclude, show
 from tmerge_tui.commands.output import data, say
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import RunStarted
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker.follow import EventFile, Follower, state_of
 from tmerge_tui.worker.follow import cancel as stop
 
@@ -51,7 +51,7 @@ def report(path: str) -> int:
         raise RunFolderError(
             f"{path}/report.json is not JSON: {error}", "a report that a run wrote", "run the recipe again"
         ) from error
-    from tmerge_tui.engine.report import write_report
+    from tmerge_tui.engine.report.render import write_report
 
     write_report(results, run)
     data(results["verdict"]["headline"])

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from accelerate import PartialState
 
         from tmerge_tui.engine import pipeline
-        from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.run_folder import RunDir
         from tmerge_tui.worker import lock
 
         state = PartialState(cpu=recipe.device == "cpu")

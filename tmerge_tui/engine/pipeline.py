@@ -16,23 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tmerge_tui.engine import download
-from tmerge_tui.engine.bench import Bench, Variant, release
-from tmerge_tui.engine.benchmark import benchmark
-from tmerge_tui.engine.check import Party, Prepared, check, prepare
-from tmerge_tui.engine.cluster import on_ray
-from tmerge_tui.engine.evaluate import Evaluation, continued, evaluate, fused_variants, score_source
-from tmerge_tui.engine.extract import Activations, Subject, extract
-from tmerge_tui.engine.fold import Folded, fold, fold_bytes
-from tmerge_tui.engine.fuse import fuse
-from tmerge_tui.engine.fused import Fusion
-from tmerge_tui.engine.pooling import plan_rows
+from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.pooling import plan_rows
+from tmerge_tui.engine.evaluation.alpha_search import Strength, search
+from tmerge_tui.engine.evaluation.benchmarks import benchmark
+from tmerge_tui.engine.evaluation.evaluator import Bench, Variant, release
+from tmerge_tui.engine.evaluation.holdout import Evaluation, continued, evaluate, fused_variants, score_source
+from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
+from tmerge_tui.engine.methods.transport_merge.fuse import fuse
+from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.methods.transport_merge.ray_solver import on_ray
+from tmerge_tui.engine.preflight import download
+from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.results import collect, versions
-from tmerge_tui.engine.rundir import RunDir
-from tmerge_tui.engine.smoke import smoke
-from tmerge_tui.engine.strength import Strength, search
-from tmerge_tui.engine.transport import Transports, transport
+from tmerge_tui.engine.report.collect import collect, versions
+from tmerge_tui.engine.weights.export import Folded, fold, fold_bytes
+from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.errors import NumericsError, StorageError
 from tmerge_tui.events import (
     Artifact,
@@ -49,6 +49,7 @@ from tmerge_tui.events import (
 from tmerge_tui.files import write_atomic
 from tmerge_tui.models.loading import load_model, pick_dtype
 from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe
+from tmerge_tui.run_folder import RunDir
 
 __all__ = ["STAGES", "check", "reopen", "run"]
 
@@ -112,7 +113,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     folded = [] if until else _fold(fusion, prepared, recipe, run, log)
     adapted = None
     if recipe.adaptation is not None:
-        from tmerge_tui.engine.schooling import Adapted, make_school  # the Trainer takes seconds to import
+        from tmerge_tui.engine.training.stage import Adapted, make_school  # the Trainer takes seconds to import
 
         school = make_school(
             prepared, recipe, transports, fusion, lambda: _subject(prepared, prepared.source, log), run, log
@@ -346,8 +347,8 @@ def _report(
     log: Log,
     run: RunDir,
 ) -> dict[str, Any]:
-    from tmerge_tui.engine.card import write_card
-    from tmerge_tui.engine.report import write_report
+    from tmerge_tui.engine.report.model_card import write_card
+    from tmerge_tui.engine.report.render import write_report
 
     with Progress(log, "report", "Writing the report", 1 + len(folded), "files") as progress:
         results = collect(

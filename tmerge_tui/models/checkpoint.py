@@ -23,10 +23,8 @@ from tmerge_tui.errors import ModelError, NumericsError, StorageError
 from tmerge_tui.files import storage
 from tmerge_tui.models.header import TensorInfo, read_header, reading
 from tmerge_tui.models.pickled import header_of, read_pickled, safetensors_name, write_safetensors
-from tmerge_tui.models.weight_files import FOREIGN_WEIGHTS, INDEX, WEIGHTS, find_weight_files, no_config
+from tmerge_tui.models.weight_files import FOREIGN_WEIGHTS, INDEX, find_weight_files, no_config
 from tmerge_tui.system import insist, sync
-
-__all__ = ["INDEX", "WEIGHTS", "Checkpoint", "copy_bytes", "patch_checkpoint"]
 
 CHUNK = 8 * 2**20  # bytes copied or checked at a time
 

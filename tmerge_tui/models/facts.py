@@ -14,12 +14,10 @@ from torch import nn
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
-from tmerge_tui.models.estimate import Estimate, estimate
 from tmerge_tui.models.header import TensorInfo
-from tmerge_tui.models.projections import Layout, decoder_layers, find_projections
+from tmerge_tui.models.layout import Layout
+from tmerge_tui.models.projections import decoder_layers, find_projections
 from tmerge_tui.recipe import is_folder
-
-__all__ = ["Estimate", "ModelFacts", "Weights", "estimate", "read_facts"]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,8 @@ from tmerge_tui.models.families.fused_qkv import split_qkv
 from tmerge_tui.models.families.linear import Linear, linear_of
 from tmerge_tui.models.families.names import GATE_UP, QKV, kind_of
 from tmerge_tui.models.file_names import file_names
-from tmerge_tui.models.layout import SIDES, Block, Layout, Projection, side_of
+from tmerge_tui.models.layout import Block, Layout, Projection
 from tmerge_tui.recipe import FEED_FORWARD, PROJECTIONS
-
-__all__ = ["SIDES", "Layout", "Matching", "Projection", "decoder_layers", "find_projections", "match", "side_of"]
 
 _HINT = "choose a transformer decoder such as a Llama, Mistral, Qwen or Gemma; `tmerge models` lists the families"
 

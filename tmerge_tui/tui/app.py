@@ -22,7 +22,7 @@ from tmerge_tui import bundle
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import Draft
-from tmerge_tui.tui.probe import Probe
+from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.theme import DARK, THEMES
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class TmergeApp(App[int]):
 
     async def launch(self, path: Path) -> None:
         """Starts a worker for the recipe in `path` and shows its run. Raises RunFolderError, StorageError."""
-        from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.run_folder import RunDir
         from tmerge_tui.tui.screens.run import RunScreen
         from tmerge_tui.worker.follow import Follower
 
@@ -151,7 +151,7 @@ class TmergeApp(App[int]):
 
     async def start_worker(self, path: Path) -> Handle:
         """Raises RunFolderError, StorageError; waits for an engine that is being unpacked."""
-        from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.run_folder import RunDir
         from tmerge_tui.worker import spawn
 
         await asyncio.to_thread(bundle.unpack, self._count)
@@ -180,7 +180,7 @@ class TmergeApp(App[int]):
     @work(thread=True, exit_on_error=False, group="cancel")
     def cancel_run(self, path: Path) -> None:
         """Stops the worker of a run; takes up to a second and a half, so in a thread."""
-        from tmerge_tui.engine.rundir import RunDir
+        from tmerge_tui.run_folder import RunDir
         from tmerge_tui.worker import follow
 
         try:

@@ -30,7 +30,7 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
 def options() -> dict[str, Any]:
     """Dotted name -> field, of everything that can be chosen."""
     from tmerge_tui import recipe
-    from tmerge_tui.section import option
+    from tmerge_tui.recipe.section import option
 
     known: dict[str, Any] = {}
     for name, field in recipe.options():
@@ -43,7 +43,6 @@ def options() -> dict[str, Any]:
     return known
 
 
-DEMO = Path("assets", "demo")  # of the package
 MISSING = {
     "source: missing": "choose a source model",
     "target: missing": "choose a target model",
@@ -159,14 +158,9 @@ class Draft:
 def demo_draft() -> Draft:
     """The bundled example; its models and text lie beside its recipe. Raises OSError, RecipeError."""
     from tmerge_tui.recipe import make_recipe
-    from tmerge_tui.yamlfile import read_mapping
+    from tmerge_tui.recipe.demo import demo_mapping
 
-    data = read_mapping(Path(__file__).parents[1] / DEMO / "recipe.yaml")
-    folder = bundle.package() / DEMO  # where it stays for the worker
-    for section, names in ((data, ("source", "target")), (data["calibration"], ("path", "holdout_path"))):
-        for name in names:
-            if section.get(name):
-                section[name] = str(folder / section[name])
+    data = demo_mapping(bundle.assets() / "demo")
     data["output"] = str(_free(Path("runs/demo")))
     return Draft.from_recipe(make_recipe(data))
 

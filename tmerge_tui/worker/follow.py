@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError, WorkerError
 from tmerge_tui.events import (
     Event,
@@ -28,6 +27,7 @@ from tmerge_tui.events import (
     StageStarted,
     decode,
 )
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import KILLED, STOPPED_BY_FORCE, ask_to_stop, insist, kill
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.journal import BLOCK, FINAL, Journal

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import insist
 
 SAME_START = 2.0  # seconds by which a start time may differ: the clock it is derived from is adjusted now and then

@@ -19,10 +19,10 @@ from collections.abc import Callable
 import psutil
 
 from tmerge_tui.engine.resources import Sampler
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
 from tmerge_tui.events import Emit, Logged, RunFailed, RunFinished, RunInterrupted
 from tmerge_tui.recipe import Recipe, load_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import await_stop, hold_stop_signals, write_utf8
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.journal import Journal

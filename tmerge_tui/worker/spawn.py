@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tmerge_tui import bundle
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.files import storage
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import APART
 from tmerge_tui.worker import lock
 from tmerge_tui.worker.follow import final_word

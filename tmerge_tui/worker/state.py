@@ -211,6 +211,6 @@ class RunState:
     def cost_matrix(self, side: str) -> list[list[float | None]]:
         """Layer costs of `side`, target layers by source layers; None where not yet solved."""
         cells = self.costs.get(side, {})
-        rows = max((l for l, _ in cells), default=-1) + 1  # noqa: E741
+        rows = max((l for l, _ in cells), default=-1) + 1
         columns = max((m for _, m in cells), default=-1) + 1
-        return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]  # noqa: E741
+        return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]

@@ -16,7 +16,7 @@ from textual.content import Content
 from textual.widgets import ContentSwitcher, Input, Static
 
 from tmerge_tui.errors import TmergeError
-from tmerge_tui.presets import preset_names, read_preset
+from tmerge_tui.recipe.presets import preset_names, read_preset
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui import draft as drafts
 from tmerge_tui.tui.draft import is_expert, options

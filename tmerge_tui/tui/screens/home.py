@@ -13,9 +13,9 @@ from textual.content import Content
 from textual.widgets import DataTable, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
-from tmerge_tui.tui import human, machine, storage
+from tmerge_tui.run_folder import RunDir
+from tmerge_tui.tui import human, storage, this_machine
 from tmerge_tui.tui.draft import demo_draft
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import Page
@@ -100,7 +100,7 @@ class Home(Page):
 
     @work(thread=True, exclusive=True, group="machine", exit_on_error=False)
     def look(self) -> None:
-        rows = machine.facts(Path.cwd())
+        rows = this_machine.facts(Path.cwd())
         lines = [Content.assemble((f"{name:<10}", "$foreground 60%"), value) for name, value in rows]
         self.app.call_from_thread(self.query_one("#machine", Static).update, Content("\n").join(lines))
 

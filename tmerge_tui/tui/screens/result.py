@@ -174,7 +174,7 @@ class ResultScreen(Page):
     @work(exclusive=True, group="plan", exit_on_error=False)
     async def _pair(self, cell: tuple[int, int], ask: bool) -> None:
         """The plan of one pair: from the report, or rebuilt from the run's duals by the helper process."""
-        l, m = cell  # noqa: E741
+        l, m = cell
         side = self.query_one("#side", OneOf).value
         shown = self.query_one("#plan", Matrix)
         where = f"{side}  target {l} ← source {m}"

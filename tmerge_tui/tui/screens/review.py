@@ -14,10 +14,10 @@ from textual.content import Content
 from textual.highlight import highlight
 from textual.widgets import Button, Input, Static
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.files import write_atomic
 from tmerge_tui.recipe import dump_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import suggest_output
 from tmerge_tui.tui.screens.ask import Ask

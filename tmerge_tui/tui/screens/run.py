@@ -18,10 +18,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Button, Static
 
-from tmerge_tui.engine.rundir import RunDir
 from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.quantities import clock, duration
 from tmerge_tui.recipe import load_recipe
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui import human
 from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.screens.ask import Ask
@@ -322,4 +322,4 @@ def _whole(state: RunState, side: str) -> list[list[float | None]]:
     known = state.checked
     rows = max([row + 1 for row, _ in cells] + ([int(known.target["layers"])] if known else []))
     columns = max([m + 1 for _, m in cells] + ([int(known.source["layers"])] if known else []))
-    return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]  # noqa: E741
+    return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]

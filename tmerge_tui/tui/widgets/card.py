@@ -21,7 +21,7 @@ from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import NONE, magnitude, size
 from tmerge_tui.recipe import is_folder
 from tmerge_tui.tui import catalog
-from tmerge_tui.tui.probe import Probe
+from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder
 
 TITLES = {"source": "Source · is only read", "target": "Target · is changed and kept"}

@@ -1,0 +1,144 @@
+"""The helper process and its client: the real one on tiny models, and small scripts for what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_model, make_text
+from tmerge_tui.errors import ModelError, StorageError, WorkerError
+from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
+from tmerge_tui.tui.helper import Probe
+
+
+def script(tmp_path: Path, body: str) -> Probe:
+    """A helper of a few lines: `replies` writes, `requests` reads."""
+    path = tmp_path / "helper.py"
+    head = "import json, sys, os\nrequests = (json.loads(line) for line in sys.stdin)\n"
+    head += "def reply(**said): print(json.dumps(said), flush=True)\n"
+    path.write_text(head + textwrap.dedent(body))
+    return Probe([sys.executable, str(path)])
+
+
+async def over(probe: Probe) -> None:
+    """The helper has gone and every pipe of it is closed."""
+    probe.kill()
+    await asyncio.gather(*probe._tasks)
+
+
+async def test_errors_keep_their_class_and_their_hint(tmp_path: Path) -> None:
+    probe = script(
+        tmp_path,
+        """
+        for r in requests:
+            reply(id=r["id"], error={"kind": "ModelError", "found": "gptq", "hint": "the original"})
+        """,
+    )
+    with pytest.raises(ModelError) as caught:
+        await probe.ask("facts")
+    assert (caught.value.found, caught.value.hint) == ("gptq", "the original")
+    await over(probe)
+
+
+async def test_a_killed_helper_fails_what_it_had_and_is_started_again(tmp_path: Path) -> None:
+    probe = script(
+        tmp_path,
+        """
+        for r in requests:
+            if r["call"] == "die": os.kill(os.getpid(), 9)
+            reply(id=r["id"], result=os.getpid())
+        """,
+    )
+    first = await probe.ask("who")
+    with pytest.raises(WorkerError, match="killed"):
+        await probe.ask("die")
+    assert await probe.ask("who") != first
+    await over(probe)
+
+
+async def test_a_flood_on_stderr_and_stray_prints_do_not_block(tmp_path: Path) -> None:
+    probe = script(
+        tmp_path,
+        """
+        sys.stderr.write("noise " * 100_000)
+        for r in requests:
+            print("Loading weights: 100%")
+            reply(id=r["id"], result="x" * 1_000_000)
+        """,
+    )
+    assert len(await asyncio.wait_for(probe.ask("big"), 20)) == 1_000_000
+    await over(probe)
+
+
+async def test_a_cancelled_request_is_taken_back(tmp_path: Path) -> None:
+    probe = script(
+        tmp_path,
+        """
+        for r in requests:
+            if r.get("call") == "slow": continue  # never answered
+            if "cancel" in r: last = r["cancel"]; continue
+            reply(id=r["id"], result=last)
+        """,
+    )
+    task = asyncio.create_task(probe.ask("slow"))
+    while not probe._waiting:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await probe.ask("what was cancelled") == 1
+    await over(probe)
+
+
+async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
+    probe = Probe([str(tmp_path / "no such program")])
+    with pytest.raises(WorkerError, match="cannot be started"):
+        await probe.ask("facts")
+
+
+async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
+    """Reference: the shapes the models were made with."""
+    source = make_model(tmp_path / "source", "llama", layers=3, hidden=32)
+    target = make_model(tmp_path / "target", "qwen2", layers=2, hidden=16, intermediate=24, seed=1)
+    text = make_text(tmp_path / "text.txt", 40)
+    models = {role: {"folder": str(path), "name": role} for role, path in (("source", source), ("target", target))}
+    recipe = {
+        "source": str(source),
+        "target": str(target),
+        "calibration": {"path": str(text), "samples": 20, "holdout": 10},
+        "fusion": {"k": 999},
+        "output": str(tmp_path / "run"),
+    }
+    probe = Probe()
+    facts = await probe.ask("facts", **models["source"])
+    assert (facts["layers"], facts["hidden"], facts["model_type"]) == (3, 32, "llama")
+    said = await probe.ask("match", kinds=["q", "k", "v", "o"], **models)
+    assert said["kinds"] == ["q", "k", "v", "o"] and said["layers"] == [3, 2]
+    assert said["shapes"]["k"] == [[[16, 32]], [[8, 16]]] and set(said["shapes"]) == set(said["kinds"])
+    seen = await probe.ask(
+        "preview",
+        calibration=recipe["calibration"],
+        seed=0,
+        count=2,
+        models=models,
+    )
+    assert len(seen["samples"]) == 2 and (seen["calibration"], seen["holdout"]) == (20, 10)
+    assert seen["samples"][0]["source"]["tokens"] > 0
+    needs = await probe.ask("estimate", recipe=recipe, **models)
+    assert needs["memory"] > 0 and needs["disk"] > 0 and needs["seconds"] > 0
+    problems = await probe.ask("check", recipe=recipe)
+    assert any("fusion.k" in problem for problem in problems)
+    with pytest.raises(ModelError):
+        await probe.ask("facts", folder=str(tmp_path), name="nothing")
+    unfinished = RunDir.create(recipe["output"])
+    unfinished.recipe.write_text(dump_recipe(make_recipe({**recipe, "fusion": {"k": 8}})))
+    with pytest.raises(StorageError, match="is empty"):
+        await probe.ask("plan", run=str(unfinished.path), l=0, m=0, side="q.out")
+    with pytest.raises(WorkerError, match="KeyError"):
+        await probe.ask("match")
+    await over(probe)

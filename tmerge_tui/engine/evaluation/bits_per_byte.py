@@ -1,0 +1,226 @@
+"""Bits per byte of a model on held-out text, and paired intervals between models. Lower is better.
+
+Bytes do not depend on a tokenizer, so models with different vocabularies can be compared. What is scored is the plain
+text of a sample (messages joined as lines, no chat template), without special tokens of the tokenizer's own, behind one
+begin-of-text token when the tokenizer has one. When it has none, the first token has nothing before it and is not
+scored, nor are tokens that share a character with it; their bytes are not counted either. The same holds for the tail
+that `max_length` cuts. Losses are taken in fp32, whatever the type of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tmerge_tui.engine.activations.extract import out_of_memory, trunk
+from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.errors import DataError, MemoryShortage, ModelError
+
+LOGITS = 1 << 26  # logits held at once: 256 MB in fp32
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One entry for each text."""
+
+    bits: tuple[float, ...]
+    bytes: tuple[int, ...]  # UTF-8 bytes of what was scored; 0 where nothing could be
+
+    @property
+    def bits_per_byte(self) -> float:
+        return sum(self.bits) / sum(self.bytes)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens of which those from `first` on are scored."""
+
+    ids: tuple[int, ...]  # with the begin-of-text token
+    first: int  # the first scored token
+    bytes: int
+
+
+def score(
+    model: Any,  # a causal language model in eval mode
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    batch_size: int = 16,
+    max_length: int = 512,  # tokens
+    warn: Callable[[str], None] = lambda message: None,
+    advance: Callable[[int], None] = lambda texts: None,
+) -> Scores:
+    """Token losses in bits, summed over each text, in the order of `samples`.
+
+    Texts are batched by length; when memory runs out the batch is halved and `warn` says so. Raises MemoryShortage when
+    one text alone does not fit, DataError when no byte can be scored, ModelError for a tokenizer without offsets.
+    """
+    texts = [_encode(sample.plain, tokenizer, max_length) for sample in samples]
+    if not any(text.bytes for text in texts):
+        raise DataError(
+            f"none of {len(texts)} held-out texts has a token that can be scored", "texts of at least two tokens"
+        )
+    bits = losses(model, texts, batch_size, warn, advance)
+    return Scores(tuple(bits), tuple(text.bytes for text in texts))
+
+
+def losses(
+    model: Any,
+    texts: Sequence[Text],
+    batch_size: int = 16,
+    warn: Callable[[str], None] = lambda message: None,
+    advance: Callable[[int], None] = lambda texts: None,
+) -> list[float]:
+    """Bits of the scored tokens of each text, 0 where there are none. Raises MemoryShortage."""
+    bits = [0.0] * len(texts)
+    waiting = sorted((i for i, text in enumerate(texts) if text.bytes), key=lambda i: (-len(texts[i].ids), i))
+    advance(len(texts) - len(waiting))
+    while waiting:
+        batch = waiting[:batch_size]
+        found = _try(model, [texts[i] for i in batch])
+        if found is None:
+            if len(batch) == 1:
+                raise MemoryShortage(
+                    f"no memory to score one text of {len(texts[batch[0]].ids)} tokens",
+                    "memory for a forward pass of a single text",
+                    "lower calibration.max_length, or use another device",
+                )
+            batch_size = len(batch) // 2
+            warn(f"out of memory: batch size is now {batch_size}")
+            continue
+        for i, loss in zip(batch, found, strict=True):
+            bits[i] = loss
+        waiting = waiting[len(batch) :]
+        advance(len(batch))
+    return bits
+
+
+def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """(difference, low, high): bits per byte of `a` minus `b`, with its 95 % percentile bootstrap interval.
+
+    Paired: each resample draws texts, with replacement, and takes both models' totals on the same draw. It covers
+    chance in the choice of texts, not in training or calibration.
+    """
+    if len(a.bits) != len(b.bits):
+        raise ValueError(f"{len(a.bits)} and {len(b.bits)} texts: the scores are not of the same hold-out")
+    table = np.array([a.bits, a.bytes, b.bits, b.bytes], dtype=np.float64)  # [4, texts]
+    texts = table.shape[1]
+    rng = np.random.default_rng(seed)
+    totals = []
+    step = max(1, 2**22 // texts)  # resamples at a time, so that memory does not grow with the hold-out
+    for start in range(0, resamples, step):
+        draws = rng.integers(texts, size=(min(step, resamples - start), texts))
+        totals.append(table[:, draws].sum(2))
+    a_bits, a_bytes, b_bits, b_bytes = np.concatenate(totals, axis=1)
+    usable = (a_bytes > 0) & (b_bytes > 0)
+    low, high = np.percentile(a_bits[usable] / a_bytes[usable] - b_bits[usable] / b_bytes[usable], [2.5, 97.5])
+    return a.bits_per_byte - b.bits_per_byte, float(low), float(high)
+
+
+def tokens(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character spans) of a text, without special tokens. Raises ModelError for a tokenizer without offsets."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
+            "a fast tokenizer (tokenizer.json)",
+            "convert it with transformers first",
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(encoded["input_ids"]), encoded["offset_mapping"]
+
+
+def _encode(text: str, tokenizer: Any, max_length: int) -> Text:
+    ids, offsets = tokens(text, tokenizer)
+    bos = tokenizer.bos_token_id
+    room = max_length - (bos is not None)
+    stop = min(len(ids), room)
+    # byte-level tokens can share one character: no cut inside it, its bytes would be counted for half of its tokens
+    while 0 < stop < len(ids) and offsets[stop][0] < offsets[stop - 1][1]:
+        stop -= 1
+    start = 0 if bos is not None else 1
+    while bos is None and start < stop and offsets[start][0] < offsets[start - 1][1]:
+        start += 1
+    if stop <= start:
+        return Text((), 0, 0)
+    begin = offsets[start - 1][1] if start else 0
+    end = offsets[stop - 1][1] if stop < len(ids) else len(text)
+    prefix = [] if bos is None else [bos]
+    return Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
+
+
+def _try(model: Any, texts: Sequence[Text]) -> list[float] | None:
+    """Bits of each text; None when memory ran out."""
+    try:
+        return _bits(model, texts)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # after the except block, so that the failed pass and its tensors are gone
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+@torch.no_grad()
+def _bits(model: Any, texts: Sequence[Text]) -> list[float]:
+    length = max(len(text.ids) for text in texts)
+    ids = torch.zeros(len(texts), length, dtype=torch.long)  # padded on the right with any token: nothing sees it
+    mask = torch.zeros_like(ids)
+    scored = torch.zeros(len(texts), length, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = torch.tensor(text.ids)
+        mask[row, : len(text.ids)] = 1
+        scored[row, text.first : len(text.ids)] = True
+    ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
+    total = torch.zeros(len(texts), dtype=torch.float64)
+    for first, logits in _logits(model, ids, mask):  # logits at position t are of token t + 1
+        following = slice(first + 1, first + 1 + logits.shape[1])
+        losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, following].flatten(), reduction="none")
+        losses = losses.view(len(texts), -1).masked_fill(~scored[:, following], 0)
+        total += losses.cpu().double().sum(1)  # there is no fp64 on mps
+    return (total / math.log(2)).tolist()
+
+
+def _logits(model: Any, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first position, logits [B, step, vocabulary]) of all positions but the last, LOGITS at a time.
+
+    The decoder runs once; only the head, with whatever the model does to its logits, is run for each stretch.
+    """
+    count = ids.shape[1] - 1
+    if "logits_to_keep" not in signature(model.forward).parameters:
+        yield 0, model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        return
+    step = max(1, LOGITS // (ids.shape[0] * model.get_output_embeddings().weight.shape[0]))
+    with _once(trunk(model)):
+        for first in range(0, count, step):
+            positions = torch.arange(first, min(first + step, count), device=ids.device)
+            keep = {"logits_to_keep": positions, "use_cache": False}
+            yield first, model(input_ids=ids, attention_mask=mask, **keep).logits
+
+
+@contextmanager
+def _once(module: nn.Module) -> Iterator[None]:
+    """Inside the block `module` runs at its first call and gives the same output to every later one."""
+    forward, own = module.forward, module.__dict__.get("forward")
+    outputs: list[Any] = []
+
+    def remembered(*args: Any, **options: Any) -> Any:
+        if not outputs:
+            outputs.append(forward(*args, **options))
+        return outputs[0]
+
+    module.__dict__["forward"] = remembered
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if own is not None:
+            module.__dict__["forward"] = own

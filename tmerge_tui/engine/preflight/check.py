@@ -1,0 +1,189 @@
+"""Everything that can fail, tried before anything big is done: all problems in one list.
+
+`prepare` opens both models (headers only), the tokenizers and the text, and says what can be matched;
+`check` is the same with the problems returned instead of raised.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tmerge_tui.engine.data.corpus import Corpus, read_corpus, read_samples
+from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
+from tmerge_tui.engine.methods.transport_merge.fuse import check_k
+from tmerge_tui.engine.methods.transport_merge.ray_solver import check as check_cluster
+from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.lora_merge import merged_folder, require_peft
+from tmerge_tui.engine.preflight.remote_checkpoint import outline
+from tmerge_tui.engine.prepared import Estimate, Party, Prepared
+from tmerge_tui.engine.training.hints import check_hints
+from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
+from tmerge_tui.hub.download import lacking_room
+from tmerge_tui.hub.errors import cache_folder
+from tmerge_tui.hub.locate import Located, find
+from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.loading import load_tokenizer, pick_device
+from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.quantities import size
+from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Every problem of a recipe on this machine; empty when it can run."""
+    try:
+        prepare(recipe)
+    except ProblemsError as error:
+        return list(error.problems)
+    return []
+
+
+def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
+    """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
+    problems = _extras(recipe)
+    source = _party("source", recipe, problems)
+    target = _party("target", recipe, problems)
+    searched = recipe.fusion.searched
+    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
+    device = _tried(problems, "device", lambda: pick_device(recipe.device))
+    if target is None or source is None:
+        raise CheckError(problems)
+    layouts = target.facts.layout, source.facts.layout
+    matching = _tried(problems, "transport.projections", lambda: match(*layouts, recipe.transport.projections))
+    if matching is not None:
+        problems += _unmatched(recipe, matching)
+        fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
+        problems += check_k(target.facts.layout, fused, recipe.fusion.k)
+    problems += _layers(recipe, target)
+    problems += benchmark_problems(recipe.evaluation)
+    problems += _adaptation(recipe, target, corpus, matching)
+    if cluster:
+        _tried(problems, "transport.ray_address", lambda: check_cluster(recipe))
+    texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
+    needs = estimate(recipe, target.facts, source.facts, texts)
+    problems += _disk(recipe, needs, (source, target))
+    if problems:
+        raise CheckError(problems)
+    notes = [party.located.note for party in (source, target) if party.located.note]
+    warnings = [*notes, *corpus.warnings]
+    if source.facts.licence != target.facts.licence:
+        warnings.append(
+            f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
+            f"the result is bound by both"
+        )
+    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def _tried(problems: list[str], where: str, action: Any) -> Any:
+    try:
+        return action()
+    except ProblemsError as error:
+        problems += error.problems
+    except TmergeError as error:
+        problems.append(f"{where}: {error}")
+    return None
+
+
+def _extras(recipe: Recipe) -> list[str]:
+    """Options that need an optional package which is not installed."""
+    found = []
+    for option in NEEDED_BY:
+        section, _, name = option.rpartition(".")
+        value = getattr(getattr(recipe, section) if section else recipe, name, None)  # None: the section is off
+        extra = needed_by(option, value)
+        if extra and not present(extra):
+            found.append(str(missing(option if isinstance(value, tuple) else f"{option}: {value}", extra)))
+    return found
+
+
+def _party(role: str, recipe: Recipe, problems: list[str]) -> Party | None:
+    choice = _pinned(role, recipe)
+    return _tried(problems, role, lambda: open_party(role, find(choice), choice.trust_remote_code))
+
+
+def _pinned(role: str, recipe: Recipe) -> ModelChoice:
+    """The choice, at the commit that an earlier run of this recipe has written down for the same model."""
+    choice: ModelChoice = getattr(recipe, role)
+    known = (recipe.resolved or {}).get(role) or {}
+    if choice.is_folder or not known.get("commit") or known.get("model") != choice.model:
+        return choice
+    return choice.model_copy(update={"revision": known["commit"]})
+
+
+def _pinned_text(recipe: Recipe) -> Calibration:
+    """As `_pinned`, of a data set on the Hub."""
+    known = (recipe.resolved or {}).get("calibration") or {}
+    if recipe.calibration.repo_id is None or known.get("repo_id") != recipe.calibration.repo_id:
+        return recipe.calibration
+    return recipe.calibration.model_copy(update={"revision": known.get("commit")})
+
+
+def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
+    """A model whose small files are here; its weights may still be on the Hub, and then only headers are read.
+
+    An adapter that has not been merged yet has the facts of its base.
+    """
+    tokens, shape = located, located
+    if located.base is not None and (merged_folder(located) / "config.json").is_file():
+        located = tokens = shape = replace(located, folder=merged_folder(located), pending=None)
+    elif located.base is not None:
+        require_peft(located)
+        shape = located.base
+        tokens = located if (located.folder / "tokenizer_config.json").is_file() else located.base
+    weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
+    facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
+    return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
+
+
+def _unmatched(recipe: Recipe, matching: Matching) -> list[str]:
+    """Projections that fusion names but that cannot be aligned; those merely aligned by default are only noted."""
+    missing = [kind for kind in recipe.fusion.projections or () if kind not in matching.kinds]
+    if not missing:
+        return []
+    notes = "; ".join(note for note in matching.notes if note.split(":")[0] in missing)
+    return [f"fusion.projections: the two models do not both have {', '.join(missing)} ({notes}); take it out"]
+
+
+def _layers(recipe: Recipe, target: Party) -> list[str]:
+    depth = target.facts.layers
+    wrong = [layer for layer in recipe.fusion.layers or () if not 0 <= layer < depth]
+    return [f"fusion.layers: found {wrong}, expected layers from 0 to {depth - 1} of the target"] if wrong else []
+
+
+def _adaptation(recipe: Recipe, target: Party, corpus: Corpus | None, matching: Matching | None) -> list[str]:
+    """What training would stumble over after hours."""
+    options, problems = recipe.adaptation, []
+    if options is None:
+        return []
+    if options.hints is not None and matching is not None:
+        problems += check_hints(options.hints, matching.kinds, target.facts.layers)
+    if options.path is not None and corpus is not None:
+        path, kept_out = Path(options.path), corpus.holdout
+        _tried(problems, "adaptation.path", lambda: read_samples(path, options.column, 1, recipe.seed, kept_out))
+    return problems
+
+
+def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+    """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    arriving = sum(file.size for listing in pending.values() for file in listing.missing)
+    cache, output = _existing(Path(cache_folder())), _existing(Path(recipe.output))
+    if arriving and (problem := lacking_room(arriving)):
+        return [problem]
+    together = arriving if arriving and cache.stat().st_dev == output.stat().st_dev else 0
+    free = shutil.disk_usage(output).free
+    if free >= needs.disk_bytes + together:
+        return []
+    download = f" and the download, to the same disk, {size(together)}" if together else ""
+    return [
+        f"output: {size(free)} free at {output}, the run needs about {size(needs.disk_bytes)}{download}; "
+        f"free space or choose another output"
+    ]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,0 +1,84 @@
+"""What the check found missing in the cache is downloaded, with progress by the byte, and the models opened again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from tmerge_tui.engine.preflight.check import open_party
+from tmerge_tui.engine.preflight.lora_merge import merged, merged_folder
+from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.progress import Progress
+from tmerge_tui.events import Emit, Logged, StageFinished
+from tmerge_tui.hub.download import download
+from tmerge_tui.hub.listing import ADAPTER, Listing
+from tmerge_tui.recipe import ModelChoice, Recipe
+
+STAGE = "download"
+LABEL = "Fetch the models"
+SHARE = 0.25  # of the whole run, as the progress bar weighs it
+
+
+def needs_stage(recipe: Recipe) -> bool:
+    """Whether a model comes from the Hub, or is an adapter: only then is there anything to announce."""
+
+    def whole(choice: ModelChoice) -> bool:
+        return choice.is_folder and not (Path(choice.model) / ADAPTER).is_file()
+
+    return not (whole(recipe.source) and whole(recipe.target))
+
+
+def download_models(prepared: Prepared, emit: Emit) -> Prepared:
+    """`prepared` with all weights on this disk, and adapters merged onto their bases.
+
+    A killed download goes on where it was. Raises ModelError, StorageError.
+    """
+    if not needs_stage(prepared.recipe):
+        return prepared
+    parties = (prepared.source, prepared.target)
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    if pending:
+        _fetch(list(pending.values()), emit)
+    else:
+        emit(StageFinished(STAGE, 0.0, "cached"))
+    source, target = (_whole(party, emit) for party in parties)
+    return replace(prepared, source=source, target=target)
+
+
+def _whole(party: Party, emit: Emit) -> Party:
+    located, trust = party.located, party.facts.trust_remote_code
+    if located.base is not None:
+        if located.folder != merged_folder(located):
+            emit(Logged("info", f"merging the adapter {located.name} onto {located.base.name}"))
+            base = replace(located.base, pending=None)
+            located = merged(replace(located, pending=None, base=base), trust)
+    elif located.pending is None:
+        return party
+    return open_party(party.role, replace(located, pending=None), trust)
+
+
+def _fetch(listings: list[Listing], emit: Emit) -> None:
+    files = [file for listing in listings for file in listing.missing]
+    names = " and ".join(listing.name for listing in listings)
+    lock, arrived = threading.Lock(), 0
+    with Progress(emit, STAGE, f"Downloading {names}", sum(file.size for file in files), "bytes") as progress:
+
+        def note() -> str:
+            return f"{arrived} of {len(files)} files"
+
+        def advance(count: int, fresh: bool) -> None:
+            with lock:  # several files at a time
+                if fresh:
+                    progress.advance(count, note())
+                else:
+                    progress.skip(count)
+
+        def count_file(path: str) -> None:
+            nonlocal arrived
+            with lock:
+                arrived += 1
+                progress.advance(0, note())
+
+        for listing in listings:
+            download(listing, advance, count_file)

@@ -1,0 +1,53 @@
+"""What the check leaves to the stages: both models opened but not loaded, the text, and what a run will need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.data.corpus import Corpus
+from tmerge_tui.hub.locate import Located
+from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.projections import Matching
+from tmerge_tui.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Stages run one after the other, so memory is that of the largest one. Notes say what each figure is made of."""
+
+    memory_bytes: int  # main memory, or that of the GPU when the run uses one
+    disk_bytes: int  # of the run folder
+    flops: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Party:
+    """One of the two models, opened but not loaded; `located.pending` when its weights are still on the Hub."""
+
+    role: str  # "source" | "target"
+    located: Located
+    facts: ModelFacts
+    tokenizer: Any
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights; on this disk only after the download."""
+        return Checkpoint(self.located.folder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    recipe: Recipe
+    source: Party
+    target: Party
+    corpus: Corpus
+    matching: Matching
+    device: torch.device
+    estimate: Estimate
+    warnings: tuple[str, ...]

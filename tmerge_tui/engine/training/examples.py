@@ -1,0 +1,161 @@
+"""What a model is trained on: texts as token ids with labels, cut or padded into blocks, and where their words lie.
+
+Plain text reads begin-of-text (where the tokenizer has one), the text, end-of-text; messages read what the chat
+template makes of them. A block remembers which samples lie in it and where, so that a second model, or activations of
+it, can be laid beside the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.activations.pooling import Word, owners, place
+from tmerge_tui.engine.data.corpus import Sample, render, uses_template
+from tmerge_tui.errors import DataError
+
+IGNORED = -100  # a label that no loss counts
+ANSWERS = ("assistant", "model", "gpt")  # roles whose words are answers
+
+End = tuple[int, int]  # (message, characters of its content that have been read)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One sample as one model reads it."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]  # the ids, IGNORED where nothing is to be learnt
+    words: dict[Word, tuple[int, ...]]  # the tokens of every word read whole; empty unless asked for
+    ends: dict[End, int]  # after these characters a token ends, the one at this position; empty unless asked for
+
+
+@dataclass(frozen=True)
+class Block:
+    """One training sequence. `parts` has (sample, position of the sample's first token) of all that lies in it; the
+    position is negative where the block before has the beginning."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    parts: tuple[tuple[int, int], ...]
+
+
+def read_lessons(
+    samples: Sequence[Sample], tokenizer: Any, length: int, mode: str, answer_only: bool = False, placed: bool = False
+) -> list[Lesson]:
+    """The samples in order; what lies behind `length` tokens is cut when it is above 0.
+
+    With `placed`, words and ends are found too. Raises DataError when answers are asked for and there are none, or when
+    words have to be placed and the chat template rewrites them.
+    """
+    if answer_only and not any(_has_answers(sample) for sample in samples):
+        raise DataError(
+            "the training text has no answers to train on",
+            f"chat messages with role {', '.join(ANSWERS)} for adaptation.answer_only",
+            "set adaptation.answer_only: false",
+        )
+    return [_lesson(sample, tokenizer, length, mode, answer_only, placed) for sample in samples]
+
+
+def _has_answers(sample: Sample) -> bool:
+    return any(message["role"] in ANSWERS for message in sample.messages or ())
+
+
+def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only: bool, placed: bool) -> Lesson:
+    text = render(sample, tokenizer, mode)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+    if not uses_template(sample, tokenizer, mode):
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if bos is not None and ids[:1] != [bos]:
+            ids, offsets = [bos, *ids], [(0, 0), *offsets]
+        if eos is not None and ids[-1:] != [eos]:
+            ids, offsets = [*ids, eos], [*offsets, (len(text), len(text))]
+    stop = len(ids) if length <= 0 else min(length, len(ids))
+    where = place(sample, text, tokenizer, mode) if placed or answer_only else []
+    learnt = [True] * len(ids)
+    if answer_only:
+        learnt = _answers(sample, where, offsets)
+    labels = [token if yes else IGNORED for token, yes in zip(ids, learnt, strict=True)]
+    labels[0] = IGNORED  # nothing comes before it
+    words = owners(where, offsets, stop) if placed else {}
+    ends = _ends(where, offsets[:stop]) if placed else {}
+    return Lesson(tuple(ids[:stop]), tuple(labels[:stop]), words, ends)
+
+
+def _answers(sample: Sample, where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> list[bool]:
+    """Tokens of the assistant's words, and the one behind each answer, which ends it."""
+    spoken = [False] * len(offsets)
+    for part, message in enumerate(sample.messages or ()):
+        places = [(start, end) for word, start, end in where if word[0] == part]
+        if message["role"] not in ANSWERS or not places:
+            continue
+        first, last = places[0][0], places[-1][1]
+        inside = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
+        for i in (*inside, *(inside[-1:] and [inside[-1] + 1])):
+            if i < len(offsets):
+                spoken[i] = True
+    return spoken
+
+
+def _ends(where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> dict[End, int]:
+    """Where tokens end inside words or at their end, in characters of the message's own content.
+
+    Several tokens can share one character (byte-level vocabularies): only the last of them ends it.
+    """
+    found: dict[End, int] = {}
+    at = 0
+    for position, (start, end) in enumerate(offsets):
+        if end <= start:
+            continue
+        while at < len(where) and where[at][2] < end:
+            at += 1
+        if at < len(where) and where[at][1] < end:
+            (part, first, _), begins, _ = where[at]
+            found[part, first + end - begins] = position
+    return found
+
+
+def pad_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | None = None) -> list[Block]:
+    """One sample a block, cut at `length`; samples with nothing to learn are left out."""
+    chosen = range(len(lessons)) if only is None else only
+    blocks = [Block(lessons[i].ids[:length], lessons[i].labels[:length], ((i, 0),)) for i in chosen]
+    return [block for block in blocks if any(label != IGNORED for label in block.labels)]
+
+
+def pack_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | None = None) -> list[Block]:
+    """All samples one after the other, cut every `length` tokens; the last block is shorter.
+
+    A sample's first label is not counted, so that no sample is predicted from the one before it.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    begins: list[tuple[int, int]] = []
+    for i in range(len(lessons)) if only is None else only:
+        begins.append((i, len(ids)))
+        ids += lessons[i].ids
+        labels += lessons[i].labels
+    blocks = []
+    for start in range(0, len(ids), length):
+        stop = min(start + length, len(ids))
+        parts = [(i, b - start) for i, b in begins if b < stop and b + len(lessons[i].ids) > start]
+        cut = [IGNORED, *labels[start + 1 : stop]]
+        if any(label != IGNORED for label in cut):
+            blocks.append(Block(tuple(ids[start:stop]), tuple(cut), tuple(parts)))
+    return blocks
+
+
+def collate(blocks: Sequence[Block], pad: int = 0) -> dict[str, Any]:
+    """input_ids, attention_mask and labels [B, T], padded on the right; parts and tokens as plain numbers."""
+    width = max(len(block.ids) for block in blocks)
+    rows = [width - len(block.ids) for block in blocks]
+    return {
+        "input_ids": torch.tensor([[*b.ids, *[pad] * n] for b, n in zip(blocks, rows, strict=True)]),
+        "attention_mask": torch.tensor([[*[1] * len(b.ids), *[0] * n] for b, n in zip(blocks, rows, strict=True)]),
+        "labels": torch.tensor([[*b.labels, *[IGNORED] * n] for b, n in zip(blocks, rows, strict=True)]),
+        "parts": [list(block.parts) for block in blocks],
+        "tokens": sum(len(block.ids) for block in blocks),
+    }

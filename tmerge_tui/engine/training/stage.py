@@ -1,0 +1,134 @@
+"""The part of the pipeline that `adaptation` asks for: hints -> adapt -> fold_trained, and later measure_trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine.activations.extract import Subject
+from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
+from tmerge_tui.engine.evaluation.evaluator import Variant
+from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
+from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.prepared import Prepared
+from tmerge_tui.engine.progress import Progress
+from tmerge_tui.engine.training.arms import School, TrainedPiece, adapt, methods, prepare_lessons, result_method
+from tmerge_tui.engine.training.distillation import same_tokenizer
+from tmerge_tui.engine.training.hints import carry_hints
+from tmerge_tui.engine.training.measure import fold_trained, measure_trained, variant_of
+from tmerge_tui.engine.weights.export import Folded
+from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.checkpoint import copy_bytes
+from tmerge_tui.models.loading import load_model
+from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.run_folder import RunDir
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What the trainings of a run have left."""
+
+    school: School
+    trained: list[TrainedPiece]
+
+    @classmethod
+    def of(cls, school: School) -> Adapted:
+        """Trains what is not there yet (stage "adapt")."""
+        return cls(school, adapt(school))
+
+    @property
+    def result(self) -> TrainedPiece:
+        """The training that becomes model/."""
+        name = result_method(self.school.options)
+        return next(piece for piece in self.trained if piece.method == name)
+
+    @property
+    def variant(self) -> Variant:
+        """The same in the loaded target."""
+        return variant_of(self.result, self.school)
+
+    def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
+        """Writes the result to `out` (stage "fold_trained")."""
+        total = copy_bytes(self.school.checkpoint, self.result.names)
+        with Progress(emit, "fold_trained", "Writing the adapted model", total, "bytes") as progress:
+            return fold_trained(self.school.checkpoint, self.result, self.school.alpha, out, run, emit, progress)
+
+    def measure(self, target: Subject, corpus: Corpus, recipe: Recipe, run: RunDir, emit: Emit) -> dict[str, Any]:
+        """`adaptation` of report.json."""
+        alpha = recipe.fusion.alphas[0]
+        return measure_trained(
+            self.school, target, self.trained, self.school.fusion, alpha, corpus.holdout, recipe, run, emit
+        )
+
+
+def make_school(
+    prepared: Prepared,
+    recipe: Recipe,  # with fusion.alpha settled
+    transports: Transports,
+    fusion: Fusion,
+    source: Callable[[], Subject],
+    run: RunDir,
+    emit: Emit,
+) -> School:
+    """All that is needed to train; stage "hints", when they are asked for. Raises what it raises."""
+    options = recipe.adaptation
+    assert options is not None
+    samples = training_samples(options, prepared.corpus, recipe.seed, emit)
+    chosen = methods(options)
+    mode = recipe.calibration.chat_template
+    distilled = any(method.distilled for method in chosen)
+    ours, theirs = prepared.target.tokenizer, prepared.source.tokenizer
+    same = distilled and same_tokenizer(ours, theirs, samples, mode)
+    placed = options.hints is not None or (distilled and not same)
+    lessons = prepare_lessons(samples, ours, options, mode, placed)
+    hints = {}
+    if options.hints is not None:
+        variants = [method.hints for method in chosen if method.hints]
+        length = 4 * max(len(lesson.ids) for lesson in lessons.lessons)
+        hints = carry_hints(
+            source(), transports, samples, lessons.lessons, recipe.calibration, length, options.hints, recipe.seed,
+            list(dict.fromkeys(variants)), run, emit,
+        )  # fmt: skip
+    if prepared.device.type == "cuda" and (prepared.device.index or 0) > 0:
+        text = "training takes the first visible GPU"
+        emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
+
+    def load() -> Any:
+        # float32 whatever the passes' type: a learning rate of 1e-6 is lost in bfloat16 weights
+        everything = 1 << 62
+        return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, everything, emit)
+
+    return School(
+        target=prepared.target.facts,
+        checkpoint=prepared.target.checkpoint,
+        load=load,
+        options=options,
+        lessons=lessons,
+        fusion=fusion,
+        alpha=recipe.fusion.alphas[0] if options.alpha is None else options.alpha,
+        norm=recipe.fusion.norm,
+        device=prepared.device,
+        source=source() if distilled else None,
+        same_tokenizer=same,
+        target_tokenizer=ours,
+        mode=mode,
+        hints=hints,
+        run=run,
+        emit=emit,
+    )
+
+
+def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:
+    """The calibration samples, or those of `adaptation.path` that are in no other part of the run's text."""
+    if options.path is None:
+        return corpus.calibration[: options.samples]
+    kept_out = (*corpus.holdout, *corpus.validation)
+    samples, warnings = read_samples(Path(options.path), options.column, options.samples, seed, kept_out)
+    for warning in warnings:
+        emit(Warned("adapt", warning))
+    return samples

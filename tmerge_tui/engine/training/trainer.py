@@ -1,0 +1,292 @@
+"""One training on transformers' Trainer: the loss, the events, the checkpoints. `adapt` says what is trained.
+
+The Trainer brings the loop, accumulation, schedule, clipping, mixed precision, resuming and, under `accelerate launch`,
+several GPUs. Checkpoints hold the trainable tensors alone (and optimiser, schedule and random state): what is frozen is
+built anew from the pieces of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from tmerge_tui.engine.training.distillation import Teacher
+from tmerge_tui.engine.training.examples import IGNORED, Block, collate
+from tmerge_tui.engine.training.hints import HintLoss
+from tmerge_tui.errors import NumericsError
+from tmerge_tui.recipe.adaptation import Adaptation
+
+WEIGHTS = "model.safetensors"
+LOGS = 200  # losses reported in one training, at most
+MEASUREMENTS = 10  # of the validation split in one training
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known after an optimiser step."""
+
+    step: int
+    steps: int
+    loss: float  # mean since the last report: next-token loss with what distillation and hints add
+    learning_rate: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training went."""
+
+    steps: int
+    tokens: int  # that this device has read
+    loss: float  # of the last report
+    seconds: float
+    curve: tuple[tuple[int, float], ...]  # (step, loss)
+    measured: tuple[tuple[int, float], ...] = ()  # (step, next-token loss of the validation split)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is in the loss beside the next token."""
+
+    teacher: Teacher | None = None
+    distill_weight: float = 0.0
+    hints: HintLoss | None = None
+    hint_weight: float = 0.0
+
+
+@dataclass
+class _Counter:
+    tokens: int = 0
+    before: int = 0  # of them, those read before this process took the training up
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    measured: list[tuple[int, float]] = field(default_factory=list)
+
+
+def train(
+    model: Any,  # float32, parameters that train require gradients
+    blocks: Sequence[Block],
+    validation: Sequence[Block],  # empty: no early stopping
+    options: Adaptation,
+    seed: int,
+    terms: Terms,
+    folder: Path,  # of the checkpoints; an unfinished training there is taken up; removed by the caller
+    device: torch.device,
+    report: Callable[[Step], None],
+) -> Trained:
+    """Trains `model` in place. Raises NumericsError when the loss is not finite."""
+    arguments = _arguments(options, len(blocks), bool(validation), seed, folder, device)
+    counter = _Counter()
+    if options.gradient_checkpointing:
+        # named anew in transformers 5.2x; the hooks of hints need the variant that runs a layer's forward as it is
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Blocks(blocks),
+        eval_dataset=_Blocks(validation) if validation else None,
+        data_collator=collate,
+        callbacks=[EarlyStoppingCallback(options.patience)] if options.patience and validation else [],
+    )
+    trainer.terms, trainer.counter = terms, counter
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Report(counter, report))
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    seconds = time.monotonic() - began
+    if not counter.curve or not math.isfinite(counter.curve[-1][1]):
+        raise NumericsError(
+            "the training loss is not finite", "a loss that falls", "use a smaller adaptation.learning_rate"
+        )
+    state = trainer.state
+    return Trained(
+        state.global_step, counter.tokens, counter.curve[-1][1], seconds, tuple(counter.curve), tuple(counter.measured)
+    )
+
+
+def steps_of(options: Adaptation, blocks: int) -> int:
+    """Optimiser steps on one device."""
+    if options.max_steps is not None:
+        return options.max_steps
+    batches = math.ceil(blocks / options.batch_size)
+    return max(1, math.ceil(options.epochs * max(1, math.ceil(batches / options.accumulation))))
+
+
+def _arguments(
+    options: Adaptation, blocks: int, validated: bool, seed: int, folder: Path, device: torch.device
+) -> TrainingArguments:
+    steps = steps_of(options, blocks)
+    every = max(1, steps // (MEASUREMENTS if validated else options.checkpoints))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
+        warmup_steps=math.ceil(options.warmup * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_norm,
+        optim="adamw_torch",
+        bf16=options.bf16,
+        logging_steps=max(1, steps // LOGS),
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=every,
+        load_best_model_at_end=validated,
+        metric_for_best_model="eval_loss" if validated else None,
+        greater_is_better=False if validated else None,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=device.type == "cuda",
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1  # one process, one GPU: several are `accelerate launch`'s, not DataParallel's
+    return arguments
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole: the trainer's state is written last."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    for path in sorted(whole, key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        except ValueError:
+            shutil.rmtree(path)
+    return None
+
+
+class _Blocks(torch.utils.data.Dataset[Block]):
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, i: int) -> Block:
+        return self.blocks[i]
+
+
+class _Trainer(Trainer):
+    terms: Terms
+    counter: _Counter
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.model_accepts_loss_kwargs = True  # so that labels are counted over the whole accumulated batch
+        self.loss_is_scaled_for_ga = True  # and `compute_loss` divides by them
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Sum over labels / labels of the accumulated batch, and the terms beside it.
+
+        (1 - w) next-token loss + w KL to the teacher + hint weight * (1 - correlation), in nats.
+        """
+        terms = self.terms if model.training else Terms()
+        ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+        if model.training:
+            self.counter.tokens += inputs["tokens"]
+        if terms.hints is None:
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        else:
+            with terms.hints.watching():
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        following = labels[:, 1:]
+        counted = (following != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = F.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        loss = loss / counted
+        passes = getattr(self, "current_gradient_accumulation_steps", 1)
+        if model.training:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, labels were summed
+        if terms.teacher is not None:
+            told, positions = terms.teacher.loss(inputs, logits)
+            loss = (1 - terms.distill_weight) * loss + terms.distill_weight * told / max(1, positions) / passes
+        if terms.hints is not None:
+            hint = terms.hints.loss(inputs["parts"], ids.shape[1])
+            if hint is not None:
+                loss = loss + terms.hint_weight * hint / passes
+        return (loss, logits) if return_outputs else loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # not reported
+
+    def _trainable(self) -> dict[str, Any]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self._trainable().items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "tokens": str(self.counter.tokens)})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self._restore(folder)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            self.counter.tokens = self.counter.before = int(file.metadata()["tokens"])
+
+    def _load_best_model(self) -> None:
+        self._restore(Path(self.state.best_model_checkpoint))
+
+    @torch.no_grad()
+    def _restore(self, folder: Path) -> None:
+        kept = load_file(folder / WEIGHTS)
+        mine = self._trainable()
+        assert kept.keys() == mine.keys(), f"{folder} belongs to another training"
+        for name, parameter in mine.items():
+            parameter.copy_(kept[name])
+
+
+class _Report(TrainerCallback):
+    def __init__(self, counter: _Counter, report: Callable[[Step], None]) -> None:
+        self.counter, self.report = counter, report
+        self.began = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.monotonic()
+        self.counter.curve += [(e["step"], e["loss"]) for e in state.log_history if "loss" in e]  # from a checkpoint
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        if "eval_loss" in logs:
+            self.counter.measured.append((state.global_step, logs["eval_loss"]))
+        if "loss" not in logs:
+            return
+        self.counter.curve.append((state.global_step, logs["loss"]))
+        rate = (self.counter.tokens - self.counter.before) / max(1e-9, time.monotonic() - self.began)
+        self.report(Step(state.global_step, state.max_steps, logs["loss"], logs.get("learning_rate", 0.0), rate))

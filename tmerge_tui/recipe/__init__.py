@@ -1,0 +1,41 @@
+"""Everything a run depends on: the recipe, its sections, and how it is read and written."""
+
+from tmerge_tui.recipe.recipe import (
+    ATTENTION,
+    FEED_FORWARD,
+    PROJECTIONS,
+    Calibration,
+    Fusion,
+    ModelChoice,
+    Projection,
+    Recipe,
+    Transport,
+    dump_recipe,
+    is_folder,
+    load_recipe,
+    make_recipe,
+    options,
+    parse_bytes,
+    parse_recipe,
+    task_name,
+)
+
+__all__ = [
+    "ATTENTION",
+    "FEED_FORWARD",
+    "PROJECTIONS",
+    "Calibration",
+    "Fusion",
+    "ModelChoice",
+    "Projection",
+    "Recipe",
+    "Transport",
+    "dump_recipe",
+    "is_folder",
+    "load_recipe",
+    "make_recipe",
+    "options",
+    "parse_bytes",
+    "parse_recipe",
+    "task_name",
+]

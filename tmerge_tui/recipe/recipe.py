@@ -1,0 +1,358 @@
+"""The recipe: everything a run depends on, as one YAML file.
+
+Every field carries its default, unit, equation of the paper (arXiv 2602.05495) and whether it belongs to the expert
+view; the wizard, `tmerge plan` and the documentation read them from here. Unknown keys are errors with a did-you-mean,
+and all problems of a file are listed at once. Relative paths are taken from the current directory and made absolute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from tmerge_tui.errors import RecipeError
+from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.recipe.evaluation import Evaluation
+from tmerge_tui.recipe.presets import read_recipe_mapping, with_preset
+from tmerge_tui.recipe.problems import booleans_for_numbers, fields, problems_of, section_of
+from tmerge_tui.recipe.section import Section, option
+from tmerge_tui.recipe.yamlfile import parse_mapping
+
+Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
+PROJECTIONS: tuple[str, ...] = get_args(Projection)
+ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
+FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
+
+
+def _model_choice(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+class ModelChoice(Section):
+    """A Hub id (`org/name`, `org/name@revision`) or a folder."""
+
+    model: str = option(..., "Hub id (org/name, org/name@revision) or folder", min_length=1)
+    revision: str | None = option(None, "branch, tag or commit on the Hub", expert=True)
+    trust_remote_code: bool = option(False, "run Python code that comes with the model", expert=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_revision(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("model"), str):
+            name = data["model"]
+            if "@" in name and not is_folder(name) and not data.get("revision"):
+                name, revision = name.rsplit("@", 1)
+                return {**data, "model": name, "revision": revision}
+        return data
+
+    @property
+    def is_folder(self) -> bool:
+        return is_folder(self.model)
+
+
+Choice = Annotated[ModelChoice, BeforeValidator(_model_choice)]
+
+
+class Calibration(Section):
+    """The text both models read, and the text held out from every alignment."""
+
+    path: str | None = option(None, "local .txt (one sample a line), .jsonl, .csv or .parquet file")
+    repo_id: str | None = option(None, "Hub data set, instead of a file")
+    revision: str | None = option(None, "branch, tag or commit of the data set", expert=True)
+    config_name: str | None = option(None, "configuration of the data set", expert=True)
+    split: str = option("train", "split of the data set", expert=True)
+    column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
+    samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
+    holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
+    validation: int = option(
+        200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", unit="samples",
+        expert=True, ge=2,
+    )  # fmt: skip
+    holdout_path: str | None = option(
+        None, "measure on this file instead of a share of the calibration file", expert=True
+    )
+    max_length: int = option(512, "longest sample; the rest is cut", unit="tokens", ge=8)
+    pooling: Literal["sample", "span"] = option(
+        "sample", "one row per sample (the paper), or one per whitespace word", equation="eq. 6"
+    )
+    chat_template: Literal["auto", "off"] = option(
+        "auto", "each model's own chat template for chat messages; off joins their text", expert=True
+    )
+    batch_size: int = option(16, "samples in one forward pass; halved when memory runs out", expert=True, ge=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Calibration:
+        if (self.path is None) == (self.repo_id is None):
+            raise ValueError("give exactly one of path (a local file) and repo_id (a Hub data set)")
+        return self
+
+
+class Transport(Section):
+    """Feature plans Q per side and layer pair, layer plans P (section 2 and 3 of the method)."""
+
+    projections: tuple[Projection, ...] = option(ATTENTION, "projections to align", equation="eq. 6", min_length=1)
+    epsilon: float = option(0.1, "entropic regularisation of feature plans", equation="eq. 8", gt=0, le=10)
+    max_iterations: int = option(200, "Sinkhorn iterations at most", equation="A.3", expert=True, ge=1)
+    tolerance: float = option(1e-6, "marginal violation at which to stop", equation="A.3", expert=True, gt=0)
+    stop: Literal["relative", "absolute"] = option(
+        "relative",
+        "measure the violation against the marginal (sum of |Q1 - a|), or as the paper does (max |Q1 - a|)",
+        equation="A.3",
+        expert=True,
+    )
+    solver: Literal["fast", "plain", "pot"] = option(
+        "fast",
+        "batched Sinkhorn with Anderson acceleration; the paper's plain loop; or the POT library",
+        equation="A.3",
+        expert=True,
+    )
+    eta: float = option(0.1, "entropic regularisation of layer plans", equation="eq. 11", gt=0, le=100)
+    layer_cost: Literal["raw", "median"] = option(
+        "raw",
+        "layer costs as in the paper, or shifted by their minimum and divided by their median",
+        equation="eq. 10",
+        expert=True,
+    )
+    layer_max_iterations: int = option(1000, "iterations of the layer solve", equation="A.2", expert=True, ge=1)
+    layer_tolerance: float = option(1e-9, "tolerance of the layer solve", equation="A.2", expert=True, gt=0)
+    top_layers: int = option(3, "source layers kept for each target layer", equation="A.1", ge=1)
+    executor: Literal["local", "ray"] = option(
+        "local", "solve feature plans in this process, or as tasks of a Ray cluster (extra ray)", expert=True
+    )
+    ray_address: str = option(
+        "",
+        "host:port of a running Ray cluster, or auto for the one this machine is part of; empty starts one here",
+        expert=True,
+        pattern=r"^(auto|(\[[\da-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5})?$",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Transport:
+        if self.ray_address and self.executor != "ray":
+            raise ValueError(
+                f"ray_address: found {self.ray_address} with executor: {self.executor}, expected executor: ray; "
+                "set that, or leave ray_address empty"
+            )
+        return self
+
+
+class Fusion(Section):
+    """How plans become weights (section 4 and 5 of the method)."""
+
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
+        (0.1,),
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
+        equation="eq. 14",
+        min_length=1,
+    )
+    projections: tuple[Projection, ...] | None = option(
+        None, "projections to fuse; all aligned ones when empty", equation="eq. 14", expert=True
+    )
+    layers: tuple[int, ...] | None = option(None, "target layers to fuse; all when empty", expert=True)
+    k: Annotated[int, Field(ge=1)] | Literal["all"] = option(
+        128, "strongest neurons fused in each projection", unit="neurons", equation="A.5, eq. 22"
+    )
+    r: Annotated[int, Field(ge=1)] | None = option(
+        128,
+        "plan entries kept: among the r largest of their row and of their column; empty keeps all",
+        equation="A.1",
+        expert=True,
+    )
+    coupling: Literal["plan", "barycentric"] = option(
+        "plan",
+        "multiply by plans as the paper writes it, or by maps normalised to carry weights at their own scale",
+        equation="eq. 14",
+    )
+    units: Literal["z", "raw"] = option(
+        "z", "barycentric only: map z-scores, or activations in their own units", equation="eq. 7", expert=True
+    )
+    norm: Literal["free", "keep"] = option(
+        "free", "keep rescales each fused row (or column) to the target's norm", equation="eq. 14"
+    )
+    biases: bool = option(True, "fuse biases that both models have", equation="eq. 14", expert=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_list(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("alpha"), (int, float, str)):
+            return {**data, "alpha": [data["alpha"]]}
+        return data
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fusion:
+        if self.units == "raw" and self.coupling != "barycentric":
+            raise ValueError("units: raw needs coupling: barycentric (a plan's entries have no units)")
+        if len(set(self.alpha)) != len(self.alpha):
+            raise ValueError("alpha: each value once")
+        if "auto" in self.alpha and len(self.alpha) > 1:
+            raise ValueError("alpha: auto stands alone, or give numbers")
+        return self
+
+    @property
+    def searched(self) -> bool:
+        """Whether the run itself chooses alpha, for each kind of projection."""
+        return self.alpha == ("auto",)
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The strengths to fuse at; none when they are yet to be searched."""
+        return tuple(alpha for alpha in self.alpha if alpha != "auto")
+
+
+class Recipe(Section):
+    source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
+    target: Choice = option(..., "the model that is changed and kept", equation="A")
+    calibration: Calibration = option(..., "calibration and hold-out text")
+    transport: Transport = option(Transport(), "feature and layer plans")
+    fusion: Fusion = option(Fusion(), "weights from plans")
+    adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
+    evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
+    output: str = option(..., "run folder; the merged model is in its model/", min_length=1)
+    device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "type of the forward passes: bfloat16 on a GPU, float32 on a CPU when it fits", expert=True
+    )
+    memory: str | int | None = option(
+        None,
+        "memory the weights may take, such as 8GB; what does not fit is streamed layer by layer",
+        unit="bytes",
+        expert=True,
+    )
+    seed: int = option(0, "of sampling, bootstrap and placebos", ge=0)
+    resolved: dict[str, Any] | None = option(
+        None, "written by the run: model commits, data hashes, versions", expert=True
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        aligned = set(self.transport.projections)
+        missing = [p for p in self.fusion.projections or () if p not in aligned]
+        if missing:
+            raise ValueError(
+                f"fusion.projections names {', '.join(missing)}, which transport.projections does not align; "
+                f"add them there or drop them here"
+            )
+        if self.transport.executor == "ray" and ":" in self.device:
+            raise ValueError(
+                f"device: found {self.device}, one GPU of this machine, with transport.executor: ray, which takes all "
+                "of its cluster; expected auto, cuda or cpu"
+            )
+        if self.memory is not None:
+            try:
+                parse_bytes(self.memory)
+            except ValueError as error:
+                raise ValueError(f"memory: {error}") from error
+        return self
+
+    @property
+    def fused_projections(self) -> tuple[str, ...]:
+        return self.fusion.projections or self.transport.projections
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` means a folder and not a Hub id: it looks like a path, or it is one."""
+    if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
+        return True
+    path = Path(name)
+    return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
+
+
+def task_name(task: str) -> str:
+    """A task of the harness by its name, or the absolute path of a task file."""
+    return str(Path(task).expanduser().absolute()) if task.endswith((".yaml", ".yml")) else task
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(value: str | int) -> int:
+    """`8GB`, `512 MiB` or a plain number, in bytes. Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    unit = match.group(2).upper() if match else None
+    if match is None or unit not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; expected something like 8GB or 512MiB")
+    return int(float(match.group(1)) * _UNITS[unit])
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe file, or `preset:NAME`.
+
+    Raises RecipeError listing every problem: unreadable file, YAML syntax, unknown keys, wrong values.
+    """
+    return make_recipe(read_recipe_mapping(path))
+
+
+def parse_recipe(text: str, name: str = "recipe") -> Recipe:
+    """Reads a recipe from YAML text; see `load_recipe`."""
+    return make_recipe(parse_mapping(text, name))
+
+
+def make_recipe(data: Mapping[str, Any]) -> Recipe:
+    """Validates a mapping, on top of the preset it may name. Raises RecipeError listing every problem."""
+    data = with_preset(data)
+    # a section whose lines are all commented out is there, but empty
+    given = {k: v for k, v in data.items() if v is not None or k not in Recipe.model_fields}
+    problems = list(booleans_for_numbers(given, Recipe))
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:
+        raise RecipeError(problems + problems_of(error, Recipe, given)) from error
+    if problems:
+        raise RecipeError(problems)
+    return _with_absolute_paths(recipe)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every field present; reading it back gives an equal recipe."""
+    data = recipe.model_dump(mode="json")
+    if data["resolved"] is None:
+        del data["resolved"]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def options(section: type[BaseModel] = Recipe) -> Iterator[tuple[str, Any]]:
+    """(dotted name, pydantic FieldInfo) of every leaf field, in order: what a form or a manual needs."""
+    return ((name, field) for name, field in fields(section) if section_of(field.annotation) is None)
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    def absolute(value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser().absolute())
+
+    def model(choice: ModelChoice) -> ModelChoice:
+        return choice.model_copy(update={"model": absolute(choice.model)}) if choice.is_folder else choice
+
+    calibration = recipe.calibration.model_copy(
+        update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
+    )
+    measured = recipe.evaluation
+    evaluation = measured.model_copy(
+        update={
+            "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
+            "tasks": tuple(task_name(task) for task in measured.tasks),
+            "include_path": absolute(measured.include_path),
+        }
+    )
+    adaptation = recipe.adaptation
+    if adaptation is not None:
+        adaptation = adaptation.model_copy(update={"path": absolute(adaptation.path)})
+    return recipe.model_copy(
+        update={
+            "adaptation": adaptation,
+            "source": model(recipe.source),
+            "target": model(recipe.target),
+            "calibration": calibration,
+            "evaluation": evaluation,
+            "output": absolute(recipe.output),
+        }
+    )

@@ -1,0 +1,246 @@
+"""What the helper process knows how to answer: facts, matching, previews, estimates, text, plans. Imports torch.
+
+A model in `args` is {"name": Hub id or folder, "folder": where it lies on this disk, or None when it is on the Hub}. Of
+one on the Hub only the small files and the headers of the weights are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.data.corpus import Sample, read_corpus, render, uses_template
+from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
+from tmerge_tui.engine.preflight.check import check, open_party
+from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.prepared import Party
+from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.extras import EXTRAS, how_to_get, present
+from tmerge_tui.hub.locate import find
+from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
+from tmerge_tui.models.projections import match
+from tmerge_tui.recipe import Calibration, ModelChoice, load_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker.helper import Request
+
+PREVIEW_CHARACTERS = 1200
+NEW_TOKENS = 80
+
+
+def facts(request: Request) -> dict[str, Any]:
+    """args: a model. Its facts card, read from headers."""
+    party = _party(**request.args)
+    return {**party.facts.summary(), "download": _download_bytes(party), "note": party.located.note}
+
+
+def matching(request: Request) -> dict[str, Any]:
+    """args: source, target (models), kinds. What can be fused, what is skipped and why."""
+    source, target = (_party(**request.args[role]).facts for role in ("source", "target"))
+    found = match(target.layout, source.layout, tuple(request.args["kinds"]))
+    warnings = []
+    if source.licence != target.licence:
+        warnings.append(f"licences differ: target {target.licence or 'unknown'}, source {source.licence or 'unknown'}")
+    if source.fingerprint == target.fingerprint:
+        warnings.append("source and target are the same checkpoint")
+    return {
+        "kinds": list(found.kinds),
+        "notes": list(found.notes),
+        "warnings": warnings,
+        "layers": [source.layers, target.layers],
+        "hidden": [source.hidden, target.hidden],
+        "shapes": {kind: [_shapes(source, kind), _shapes(target, kind)] for kind in found.kinds},
+    }
+
+
+def preview(request: Request) -> dict[str, Any]:
+    """args: calibration, seed, count, models {role: model}. A few samples as each model will read them."""
+    args = request.args
+    calibration = Calibration.model_validate(args["calibration"])
+    corpus = read_corpus(calibration, int(args.get("seed", 0)))
+    shown = corpus.calibration[: int(args.get("count", 4))]
+    samples: list[dict[str, Any]] = [{"plain": sample.plain[:PREVIEW_CHARACTERS]} for sample in shown]
+    lengths: dict[str, list[int]] = {}
+    for role, model in args.get("models", {}).items():
+        tokenizer = _party(**model).tokenizer
+        lengths[role] = []
+        for sample, entry in zip(shown, samples, strict=True):
+            request.check()
+            text, tokens = _as_read(sample, tokenizer, calibration.chat_template)
+            lengths[role].append(tokens)
+            entry[role] = {"text": text[:PREVIEW_CHARACTERS], "tokens": tokens, "cut": tokens > calibration.max_length}
+    return {
+        "column": corpus.column,
+        "columns": columns(Path(calibration.path or "")),
+        "calibration": len(corpus.calibration),
+        "holdout": len(corpus.holdout),
+        "samples": samples,
+        "warnings": list(corpus.warnings),
+    }
+
+
+def estimated(request: Request) -> dict[str, Any]:
+    """args: recipe, source, target (models). Memory, disk and download in bytes, time in seconds on this device."""
+    recipe = make_recipe(request.args["recipe"])
+    source, target = (_party(**request.args[role]) for role in ("source", "target"))
+    needs = estimate(recipe, target.facts, source.facts)
+    request.check()
+    device = pick_device(recipe.device)
+    return {
+        "memory": needs.memory_bytes,
+        "disk": needs.disk_bytes,
+        "download": _download_bytes(source, target),
+        "seconds": needs.flops / _speed(device.type),
+        "device": str(device),
+        "notes": list(needs.notes),
+    }
+
+
+def checked(request: Request) -> list[str]:
+    """args: recipe. Every problem that the run would meet; empty when it can run."""
+    return check(make_recipe(request.args["recipe"]))
+
+
+def lacking(request: Request) -> dict[str, str]:
+    """The extras that are not installed, with what a person does to have them."""
+    return {name: how_to_get(name) for name in EXTRAS if not present(name)}
+
+
+def generate(request: Request) -> dict[str, Any]:
+    """args: run, model ("target" or "fused"), prompt, folder of the fused model inside the run. Greedy continuation."""
+    run = Path(request.args["run"])
+    recipe = load_recipe(run / "recipe.yaml")
+    trust = recipe.target.trust_remote_code
+    if request.args["model"] == "target":
+        from tmerge_tui.engine.preflight.lora_merge import whole_folder
+
+        folder = whole_folder(recipe.target)
+    else:
+        folder = run / request.args.get("folder", "model")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no model in {folder}", "the folder a finished run has made", "run the merge again")
+    model, tokenizer = _runnable(str(folder), trust, recipe.device)
+    ids = tokenizer(request.args["prompt"], return_tensors="pt").input_ids.to(model.device)
+    start = time.monotonic()
+    with torch.inference_mode():
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            stopping_criteria=[_stopper(request)],
+        )
+    request.check()
+    new = made[0, ids.shape[1] :]
+    seconds = time.monotonic() - start
+    return {"text": tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new), "seconds": seconds}
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """args: run, l, m, side. One transport plan, pooled, rebuilt from the run's activations and duals."""
+    args = request.args
+    heat = _transports(args["run"]).heatmap(args["side"], int(args["l"]), int(args["m"]))
+    return asdict(heat)
+
+
+def columns(path: Path) -> list[str]:
+    """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        return list(parquet.read_schema(path).names)
+    if path.suffix in (".jsonl", ".csv"):
+        with path.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+        if path.suffix == ".csv":
+            import csv
+
+            return next(csv.reader([first]), [])
+        try:
+            record = json.loads(first)
+        except ValueError as error:
+            raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
+        return list(record) if isinstance(record, dict) else []
+    return []
+
+
+def _shapes(model: ModelFacts, kind: str) -> list[list[int]]:
+    """[out, in] of one kind of projection, once each where layers differ."""
+    return [list(shape) for shape in {(p.d_out, p.d_in): 0 for p in model.layout.projections if p.kind == kind}]
+
+
+def _as_read(sample: Sample, tokenizer: Any, mode: str) -> tuple[str, int]:
+    """The text a model reads and how many tokens that is."""
+    text = render(sample, tokenizer, mode)
+    special = not uses_template(sample, tokenizer, mode)
+    return text, len(tokenizer(text, add_special_tokens=special).input_ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _party(name: str, folder: str | None, trust_remote_code: bool = False) -> Party:
+    """A model opened for reading about it: configuration, tokenizer and headers, no weights."""
+    located = find(ModelChoice(model=folder or name, trust_remote_code=trust_remote_code))
+    return open_party("", replace(located, name=name), trust_remote_code)
+
+
+def _download_bytes(*parties: Party) -> int:
+    """What a run would have to fetch, of models and of bases of adapters; what two of them share counts once."""
+    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    return sum(file.size for listing in pending.values() for file in listing.missing)
+
+
+@functools.lru_cache(maxsize=2)
+def _runnable(folder: str, trust_remote_code: bool, device: str) -> tuple[Any, Any]:
+    """The two models that are compared stay loaded between prompts."""
+    known = read_facts(Path(folder), folder, trust_remote_code)
+    model = load_model(known, pick_device(device), torch.float32, None, lambda event: None)
+    return model, load_tokenizer(Path(folder), trust_remote_code)
+
+
+@functools.lru_cache(maxsize=1)
+def _transports(run: str) -> Transports:
+    """Of a finished run: every piece is there and only read."""
+    folder = RunDir.open(run)
+    return pipeline.reopen(load_recipe(folder.recipe), folder)
+
+
+@functools.cache
+def _speed(device: str) -> float:
+    """Floating point operations a second of a matrix product here: one measurement, good to a factor of two."""
+    matrix = torch.randn(1024, 1024, device=device)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def _stopper(request: Request) -> Any:
+    from transformers import StoppingCriteria
+
+    class Stop(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
+            return torch.full((input_ids.shape[0],), request.cancelled, device=input_ids.device)
+
+    return Stop()
+
+
+ANSWERS = {
+    "facts": facts,
+    "match": matching,
+    "preview": preview,
+    "estimate": estimated,
+    "check": checked,
+    "extras": lacking,
+    "generate": generate,
+    "plan": plan,
+}
