@@ -22,7 +22,7 @@ ROOMS = [
 ]  # fmt: skip
 # Inside the engine likewise.
 ENGINE = [
-    {"progress", "resources"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"}, {"methods"},
+    {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"}, {"methods"},
     {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
