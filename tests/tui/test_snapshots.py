@@ -12,7 +12,7 @@ import pytest
 
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import write_run
-from tmerge_tui import recipe
+from tmerge_tui.recipe import recipe
 from tmerge_tui.tui import catalog, this_machine
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets import gauges
