@@ -22,8 +22,8 @@ ROOMS = [
 ]  # fmt: skip
 # Inside the engine likewise.
 ENGINE = [
-    {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"}, {"methods"},
-    {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
+    {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"},
+    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 FLOOR = {room: floor for floor, rooms in enumerate(ENGINE) for room in rooms}

@@ -19,8 +19,8 @@ from tmerge_tui.engine.activations.pooling import plan_rows
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
 from tmerge_tui.engine.methods.transport_merge.fuse import fuse
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
-from tmerge_tui.engine.weights.export import Folded, fold
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, Fusion
+from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
@@ -48,6 +48,7 @@ class Merged:
     folder: Path
     matching: Matching
     fusion: Fusion
+    update: FusedUpdate
     folded: Folded
 
 
@@ -101,8 +102,9 @@ class Bench:
         plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, emit)
         layouts = (ours.facts.layout, theirs.facts.layout)
         fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, emit)
-        folded = fold(ours.checkpoint, fusion, alpha, norm, out, self.run, emit)
-        return Merged(self.path("target", target), out, matching, fusion, folded)
+        update = FusedUpdate(fusion, ours.checkpoint, alpha, norm)
+        folded = export(update, alpha, out, self.run, emit)
+        return Merged(self.path("target", target), out, matching, fusion, update, folded)
 
 
 def check_changes(family: str, merged: Merged) -> None:

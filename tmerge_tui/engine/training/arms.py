@@ -15,7 +15,6 @@ file, residual included, so that folding is one cast. Interrupted trainings resu
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,19 +28,20 @@ from torch import Tensor, nn
 
 from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.evaluator import release
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.distillation import Teacher
 from tmerge_tui.engine.training.examples import Block, Lesson, pack_blocks, pad_blocks, read_lessons
 from tmerge_tui.engine.training.hints import HintLoss, HintRows
+from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.residual import attach
-from tmerge_tui.engine.training.trainer import Step, Terms, Trained, steps_of, train
+from tmerge_tui.engine.training.trainer import Step, Terms, steps_of, train
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import DataError, ModelError
 from tmerge_tui.events import Emit, TrainingStep, Warned
 from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.forward import release
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
@@ -117,30 +117,6 @@ def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptati
 
 
 @dataclass(frozen=True)
-class TrainedPiece:
-    """One finished training on disk: tensor name -> fp32."""
-
-    method: str
-    seed: int
-    path: Path
-    key: str
-    figures: Trained
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            return tuple(file.keys())
-
-    def read(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            return file.get_tensor(name)
-
-
-@dataclass(frozen=True)
 class School:
     """All that the trainings of a run share."""
 
@@ -149,8 +125,8 @@ class School:
     load: Callable[[], Any]  # the target in float32, in main memory
     options: Adaptation
     lessons: Lessons
-    fusion: Fusion
-    alpha: float
+    merged: Update  # what an arm with a residual starts from
+    alpha: float  # of `merged`, as the report names it
     norm: str
     device: torch.device
     source: Subject | None  # the teacher; None when nothing is distilled
@@ -180,16 +156,9 @@ def adapt(school: School) -> list[TrainedPiece]:
                     progress.advance(steps - (progress.done - done))
                 else:
                     progress.skip(steps)
-                _, meta = _header(piece)
-                trained.append(TrainedPiece(method.name, seed, piece, piece.stem.split("-")[-1], Trained(**meta)))
+                content = piece.stem.split("-")[-1]
+                trained.append(TrainedPiece(method.name, seed, piece, content, school.checkpoint, school.norm))
     return trained
-
-
-def _header(path: Path) -> tuple[list[str], dict[str, Any]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return list(file.keys()), json.loads(file.metadata()["meta"])
 
 
 def _report(emit: Emit, progress: Progress, before: int, method: str, seed: int, step: Step) -> None:
@@ -201,7 +170,7 @@ def _piece(school: School, method: Method, seed: int) -> Path:
     options = school.options
     parts: list[Any] = [
         "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=set(NOT_IN_LOSS)),
-        [school.fusion.key, school.alpha, school.norm] if method.residual else None,
+        list(school.merged.key[1:]) if method.residual else None,
     ]  # fmt: skip
     if method.distilled:
         assert school.source is not None
@@ -220,7 +189,7 @@ def _train(school: School, method: Method, seed: int, piece: Path, report: Calla
     try:
         names = _trainable(model, school)
         if method.residual:
-            attach(model, school.fusion, school.alpha, school.norm)
+            attach(model, school.merged)
         learner = _with_lora(model, options, names) if options.method == "lora" else model
         terms = _terms(school, method, model)
         folder = school.run.state / f"training-{piece.stem}"

@@ -373,7 +373,8 @@ def test_what_keeps_a_cluster_from_being_joined(tmp_path: Path, monkeypatch: pyt
 def test_another_version_of_ray_is_refused(nodes: Any) -> None:
     """In a process of its own: the process of the tests is connected already."""
     code = (
-        "from tmerge_tui.engine.methods.transport_merge import ray_solver\nfrom tmerge_tui.errors import ClusterError\nimport ray\n"
+        "from tmerge_tui.engine.methods.transport_merge import ray_solver\n"
+        "from tmerge_tui.errors import ClusterError\nimport ray\n"
         f"with ray_solver.connected({nodes.address!r}): assert ray.nodes()\n"
         "ray.__version__ = '2.1.0'\n"
         f"try:\n    with ray_solver.connected({nodes.address!r}): pass\n"
