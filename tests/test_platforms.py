@@ -23,11 +23,11 @@ import pytest
 import tmerge_tui
 from tests.engine.pair import make_pair, recipe_of
 from tests.waiting import PATIENCE, until
-from tmerge_tui import files, recipe, system
+from tmerge_tui import files, system
 from tmerge_tui.engine import pipeline
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import RunInterrupted, StageStarted
-from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.recipe import dump_recipe, make_recipe, recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import follow
 from tmerge_tui.worker.follow import EventFile, cancel, last_word, state_of

@@ -121,6 +121,11 @@ async def until(pilot: Pilot, seen: Callable[[], object]) -> None:
         await pilot.pause(0.01)
 
 
+def follows(pilot: Pilot) -> bool:
+    """Whether a run is still followed: not any more once its end has been drawn."""
+    return any(worker.is_running and worker.group == "follow" for worker in pilot.app.workers)
+
+
 async def type_text(pilot: Pilot, text: str) -> None:
     """Into the focused input, as pasted."""
     from textual import events

@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import Input
 
 from tests.tiny import make_model, make_text
-from tests.tui.doubles import screen_text, settle, type_text, until, wait_for
+from tests.tui.doubles import follows, screen_text, settle, type_text, until, wait_for
 from tests.tui.test_helper import over
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
@@ -64,7 +64,7 @@ async def test_from_home_to_result(tmp_path: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.follower.ended is not None)
         assert app.screen.phase == "finished", screen_text(app)
         assert app.screen.state.pairs > 0
-        await until(pilot, lambda: not [w for w in app.workers if w.is_running and w.group == "follow"])
+        await until(pilot, lambda: not follows(pilot))
         await pilot.press("enter")
         await wait_for(pilot, "target alone")
         assert isinstance(app.screen, ResultScreen)

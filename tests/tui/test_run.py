@@ -45,9 +45,7 @@ async def until(pilot: Pilot, phase: str) -> RunScreen:
         screen = pilot.app.screen
         if not isinstance(screen, RunScreen) or screen.phase != phase or screen._phase != phase:
             return False
-        return screen.follower.ended is None or not [
-            w for w in pilot.app.workers if w.is_running and w.group == "follow"
-        ]
+        return screen.follower.ended is None or not doubles.follows(pilot)
 
     await doubles.until(pilot, drawn)
     await pilot.pause()

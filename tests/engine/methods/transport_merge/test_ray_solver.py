@@ -374,7 +374,7 @@ def test_what_keeps_a_cluster_from_being_joined(tmp_path: Path, monkeypatch: pyt
 def test_another_version_of_ray_is_refused(nodes: Any) -> None:
     """In a process of its own: the process of the tests is connected already."""
     code = (
-        "from tmerge_tui.engine import cluster\nfrom tmerge_tui.errors import ClusterError\nimport ray\n"
+        "from tmerge_tui.engine.methods.transport_merge import ray_solver\nfrom tmerge_tui.errors import ClusterError\nimport ray\n"
         f"with ray_solver.connected({nodes.address!r}): assert ray.nodes()\n"
         "ray.__version__ = '2.1.0'\n"
         f"try:\n    with ray_solver.connected({nodes.address!r}): pass\n"
@@ -393,7 +393,7 @@ def test_without_the_extra(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_ray_is_imported_in_one_file() -> None:
     found = {path.name for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
-    assert found == {"cluster.py"}
+    assert found == {"ray_solver.py"}
     assert not [n for n in imports(Path(ray_solver.__file__), top_only=True) if n.split(".")[0] == "ray"]
 
 
