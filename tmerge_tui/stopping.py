@@ -12,11 +12,13 @@ import atexit
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TWICE = 1.0  # seconds in which a signal may come again: to a process, to its group, by way of the parent
 STOPPED = 128  # exit code of a process that signal n has stopped, less n: what a shell says too
 
 _line = "stopped"
@@ -24,6 +26,7 @@ _asked: int | None = None
 _held: list[object] = []
 _undo: list[Callable[[], object]] = []
 _taker: Callable[[int], object] | None = None
+_since = 0.0
 
 
 def heed() -> None:
@@ -77,7 +80,10 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def handed(taker: Callable[[int], object], *more: signal.Signals) -> Iterator[None]:
-    """In the block signals, and `more` of them, go to `taker`; the second leaves at once. Main thread only."""
+    """In the block the first signal, of `more` too, goes to `taker`, which ends the process. Main thread only.
+
+    Another one ends it at once, should the taker be stuck; not within a second, since some are sent twice.
+    """
     global _taker
     before = [(number, signal.signal(number, _arrived)) for number in more]
     _taker = taker
@@ -103,13 +109,14 @@ def leave() -> None:
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:
-    global _asked, _taker
+    global _asked, _since
     if _asked is None:
-        _asked = number
+        _asked, _since = number, time.monotonic()
         if _taker is not None:
             _taker(number)
             return
-    _taker = None
+    elif _taker is not None and time.monotonic() - _since < TWICE:
+        return
     leave()
 
 
