@@ -71,12 +71,13 @@ class RunDir:
                 "choose another output; nothing in the folder was touched",
             )
         with storage(run.path):
-            run.state.mkdir(parents=True, exist_ok=True)
-            run.figures.mkdir(exist_ok=True)
-            if not mark.exists():
+            run.path.mkdir(parents=True, exist_ok=True)
+            if not mark.exists():  # before anything else: a folder with something in it and no mark is not ours
                 from tmerge_tui import __version__
 
                 write_atomic(mark, json.dumps({"format": FORMAT, "version": __version__}).encode())
+            run.state.mkdir(exist_ok=True)
+            run.figures.mkdir(exist_ok=True)
         return run
 
     @classmethod
