@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
 from tmerge_tui.engine.evaluation.alpha_search import Strength, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant, release
+from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
 from tmerge_tui.engine.evaluation.holdout import Evaluation, continued, evaluate, fused_variants, score_source
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
 from tmerge_tui.engine.methods.transport_merge.fuse import fuse
@@ -47,6 +47,7 @@ from tmerge_tui.events import (
     Warned,
 )
 from tmerge_tui.files import write_atomic
+from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.models.loading import load_model, pick_dtype
 from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe
 from tmerge_tui.run_folder import RunDir
@@ -249,7 +250,7 @@ def _align(target: Activations, source: Activations, prepared: Prepared, run: Ru
     return transport(target, source, kinds, recipe.transport, run, log, prepared.device, solver)
 
 
-def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:
+def _subject(prepared: Prepared, party: Party, log: Log) -> LoadedModel:
     """The model of one visit: loaded on first use, given back when the subject is dropped."""
     recipe, facts = prepared.recipe, party.facts
     dtype, reason = pick_dtype(recipe.dtype, prepared.device, facts, recipe.memory_bytes)
@@ -259,7 +260,7 @@ def _subject(prepared: Prepared, party: Party, log: Log) -> Subject:
         log(Logged("info", f"loading {facts.label} on {prepared.device}, {reason}"))
         return load_model(facts, prepared.device, dtype, recipe.memory_bytes, log)
 
-    return Subject(party.role, facts, party.tokenizer, load, prepared.device, dtype)
+    return LoadedModel(party.role, facts, party.tokenizer, load, prepared.device, dtype)
 
 
 @contextmanager

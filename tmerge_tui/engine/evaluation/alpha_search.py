@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
 from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
 from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Logged
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
@@ -56,7 +56,7 @@ class Strength:
 
 
 def search(
-    target: Subject, fusion: Fusion, samples: Sequence[Sample], recipe: Recipe, run: RunDir, emit: Emit
+    target: LoadedModel, fusion: Fusion, samples: Sequence[Sample], recipe: Recipe, run: RunDir, emit: Emit
 ) -> Strength:
     """Chooses a strength for every kind of `fusion` (stage "strength"). Raises what `score` raises."""
     kinds = list(dict.fromkeys(line["kind"] for line in fusion.figures()))

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.evaluation import lm_eval_harness
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant, release
+from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
 from tmerge_tui.engine.evaluation.multiple_choice import answer, read_choices
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.events import Emit, Logged
+from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.recipe.evaluation import ChoiceSet, Evaluation
 from tmerge_tui.run_folder import RunDir
@@ -42,8 +42,8 @@ def problems(evaluation: Evaluation) -> list[str]:
 
 
 def benchmark(
-    target: Subject,
-    source: Callable[[], Subject] | None,  # None: not asked
+    target: LoadedModel,
+    source: Callable[[], LoadedModel] | None,  # None: not asked
     variants: Sequence[Variant],  # results in the target; the target itself is asked first
     recipe: Recipe,
     run: RunDir,

@@ -5,7 +5,6 @@ Every measurement is a piece of the run folder and is not made again; the model 
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,15 +12,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, score
 from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.install import patched
 from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir, key
@@ -49,7 +46,7 @@ class Variant:
 class Bench:
     """One model and what is measured on it, from the run folder where it is there already."""
 
-    def __init__(self, subject: Subject, recipe: Recipe, run: RunDir, emit: Emit) -> None:
+    def __init__(self, subject: LoadedModel, recipe: Recipe, run: RunDir, emit: Emit) -> None:
         self.subject, self.recipe, self.run, self.emit = subject, recipe, run, emit
         self._model: Any = None
 
@@ -106,10 +103,3 @@ class Bench:
 
     def warn(self, where: str, message: str) -> None:
         self.emit(Warned("evaluate", f"{where}: {message}"))
-
-
-def release() -> None:
-    """Gives back what a model that nobody holds any more has taken."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant, release
+from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
 from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Metric
 from tmerge_tui.events import Sample as Continued
+from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
@@ -35,8 +35,8 @@ class Evaluation:
 
 
 def evaluate(
-    target: Subject,
-    source: Subject | None,  # None: not measured
+    target: LoadedModel,
+    source: LoadedModel | None,  # None: not measured
     fusion: Fusion,
     permuted: Fusion | None,  # None: without this placebo
     holdout: Sequence[Sample],
@@ -90,7 +90,7 @@ def continued(bench: Bench, variants: Sequence[Variant], emit: Emit) -> list[dic
 
 
 def score_source(
-    source: Subject, holdout: Sequence[Sample], recipe: Recipe, run: RunDir, emit: Emit, progress: Progress
+    source: LoadedModel, holdout: Sequence[Sample], recipe: Recipe, run: RunDir, emit: Emit, progress: Progress
 ) -> Scores:
     """The source's scores ahead of `evaluate`, while it is loaded; `evaluate` then finds them."""
     return Bench(source, recipe, run, emit).scores(Variant("source"), holdout, progress)

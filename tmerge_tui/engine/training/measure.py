@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
 from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
@@ -25,6 +24,8 @@ from tmerge_tui.errors import MemoryShortage
 from tmerge_tui.events import Emit, Metric
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.file_names import file_names
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir, key
 
@@ -60,12 +61,12 @@ def installed(model: Any, piece: TrainedPiece, facts: ModelFacts, checkpoint: Ch
 
     Raises MemoryShortage when its layers are streamed from disk.
     """
-    names = {p.weight: f"{p.module}.weight" for p in facts.layout.projections}
-    names |= {p.bias: f"{p.module}.bias" for p in facts.layout.projections if p.bias}
+    in_file, _ = file_names(model, checkpoint.names)
+    names = {stored: name for name, stored in in_file.items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     own: dict[Any, Any] = {}
     for stored in piece.names:
-        parameter = parameters[names.get(stored, stored)]
+        parameter = parameters[names[stored]]
         if parameter.is_meta:
             raise MemoryShortage(
                 f"{facts.name} is streamed from disk, which trained weights are not",
@@ -92,7 +93,7 @@ def fold_trained(
 
 def measure_trained(
     school: School,
-    target: Subject,
+    target: LoadedModel,
     trained: Sequence[TrainedPiece],
     fused: Fusion,
     alpha: float,  # of the fused model without training, the first of the recipe's

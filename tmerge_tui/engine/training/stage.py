@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
 from tmerge_tui.engine.evaluation.evaluator import Variant
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
@@ -23,7 +22,9 @@ from tmerge_tui.engine.training.measure import fold_trained, measure_trained, va
 from tmerge_tui.engine.weights.export import Folded
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir
@@ -58,7 +59,7 @@ class Adapted:
         with Progress(emit, "fold_trained", "Writing the adapted model", total, "bytes") as progress:
             return fold_trained(self.school.checkpoint, self.result, self.school.alpha, out, run, emit, progress)
 
-    def measure(self, target: Subject, corpus: Corpus, recipe: Recipe, run: RunDir, emit: Emit) -> dict[str, Any]:
+    def measure(self, target: LoadedModel, corpus: Corpus, recipe: Recipe, run: RunDir, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
         alpha = recipe.fusion.alphas[0]
         return measure_trained(
@@ -71,7 +72,7 @@ def make_school(
     recipe: Recipe,  # with fusion.alpha settled
     transports: Transports,
     fusion: Fusion,
-    source: Callable[[], Subject],
+    source: Callable[[], LoadedModel],
     run: RunDir,
     emit: Emit,
 ) -> School:
@@ -98,10 +99,14 @@ def make_school(
         text = "training takes the first visible GPU"
         emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
 
+    # float32 whatever the passes' type: a learning rate of 1e-6 is lost in bfloat16 weights
+    whole = prepared.target.facts.weight_bytes(torch.float32)
+    if recipe.memory_bytes is not None and recipe.memory_bytes < whole:
+        text = f"memory: {size(recipe.memory_bytes)} does not hold for training, which streams no weights"
+        emit(Warned("adapt", f"{text}: it takes {size(whole)} of main memory for the target's alone"))
+
     def load() -> Any:
-        # float32 whatever the passes' type: a learning rate of 1e-6 is lost in bfloat16 weights
-        everything = 1 << 62
-        return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, everything, emit)
+        return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, whole, emit)
 
     return School(
         target=prepared.target.facts,
