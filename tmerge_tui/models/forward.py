@@ -66,7 +66,8 @@ def record(model: nn.Module, points: Iterable[HookPoint], see: Callable[[HookPoi
     """Inside the block, `see` gets the tensor at each of `points` whenever the model computes it.
 
     It is the module's tensor as it is, gradients and all; `HookPoint.take` makes the side's own activations of it. What
-    `see` computes at once becomes part of the forward pass: with gradient checkpointing it may only keep the tensor.
+    `see` computes at once becomes part of the forward pass: with gradient checkpointing it may only keep the tensor. An
+    output is to be used at once or kept as a clone, since some models go on to add to it in place (Falcon).
     """
 
     def hook(point: HookPoint, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -215,10 +215,14 @@ class HintLoss:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes the activations of a forward pass as they are: with gradients, and nothing computed on them yet, so
-        that gradient checkpointing sees the same operations twice."""
+        """Notes the activations of a forward pass as they are: with gradients, and nothing computed on them yet for
+        which a tensor would be saved, so that gradient checkpointing saves the same tensors twice."""
         self._seen.clear()
-        with record(self.model, self.points, self._seen.__setitem__):
+
+        def note(point: HookPoint, seen: Tensor) -> None:
+            self._seen[point] = seen.clone() if point.end == "out" else seen
+
+        with record(self.model, self.points, note):
             yield
 
     def loss(self, parts: Sequence[Sequence[tuple[int, int]]], width: int) -> Tensor | None:
