@@ -8,10 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests import by_hand
 from tests.families import make_family
 from tests.tiny import make_model
 from tmerge_tui.errors import MemoryShortage, ModelError
@@ -23,26 +21,15 @@ CPU = torch.device("cpu")
 LENGTHS = {0: 3, 1: 9, 4: 5, 7: 9, 8: 1}  # numbers need not be consecutive
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "gpt_neox", "falcon_40b", "codegen"])
-def test_every_side_is_what_the_projection_reads_or_gives(tmp_path: Path, family: str) -> None:
-    """Out of a module that gives q, k and v at once, each has its own: x W^T + b with W and b split by hand."""
-    folder = make_family(tmp_path, family)
-    facts = read_facts(folder, family)
-    model = load_model(facts, CPU, torch.float32, None, lambda event: None)
-    seen: dict[HookPoint, Tensor] = {}
-    points = [
-        hook_point(facts.layout, 1, side) for side in ("qkv.in", "q.out", "k.out", "v.out", "down.in", "down.out")
-    ]
-    with torch.no_grad(), record(model, points, lambda point, tensor: seen.update({point: tensor.clone()})):
-        model(input_ids=torch.tensor([[5, 6, 7, 8]]))
-    sides = {point.side: point.take(tensor) for point, tensor in seen.items()}
-    weights = by_hand.split(family, load_file(folder / "model.safetensors"), 1)
-    for kind, entering in (("q", "qkv.in"), ("k", "qkv.in"), ("v", "qkv.in"), ("down", "down.in")):
-        W, b = weights[kind]
-        expected = sides[entering] @ W.T + (0 if b is None else b)
-        torch.testing.assert_close(sides[f"{kind}.out"], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(KeyError, match=r"2\.q\.out"):
-        hook_point(facts.layout, 2, "q.out")
+def test_a_side_is_at_the_first_projection_that_has_it(tmp_path: Path) -> None:
+    """What a point takes is tested with every family (test_families)."""
+    layout = read_facts(make_family(tmp_path, "phi3"), "m").layout
+    for side, kind in (("qkv.in", "q"), ("v.out", "v"), ("mlp.in", "gate"), ("down.in", "down")):
+        point = hook_point(layout, 1, side)
+        assert (point.projection, point.side) == (layout.get(1, kind), side)
+    for layer, side in ((2, "q.out"), (0, "residual")):
+        with pytest.raises(KeyError, match=side):
+            hook_point(layout, layer, side)
 
 
 def test_hooks_are_gone_when_the_pass_fails(tmp_path: Path) -> None:
