@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from tests import by_hand
 from tests.families import make_family
 from tests.tiny import LINES
-from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
@@ -25,6 +25,7 @@ from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model, load_tokenizer
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.recipe import PROJECTIONS, Recipe, make_recipe
@@ -86,7 +87,7 @@ class Bench:
             def load() -> Any:
                 return load_model(facts, CPU, torch.float32, None, lambda event: None)
 
-            subject = Subject(role, facts, tokenizer, load, CPU, torch.float32)
+            subject = LoadedModel(role, facts, tokenizer, load, CPU, torch.float32)
             calibration = self.recipe.calibration
             rows = plan_rows(SAMPLES, [tokenizer], calibration.max_length, "sample", "auto")
             found = extract(subject, SAMPLES, rows, PROJECTIONS, calibration, self.run, lambda event: None)

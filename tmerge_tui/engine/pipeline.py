@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.evaluation.alpha_search import search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
@@ -35,7 +34,7 @@ from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Artifact, Checked, Emit, RunFinished, RunStarted, StageFinished, Warned
 from tmerge_tui.files import write_atomic
 from tmerge_tui.models.checkpoint import copy_bytes
-from tmerge_tui.models.forward import release
+from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe
 from tmerge_tui.run_folder import RunDir
 
@@ -151,7 +150,7 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
 
 
-def _evaluator(subject: Subject, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
     recipe = prepared.recipe
     return Evaluator(subject, recipe.evaluation, recipe.calibration.max_length, recipe.seed, run, log)
 
@@ -164,7 +163,7 @@ def _of_source(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
     return _evaluator(prepared.model(prepared.source, log), prepared, run, log)
 
 
-def _measure_source(source: Subject, prepared: Prepared, run: RunDir, log: Log) -> None:
+def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> None:
     """The source's scores while it is loaded; `evaluate` then finds them."""
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))

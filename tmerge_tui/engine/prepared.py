@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Corpus
 from tmerge_tui.events import Emit, Logged
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model, pick_dtype
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
@@ -55,7 +55,7 @@ class Prepared:
     estimate: Estimate
     warnings: tuple[str, ...]
 
-    def model(self, party: Party, emit: Emit) -> Subject:
+    def model(self, party: Party, emit: Emit) -> LoadedModel:
         """The model of one visit: loaded on first use, given back when it is dropped."""
         recipe, facts = self.recipe, party.facts
         dtype, reason = pick_dtype(recipe.dtype, self.device, facts, recipe.memory_bytes)
@@ -65,4 +65,4 @@ class Prepared:
             emit(Logged("info", f"loading {facts.label} on {self.device}, {reason}"))
             return load_model(facts, self.device, dtype, recipe.memory_bytes, emit)
 
-        return Subject(party.role, facts, party.tokenizer, load, self.device, dtype)
+        return LoadedModel(party.role, facts, party.tokenizer, load, self.device, dtype)

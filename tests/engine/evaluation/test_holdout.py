@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.engine.methods.transport_merge.plans import Pair
 from tests.tiny import LINES, make_model
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation import bits_per_byte as scoring
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval, score
@@ -29,6 +28,7 @@ from tmerge_tui.errors import DataError, MemoryShortage, ModelError
 from tmerge_tui.events import Metric, StageFinished, StageProgressed
 from tmerge_tui.events import Sample as Continued
 from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.recipe import PROJECTIONS
@@ -154,7 +154,10 @@ def test_out_of_memory_halves_the_batch(model: Any, tokenizer: Any, monkeypatch:
 
 
 def test_one_text_that_does_not_fit(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_try", lambda model, texts: None)
+    def full(model: Any, texts: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(scoring, "_bits", full)
     with pytest.raises(MemoryShortage, match="one text"):
         score(model, tokenizer, SAMPLES)
 
@@ -257,7 +260,7 @@ def test_streamed_layers_are_patched_too(tmp_path: Path) -> None:
         assert score(streamed, tokenizer, SAMPLES) == plain
 
 
-def subject(pair: Pair, role: str, loads: list[str]) -> Subject:
+def subject(pair: Pair, role: str, loads: list[str]) -> LoadedModel:
     checkpoint = getattr(pair, role)
 
     def loading() -> Any:
@@ -266,7 +269,7 @@ def subject(pair: Pair, role: str, loads: list[str]) -> Subject:
 
     facts: Any = SimpleNamespace(fingerprint=checkpoint.fingerprint(), name=role)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    return Subject(role, facts, tokenizer, loading, torch.device("cpu"), torch.float32)
+    return LoadedModel(role, facts, tokenizer, loading, torch.device("cpu"), torch.float32)
 
 
 def evaluator(pair: Pair, role: str, loads: list[str], **options: Any) -> Evaluator:

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.methods.method import Merge, Shares, Stage
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
@@ -19,6 +18,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.update import Change
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -59,7 +59,7 @@ class Toy:
     def strengths(self, recipe: Recipe) -> tuple[float, ...]:
         return recipe.fusion.alphas
 
-    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[Subject], None]) -> Merge:
+    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]) -> Merge:
         target = prepared.target.checkpoint
         with Progress(emit, "toy", "Turning the volume up", 1, "steps") as progress:
             progress.advance()

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval, score
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.recipe.evaluation import Evaluation
 from tmerge_tui.run_folder import RunDir, key
@@ -44,7 +44,7 @@ class Variant:
 class Evaluator:
     """One model and what is measured on it, from the run folder where it is there already."""
 
-    def __init__(self, subject: Subject, options: Evaluation, max_length: int, seed: int, run: RunDir, emit: Emit):
+    def __init__(self, subject: LoadedModel, options: Evaluation, max_length: int, seed: int, run: RunDir, emit: Emit):
         self.subject, self.options, self.max_length, self.seed = subject, options, max_length, seed
         self.run, self.emit = run, emit
         self._model: Any = None

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.events import Emit
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -76,5 +76,5 @@ class Method(Protocol):
     def strengths(self, recipe: Recipe) -> tuple[float, ...]:
         """The strengths to merge at; none where validation text is to choose."""
 
-    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[Subject], None]) -> Merge:
+    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]) -> Merge:
         """Computes what is not in the run folder yet. `visit` is called with the source while it is in memory."""

@@ -26,7 +26,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.distillation import Teacher
@@ -41,7 +40,8 @@ from tmerge_tui.events import Emit, TrainingStep, Warned
 from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.models.forward import release
+from tmerge_tui.models.file_names import file_names
+from tmerge_tui.models.forward import LoadedModel, release, trunk
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
@@ -129,7 +129,7 @@ class School:
     alpha: float  # of `merged`, as the report names it
     norm: str
     device: torch.device
-    source: Subject | None  # the teacher; None when nothing is distilled
+    source: LoadedModel | None  # the teacher; None when nothing is distilled
     same_tokenizer: bool
     target_tokenizer: Any
     mode: str  # of chat templates
@@ -238,27 +238,29 @@ def _terms(school: School, method: Method, model: nn.Module) -> Terms:
     return Terms(teacher, options.distill_weight, hints, weight)
 
 
-def _trainable(model: nn.Module, school: School) -> dict[str, list[str]]:
-    """Runtime parameter -> its names in the target's file; parameters that no tensor of the file holds stay frozen.
+def _trainable(model: Any, school: School) -> dict[str, list[str]]:
+    """Runtime parameter -> its names in the target's file.
 
-    Every parameter for method full, projections' weights for lora.
+    Every parameter for method full, projections' weights for lora. Those that are put together from several tensors of
+    the file (packed experts) stay frozen, and so do those that text does not reach (a vision tower).
     """
-    in_file = set(school.checkpoint.names)
-    layout = {p.module + ".weight": p.weight for p in school.target.layout.projections}
-    layout |= {p.module + ".bias": p.bias for p in school.target.layout.projections if p.bias}
+    in_file, _ = file_names(model, school.checkpoint.names)
+    reached = {id(p) for module in (trunk(model), model.get_output_embeddings()) for p in module.parameters()}
     names: dict[str, list[str]] = {}
     same: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in reached:
+            continue
         first = same.setdefault(id(parameter), name)  # tied tensors train once and are written under all their names
-        stored = layout.get(name, name)
-        if stored in in_file:
-            names.setdefault(first, []).append(stored)
+        if name in in_file:
+            names.setdefault(first, []).append(in_file[name])
     left = [name for name in same.values() if name not in names]
     if left:
-        text = f"{len(left)} parameters have no tensor of their name in the target's file and stay as they are"
+        text = f"{len(left)} parameters are no tensor of the target's file by themselves and stay as they are"
         school.emit(Warned(STAGE, f"{text}, first {left[0]}"))
     if school.options.method == "lora":
-        names = {name: stored for name, stored in names.items() if name in layout and name.endswith(".weight")}
+        weights = {f"{p.module}.weight" for p in school.target.layout.projections}
+        names = {name: stored for name, stored in names.items() if name in weights}
     if not names:
         raise ModelError(f"{school.target.name} has no parameter that can be trained", "a model with weights")
     full = school.options.method == "full"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tmerge_tui.engine.training.trainer import Trained
 from tmerge_tui.engine.weights.update import Change
-from tmerge_tui.errors import StorageError
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.run_folder import open_piece
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class TrainedPiece:
 
     @cached_property
     def figures(self) -> Trained:
-        with self._open() as file:
+        with open_piece(self.path) as file:
             return Trained(**json.loads(file.metadata()["meta"]))
 
     @property
@@ -41,19 +38,9 @@ class TrainedPiece:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        with self._open() as file:
+        with open_piece(self.path) as file:
             return tuple(file.keys())
 
     def change(self, name: str, stored: Tensor) -> Change:
-        with self._open() as file:
+        with open_piece(self.path) as file:
             return Change(file.get_tensor(name).to(stored.device))
-
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        try:
-            with safe_open(self.path, "pt") as file:
-                yield file
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{self.path}: {error}", "a training that an earlier run finished", "delete that file and run again"
-            ) from error

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
@@ -22,7 +21,9 @@ from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir
 
@@ -71,7 +72,7 @@ def make_school(
     recipe, options = prepared.recipe, prepared.recipe.adaptation
     assert options is not None
 
-    def source() -> Subject:
+    def source() -> LoadedModel:
         return prepared.model(prepared.source, emit)
 
     samples = training_samples(options, prepared.corpus, recipe.seed, emit)
@@ -94,10 +95,14 @@ def make_school(
         text = "training takes the first visible GPU"
         emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
 
+    # float32 whatever the passes' type: a learning rate of 1e-6 is lost in bfloat16 weights
+    whole = prepared.target.facts.weight_bytes(torch.float32)
+    if recipe.memory_bytes is not None and recipe.memory_bytes < whole:
+        text = f"memory: {size(recipe.memory_bytes)} does not hold for training, which streams no weights"
+        emit(Warned("adapt", f"{text}: it takes {size(whole)} of main memory for the target's alone"))
+
     def load() -> Any:
-        # float32 whatever the passes' type: a learning rate of 1e-6 is lost in bfloat16 weights
-        everything = 1 << 62
-        return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, everything, emit)
+        return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, whole, emit)
 
     return School(
         target=prepared.target.facts,

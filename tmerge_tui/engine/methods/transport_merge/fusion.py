@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tmerge_tui.engine.weights.update import Change
-from tmerge_tui.errors import ModelError, StorageError
+from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout, Projection
 from tmerge_tui.models.parameters import read_weight
-from tmerge_tui.run_folder import RunDir, key
+from tmerge_tui.run_folder import RunDir, key, open_piece
 
 COLUMN_KINDS = ("o", "down")  # they read the neurons that are fused; all others write them
 Axis = Literal["rows", "columns"]
@@ -110,14 +109,9 @@ class Fusion:
     @contextmanager
     def _open(self, layer: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         path = self.pieces[layer]
-        try:
-            with safe_open(path, "pt") as file:
-                lines = json.loads(file.metadata()["meta"])["projections"]
-                yield file, [line for line in lines if self.shares is None or line["kind"] in self.shares]
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{path}: {error}", "a piece that fusion has finished", "delete that file and run again"
-            ) from error
+        with open_piece(path) as file:
+            lines = json.loads(file.metadata()["meta"])["projections"]
+            yield file, [line for line in lines if self.shares is None or line["kind"] in self.shares]
 
     def _read(self, file: Any, line: Mapping[str, Any]) -> FusedProjection:
         kind = line["kind"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
 from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
@@ -23,7 +23,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import NumericsError, ProblemsError, TmergeError
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.forward import release
+from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -65,7 +65,7 @@ class TransportMerge:
     def strengths(self, recipe: Recipe) -> tuple[float, ...]:
         return recipe.fusion.alphas
 
-    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[Subject], None]) -> Merge:
+    def merge(self, prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]) -> Merge:
         transports, rows = plans(prepared, run, emit, visit)
         target, recipe = prepared.target.checkpoint, prepared.recipe
         fusion, permuted = _fuse(transports, prepared, run, emit)
@@ -94,7 +94,7 @@ class TransportMerge:
 
 
 def plans(
-    prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[Subject], None] = lambda source: None
+    prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None] = lambda source: None
 ) -> tuple[Transports, int]:
     """(the plans of a run, rows of activations they are solved on): what is missing is computed."""
     recipe, kinds = prepared.recipe, prepared.matching.kinds
@@ -104,7 +104,7 @@ def plans(
 
 
 def _extract_both(
-    prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[Subject], None]
+    prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]
 ) -> tuple[Activations, Activations]:
     """(source, target): one model after the other."""
     settings, corpus = prepared.recipe.calibration, prepared.corpus
