@@ -16,7 +16,7 @@ from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge import channel_maps
 from tmerge_tui.engine.training.examples import collate, pack_blocks, pad_blocks, read_lessons
 from tmerge_tui.engine.training.hints import HintLoss, HintRows, _Carrier, check_hints, decorrelation
-from tmerge_tui.models.loading import load_tokenizer
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe.adaptation import Hints
 from tmerge_tui.run_folder import RunDir
 
