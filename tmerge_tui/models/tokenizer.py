@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from tmerge_tui.errors import ModelError
 from tmerge_tui.models.config import first_line, quiet
 
 FILE = "tokenizer.json"
+PIECES = "tokenizer.model"  # of sentencepiece
 # beside the files that a tokenizer's own class names
-COMMON = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+COMMON = (PIECES, "vocab.json", "merges.txt", "vocab.txt")
 TEMPLATES = "additional_chat_templates"
 # What transformers builds is compared with tokenizer.json on these: spaces, cases, digits, scripts, emoji, line breaks.
 PROBES = (
@@ -45,14 +46,12 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def differing(tokenizer: Any, folder: Path, texts: Iterable[str]) -> str | None:
-    """The first of `texts` that the tokenizer reads otherwise than the folder's tokenizer.json, without special tokens.
-
-    None when there is none, or no such file.
-    """
+    """The first of `texts` that the tokenizer reads otherwise than the folder's own file says (tokenizer.json, or a
+    sentencepiece tokenizer.model without one), special tokens aside. None when there is none, or no such file."""
     own = _own(folder)
     if own is None:
         return None
-    return next((text for text in texts if _ids(tokenizer, text) != _raw(own, text)), None)
+    return next((text for text in texts if _pieces(tokenizer, text) != own(text)), None)
 
 
 def tokenizer_files(folder: Path, trust_remote_code: bool = False) -> list[str]:
@@ -99,10 +98,14 @@ def _as_its_file(tokenizer: Any, folder: Path) -> tuple[Any, str]:
     except Exception:  # the automatic one stays, and what it does otherwise is said below
         direct = None
     kind = type(tokenizer).__name__
-    if direct is not None and _reads_alike(direct, tokenizer, PROBES):
+    file = FILE if (folder / FILE).is_file() else PIECES
+    if file == FILE and direct is not None and all(_pieces(direct, t) == _pieces(tokenizer, t) for t in PROBES):
         return tokenizer, ""
     if direct is None or differing(direct, folder, PROBES) is not None:
-        return tokenizer, f"transformers reads it as {kind}, and text such as {text[:20]!r} otherwise than {FILE} does"
+        return tokenizer, (
+            f"transformers reads it as {kind}, and text such as {text[:20]!r} otherwise than {file} does; whatever is "
+            f"measured is of this reading"
+        )
     for name in ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template"):
         value = getattr(tokenizer, name)
         known = name == "chat_template" or value in direct.get_vocab()
@@ -114,25 +117,25 @@ def _as_its_file(tokenizer: Any, folder: Path) -> tuple[Any, str]:
     )
 
 
-def _own(folder: Path) -> Any:
-    """tokenizer.json as it stands, or None."""
+def _own(folder: Path) -> Callable[[str], list[str]] | None:
+    """The pieces that the folder's own file makes of a text."""
     from tokenizers import Tokenizer
 
-    if not (folder / FILE).is_file():
-        return None
-    own = Tokenizer.from_file(str(folder / FILE))
-    own.no_truncation()
-    own.no_padding()
-    return own
+    if (folder / FILE).is_file():
+        own = Tokenizer.from_file(str(folder / FILE))
+        own.no_truncation()
+        own.no_padding()
+        return lambda text: list(own.encode(text, add_special_tokens=False).tokens)
+    if (folder / PIECES).is_file():
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            pieces = SentencePieceProcessor(model_file=str(folder / PIECES))
+        except RuntimeError:  # tiktoken's files have that name too
+            return None
+        return lambda text: list(pieces.encode(text, out_type=str))
+    return None
 
 
-def _reads_alike(one: Any, other: Any, texts: Sequence[str]) -> bool:
-    return all(_ids(one, text) == _ids(other, text) for text in texts)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _raw(own: Any, text: str) -> list[int]:
-    return list(own.encode(text, add_special_tokens=False).ids)
+def _pieces(tokenizer: Any, text: str) -> list[str]:
+    return list(tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
