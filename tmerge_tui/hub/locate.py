@@ -9,7 +9,8 @@ from typing import Any
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.download import download, download_texts
-from tmerge_tui.hub.listing import ADAPTER, Listing, is_adapter, list_model, remember
+from tmerge_tui.hub.listing import Listing, list_model, remember
+from tmerge_tui.hub.manifest import ADAPTER, is_adapter
 from tmerge_tui.recipe import ModelChoice
 
 

@@ -12,7 +12,8 @@ from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Logged, StageFinished
 from tmerge_tui.hub.download import download
-from tmerge_tui.hub.listing import ADAPTER, Listing
+from tmerge_tui.hub.listing import Listing
+from tmerge_tui.hub.manifest import ADAPTER
 from tmerge_tui.recipe import ModelChoice, Recipe
 
 STAGE = "download"
