@@ -26,8 +26,9 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.forward import LoadedModel
-from tmerge_tui.models.loading import load_model, load_tokenizer
+from tmerge_tui.models.loading import load_model
 from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import PROJECTIONS, Recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 

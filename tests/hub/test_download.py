@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +22,12 @@ from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import make_model
 from tests.waiting import until
+from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.errors import ModelError, StorageError
 from tmerge_tui.hub import download as downloading
 from tmerge_tui.hub.listing import list_model
 from tmerge_tui.hub.locate import find, locate
+from tmerge_tui.models.facts import read_facts
 from tmerge_tui.recipe import ModelChoice
 
 WEIGHTS = "/model/org/tiny/*.safetensors"
@@ -90,15 +95,84 @@ def test_pytorch_files_only_where_there_are_no_safetensors(hub: Hub, model: Path
     single = {"pytorch_model.bin": b"x" * 2000, "pytorch_model.bin.index.json": b"{}"}
     shards = {f"pytorch_model-0000{i}-of-00002.bin": b"x" * 2000 for i in (1, 2)}
     hub.add("org/single", {**texts, **single, **shards, "optimizer.bin": b"x"})
-    hub.add("org/shards", {**texts, **shards, "pytorch_model.bin.index.json": b"{}"})
+    index = json.dumps({"weight_map": {str(i): name for i, name in enumerate(shards)}}).encode()
+    hub.add("org/shards", {**texts, **shards, "pytorch_model.bin.index.json": index})
     named = {repo: {file.path for file in list_model(f"org/{repo}").weights} for repo in ("single", "shards")}
     assert named == {"single": {"pytorch_model.bin"}, "shards": set(shards)}
     assert "pytorch_model.bin.index.json" in {file.path for file in list_model("org/shards").files}
 
 
+def renamed(folder: Path, name: Callable[[int, int], str], index: str) -> dict[str, bytes]:
+    """The files of a sharded model with its shards called otherwise; their order in the index as it was."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shards = sorted(file for file in files if file.endswith(".safetensors"))
+    names = {shard: name(i, len(shards)) for i, shard in enumerate(shards, 1)}
+    entries = json.loads(files.pop("model.safetensors.index.json"))["weight_map"]
+    files[index] = json.dumps({"metadata": {}, "weight_map": {t: names[f] for t, f in entries.items()}}).encode()
+    return {names.get(file, file): data for file, data in files.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda i, n: f"model.safetensors-{i:05d}-of-{n:05d}.safetensors",  # Qwen 3.5
+        lambda i, n: f"weights_{'abcdefgh'[i]}.safetensors",
+        lambda i, n: f"model-{i}.safetensors",
+    ],
+)
+def test_shards_are_those_that_the_index_names(
+    hub: Hub, sharded: Path, monkeypatch: pytest.MonkeyPatch, name: Callable[[int, int], str]
+) -> None:
+    files = renamed(sharded, name, "model.safetensors.index.json")
+    other = {"model-00001-of-00009.safetensors": b"x" * 2000, "adapter_model.safetensors": b"x" * 2000}
+    hub.add("org/tiny", {**files, **other})
+    found = find(choice())
+    shards = {file for file in files if file.endswith(".safetensors")}
+    assert found.pending is not None and {file.path for file in found.pending.missing} == shards
+    facts = read_facts(found.folder, "tiny", weights=outline(found.pending, False))
+    folder = locate(choice()).folder
+    assert {path.name for path in folder.iterdir()} == set(files)
+    assert read_facts(folder, "tiny").parameters == facts.parameters
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate(choice()).folder == folder
+    os.unlink(folder / min(shards))
+    with pytest.raises(ModelError, match=rf"missing: {re.escape(min(shards))} "):
+        locate(choice())
+    os.unlink(folder / "model.safetensors.index.json")
+    with pytest.raises(ModelError, match=r"missing: model\.safetensors\.index\.json"):
+        locate(choice())
+
+
+def test_an_index_that_names_what_is_not_there(hub: Hub, sharded: Path) -> None:
+    files = renamed(sharded, lambda i, n: f"part{i}.safetensors", "model.safetensors.index.json")
+    del files["part2.safetensors"]
+    hub.add("org/tiny", files)
+    with pytest.raises(ModelError, match=r"lacks part2\.safetensors, which model\.safetensors\.index\.json names; 1"):
+        find(choice())
+    hub.add("org/tiny", {**files, "model.safetensors.index.json": b"[]"})
+    with pytest.raises(ModelError, match=r"org/tiny: model\.safetensors\.index\.json cannot be read"):
+        find(choice())
+
+
+def test_whatever_a_tokenizer_is_made_of_comes_too(hub: Hub, model: Path) -> None:
+    own = {
+        "vocab.bpe": b"a",
+        "spm.codes": b"b",
+        "tokenizer_vocab": b"c",
+        "tekken.v3": b"d",
+        "NOTICE": b"e",
+        "x.jinja2": b"",
+    }
+    never = {".gitattributes": b"x", "photo.PNG": b"x", "rust_model.ot": b"x", "clip.mp4": b"x", "onnx/vocab.bpe": b"x"}
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    hub.add("org/tiny", {**files, **own, **never})
+    assert {file.path for file in list_model("org/tiny").files} == {*files, *own}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
+        ({"config.json": b"{}", "model-00001-of-00002.safetensors": b"x" * 2000}, "holds no weights"),
         ({"config.json": b"{}", "consolidated.00.pth": b"x" * 2000}, "only other PyTorch weights"),
         ({"config.json": b"{}", "x.gguf": b"x" * 2000}, "only GGUF weights"),
         ({"config.json": b"{}"}, "holds no weights"),

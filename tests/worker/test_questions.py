@@ -14,7 +14,7 @@ from tests.engine.pair import make_pair
 from tests.tiny import make_model
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.generation import continue_prompts
-from tmerge_tui.models.loading import load_tokenizer
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import questions

@@ -31,17 +31,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Party:
-    """One of the two models, opened but not loaded; `located.pending` when its weights are still on the Hub."""
+    """One of the two models, opened but not loaded; `located.pending` when its weights are still on the Hub.
+
+    What is aligned, measured, trained, fused from and written is one folder: that of the facts, which is that of the
+    merge for an adapter. Only an adapter that is yet to be merged has the facts of its base meanwhile.
+    """
 
     role: str  # "source" | "target"
     located: Located
     facts: ModelFacts
     tokenizer: Any
 
+    def __post_init__(self) -> None:
+        if self.located.whole and self.located.folder != self.facts.folder:
+            raise ValueError(f"{self.located.name}: located at {self.located.folder}, facts of {self.facts.folder}")
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The weights; on this disk only after the download."""
-        return Checkpoint(self.located.folder)
+        """The weights; on this disk, and merged, only after the download."""
+        if not self.located.whole:
+            raise ValueError(f"{self.located.name} has not been merged yet")
+        return Checkpoint(self.facts.folder)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.generation import continue_prompt
-from tmerge_tui.models.loading import load_model, load_tokenizer, pick_device
+from tmerge_tui.models.loading import load_model, pick_device
 from tmerge_tui.models.projections import match
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, load_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker.helper import Request

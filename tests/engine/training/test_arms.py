@@ -24,7 +24,7 @@ from tmerge_tui.engine.training.residual import Residual, attach
 from tmerge_tui.engine.training.trainer import Terms, train
 from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import CheckError, DataError, NumericsError
-from tmerge_tui.models.loading import load_tokenizer
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir
 

@@ -22,7 +22,8 @@ from tmerge_tui.engine.training.examples import collate, pack_blocks, pad_blocks
 from tmerge_tui.engine.training.hints import HintLoss, HintRows, _Carrier, check_hints, decorrelation
 from tmerge_tui.errors import StorageError
 from tmerge_tui.models.facts import read_facts
-from tmerge_tui.models.loading import load_model, load_tokenizer
+from tmerge_tui.models.loading import load_model
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe.adaptation import Hints
 from tmerge_tui.run_folder import RunDir
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tmerge_tui.engine.data.corpus import Corpus, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.preflight.estimate import estimate
-from tmerge_tui.engine.preflight.lora_merge import merged_folder, require_peft
+from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.hints import check_hints
@@ -25,8 +24,9 @@ from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
-from tmerge_tui.models.loading import load_tokenizer, pick_device
+from tmerge_tui.models.loading import pick_device
 from tmerge_tui.models.projections import Matching
+from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
@@ -120,13 +120,12 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
 
     An adapter that has not been merged yet has the facts of its base.
     """
+    located = already_merged(located)
     tokens, shape = located, located
-    if located.base is not None and (merged_folder(located) / "config.json").is_file():
-        located = tokens = shape = replace(located, folder=merged_folder(located), pending=None)
-    elif located.base is not None:
+    if located.base is not None and not located.whole:
         require_peft(located)
         shape = located.base
-        tokens = located if (located.folder / "tokenizer_config.json").is_file() else located.base
+        tokens = located if brings_tokenizer(located.folder) else located.base
     weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
