@@ -56,14 +56,14 @@ def teach(logits: Tensor, pairings: Sequence[Pairing], space: EventSpace, events
         width = logits.shape[-1] if table.tokens is None else len(table.tokens)
         for part in _chunks(len(members), width, k, logits.device):
             at = members[part]
-            said = logits[torch.from_numpy(text[at]), torch.from_numpy(theirs[at])]
+            said = logits[torch.from_numpy(text[at]), torch.from_numpy(theirs[at]).long()]
             if table.tokens is not None:
                 said = said[:, table.tokens]
             ranks, found = select(_events_of(said.float().softmax(-1), table.slots, len(table.ranks)), table, k)
             whole = found.sum(1, keepdim=True)
             ids[at, :k], told[at] = space.row(ranks).cpu().numpy(), (whole[:, 0] > LEAST).cpu().numpy()
-            found = (found / whole).cpu().numpy()
-            masses[at, :k], masses[at, -1] = found[:, :-1], found[:, -1]
+            shares = (found / whole).cpu().numpy()
+            masses[at, :k], masses[at, -1] = shares[:, :-1], shares[:, -1]
     return [_packed(*(each[told & (text == i)] for each in (ours, ids, masses))) for i in range(len(pairings))]
 
 
