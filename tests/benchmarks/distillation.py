@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tmerge_tui.engine.training.boundaries import Pairing, pair
 from tmerge_tui.engine.training.byte_events import event_loss, teach
-from tmerge_tui.engine.training.event_cache import lay
+from tmerge_tui.engine.training.event_cache import collate_events
 from tmerge_tui.engine.training.event_space import EventSpace
 from tmerge_tui.engine.training.vocabulary import Vocabulary, token_ends
 
@@ -69,8 +69,8 @@ def main() -> None:
         logits = student(input_ids=target_ids, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), target_ids[:, 1:].flatten())
         if distilled:
-            lying = lay(events, parts, counted)
-            loss = (1 - WEIGHT) * loss + WEIGHT * event_loss(logits, lying, space) / len(lying.rows)
+            batch = collate_events(events, parts, counted)
+            loss = (1 - WEIGHT) * loss + WEIGHT * event_loss(logits, batch, space) / len(batch.rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
