@@ -50,6 +50,8 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
+TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
+TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
 HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
 TRAINING = (("adapt", "Train", 2.0), ("fold_trained", "Write the adapted model", 0.05))  # only with adaptation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
@@ -106,6 +108,8 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
         FOLD,
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
+        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
+        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
         *(TRAINING if trained else ()),
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
