@@ -46,7 +46,7 @@ from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
 STAGE = "adapt"
-NOT_IN_LOSS = ("seeds", "compare", "hints", "distill_weight", "path", "column", "samples", "alpha", "checkpoints")
+NOT_IN_LOSS = set(Adaptation.model_fields) - set(Adaptation.affecting("training"))
 
 
 @dataclass(frozen=True)
