@@ -174,7 +174,7 @@ def test_killed_in_each_stage_resumes_to_the_same_tensors(pair: dict[str, Any], 
     done = subprocess.run(script, capture_output=True, text=True, timeout=250, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
     killed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("killed")]
-    assert killed == [name for name, _, _ in pipeline.STAGES]
+    assert killed == [name for name, _, _ in pipeline.stages_of(recipe_of(pair))]
 
 
 def test_a_full_disk_names_itself_and_loses_nothing(

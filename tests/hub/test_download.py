@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants, snapshot_download
@@ -18,10 +21,13 @@ from huggingface_hub import constants, snapshot_download
 from tests.hub.conftest import environment
 from tests.hub.server import TOKEN, Hub
 from tests.tiny import make_model
+from tests.waiting import until
+from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.errors import ModelError, StorageError
 from tmerge_tui.hub import download as downloading
 from tmerge_tui.hub.listing import list_model
 from tmerge_tui.hub.locate import find, locate
+from tmerge_tui.models.facts import read_facts
 from tmerge_tui.recipe import ModelChoice
 
 WEIGHTS = "/model/org/tiny/*.safetensors"
@@ -89,15 +95,84 @@ def test_pytorch_files_only_where_there_are_no_safetensors(hub: Hub, model: Path
     single = {"pytorch_model.bin": b"x" * 2000, "pytorch_model.bin.index.json": b"{}"}
     shards = {f"pytorch_model-0000{i}-of-00002.bin": b"x" * 2000 for i in (1, 2)}
     hub.add("org/single", {**texts, **single, **shards, "optimizer.bin": b"x"})
-    hub.add("org/shards", {**texts, **shards, "pytorch_model.bin.index.json": b"{}"})
+    index = json.dumps({"weight_map": {str(i): name for i, name in enumerate(shards)}}).encode()
+    hub.add("org/shards", {**texts, **shards, "pytorch_model.bin.index.json": index})
     named = {repo: {file.path for file in list_model(f"org/{repo}").weights} for repo in ("single", "shards")}
     assert named == {"single": {"pytorch_model.bin"}, "shards": set(shards)}
     assert "pytorch_model.bin.index.json" in {file.path for file in list_model("org/shards").files}
 
 
+def renamed(folder: Path, name: Callable[[int, int], str], index: str) -> dict[str, bytes]:
+    """The files of a sharded model with its shards called otherwise; their order in the index as it was."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shards = sorted(file for file in files if file.endswith(".safetensors"))
+    names = {shard: name(i, len(shards)) for i, shard in enumerate(shards, 1)}
+    entries = json.loads(files.pop("model.safetensors.index.json"))["weight_map"]
+    files[index] = json.dumps({"metadata": {}, "weight_map": {t: names[f] for t, f in entries.items()}}).encode()
+    return {names.get(file, file): data for file, data in files.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda i, n: f"model.safetensors-{i:05d}-of-{n:05d}.safetensors",  # Qwen 3.5
+        lambda i, n: f"weights_{'abcdefgh'[i]}.safetensors",
+        lambda i, n: f"model-{i}.safetensors",
+    ],
+)
+def test_shards_are_those_that_the_index_names(
+    hub: Hub, sharded: Path, monkeypatch: pytest.MonkeyPatch, name: Callable[[int, int], str]
+) -> None:
+    files = renamed(sharded, name, "model.safetensors.index.json")
+    other = {"model-00001-of-00009.safetensors": b"x" * 2000, "adapter_model.safetensors": b"x" * 2000}
+    hub.add("org/tiny", {**files, **other})
+    found = find(choice())
+    shards = {file for file in files if file.endswith(".safetensors")}
+    assert found.pending is not None and {file.path for file in found.pending.missing} == shards
+    facts = read_facts(found.folder, "tiny", weights=outline(found.pending, False))
+    folder = locate(choice()).folder
+    assert {path.name for path in folder.iterdir()} == set(files)
+    assert read_facts(folder, "tiny").parameters == facts.parameters
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate(choice()).folder == folder
+    os.unlink(folder / min(shards))
+    with pytest.raises(ModelError, match=rf"missing: {re.escape(min(shards))} "):
+        locate(choice())
+    os.unlink(folder / "model.safetensors.index.json")
+    with pytest.raises(ModelError, match=r"missing: model\.safetensors\.index\.json"):
+        locate(choice())
+
+
+def test_an_index_that_names_what_is_not_there(hub: Hub, sharded: Path) -> None:
+    files = renamed(sharded, lambda i, n: f"part{i}.safetensors", "model.safetensors.index.json")
+    del files["part2.safetensors"]
+    hub.add("org/tiny", files)
+    with pytest.raises(ModelError, match=r"lacks part2\.safetensors, which model\.safetensors\.index\.json names; 1"):
+        find(choice())
+    hub.add("org/tiny", {**files, "model.safetensors.index.json": b"[]"})
+    with pytest.raises(ModelError, match=r"org/tiny: model\.safetensors\.index\.json cannot be read"):
+        find(choice())
+
+
+def test_whatever_a_tokenizer_is_made_of_comes_too(hub: Hub, model: Path) -> None:
+    own = {
+        "vocab.bpe": b"a",
+        "spm.codes": b"b",
+        "tokenizer_vocab": b"c",
+        "tekken.v3": b"d",
+        "NOTICE": b"e",
+        "x.jinja2": b"",
+    }
+    never = {".gitattributes": b"x", "photo.PNG": b"x", "rust_model.ot": b"x", "clip.mp4": b"x", "onnx/vocab.bpe": b"x"}
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    hub.add("org/tiny", {**files, **own, **never})
+    assert {file.path for file in list_model("org/tiny").files} == {*files, *own}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
+        ({"config.json": b"{}", "model-00001-of-00002.safetensors": b"x" * 2000}, "holds no weights"),
         ({"config.json": b"{}", "consolidated.00.pth": b"x" * 2000}, "only other PyTorch weights"),
         ({"config.json": b"{}", "x.gguf": b"x" * 2000}, "only GGUF weights"),
         ({"config.json": b"{}"}, "holds no weights"),
@@ -135,13 +210,9 @@ def test_a_killed_process_goes_on_where_it_was(hub: Hub, model: Path, tmp_path: 
     env = environment(hub, tmp_path / "home")
     hub.fail("/model/org/tiny/model.safetensors", cut_at=30_000)
     hub.fail("/model/org/tiny/model.safetensors", delay=30)  # the second try hangs: killed there
-    worker = subprocess.Popen([sys.executable, "-c", code], env=env)
-    deadline = time.monotonic() + 20
-    while not any(path.stat().st_size == 30_000 for path in (tmp_path / "home").rglob("*.part")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    with subprocess.Popen([sys.executable, "-c", code], env=env) as worker:
+        until(lambda: any(path.stat().st_size == 30_000 for path in (tmp_path / "home").rglob("*.part")))
+        worker.send_signal(signal.SIGKILL)
     hub.faults.clear()
     again = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert (Path(again.stdout.strip()) / "model.safetensors").read_bytes() == served
@@ -177,13 +248,14 @@ def test_a_busy_hub_is_asked_again(hub: Hub, model: Path, status: int) -> None:
     assert same(locate(choice()).folder, model)
 
 
-def test_retry_after_is_followed(hub: Hub, model: Path) -> None:
+def test_retry_after_is_followed(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/tiny", model)
     find(choice())
-    hub.fail(WEIGHTS, status=429, headers={"Retry-After": "1"})
-    begin = time.monotonic()
+    hub.fail(WEIGHTS, status=429, headers={"Retry-After": "7"})
+    waited: list[float] = []
+    monkeypatch.setattr("tmerge_tui.hub.fetch.time", SimpleNamespace(sleep=waited.append))
     locate(choice())
-    assert time.monotonic() - begin >= 1.0
+    assert waited == [7.0]
 
 
 def test_a_cut_that_never_ends_is_told(hub: Hub, model: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.tiny import edit_config, make_model
+from tests.tiny import make_model
 from tmerge_tui.errors import MemoryShortage, ModelError, UsageError
 from tmerge_tui.events import Event, Warned
 from tmerge_tui.machine import Memory
 from tmerge_tui.models.facts import ModelFacts, read_facts
-from tmerge_tui.models.loading import free_memory, load_model, load_tokenizer, pick_device, pick_dtype
+from tmerge_tui.models.loading import free_memory, load_model, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
 IDS = torch.arange(2, 22)[None]
@@ -200,53 +199,3 @@ def test_memory_that_runs_out_while_loading(single: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(MemoryShortage, match="do not fit cpu"):
         load_model(facts, CPU, torch.float32, None, no_event)
-
-
-# -- tokenizers --------------------------------------------------------------------------------------------------------
-
-
-def test_tokenizer(single: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tokenizer = load_tokenizer(single)
-    assert capfd.readouterr() == ("", "")
-    coded = tokenizer("the word was read", return_offsets_mapping=True)
-    assert tokenizer.decode(coded["input_ids"]) == "the word was read"
-    assert [end for _, end in coded["offset_mapping"]][-1] == len("the word was read")
-
-
-@pytest.mark.parametrize("eos", [True, False])
-def test_padding_token(single: Path, eos: bool) -> None:
-    path = single / "tokenizer_config.json"
-    data = {
-        k: v
-        for k, v in json.loads(path.read_text()).items()
-        if k not in ("pad_token", *(() if eos else ("eos_token",)))
-    }
-    path.write_text(json.dumps(data))
-    tokenizer = load_tokenizer(single)
-    assert tokenizer.pad_token == "<|end|>"  # the end of text, or token 0
-    assert tokenizer(["a", "a b c"], padding=True)["attention_mask"][0][-1] == 0
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
-def test_no_tokenizer(tmp_path: Path, family: str) -> None:
-    folder = make_model(tmp_path, family)
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(ModelError, match="tokenizer") as caught:
-        load_tokenizer(folder)
-    assert str(folder) in caught.value.found
-
-
-def test_damaged_tokenizer(single: Path) -> None:
-    (single / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match="no tokenizer that can be loaded"):
-        load_tokenizer(single)
-
-
-def test_tokenizer_without_offsets(tmp_path: Path) -> None:
-    folder = make_model(tmp_path)
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
-    edit_config(folder, model_type="llama")
-    with pytest.raises(ModelError, match=r"ByT5Tokenizer.*no offsets"):
-        load_tokenizer(folder)

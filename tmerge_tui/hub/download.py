@@ -10,16 +10,15 @@ from pathlib import Path
 from tmerge_tui.hub.errors import cache_folder, explained
 from tmerge_tui.hub.fetch import Advance, fetch
 from tmerge_tui.hub.listing import Listing, RemoteFile
+from tmerge_tui.hub.snapshot import WORKERS, bring
 from tmerge_tui.quantities import size
-
-WORKERS = 4  # files at a time
 
 
 def download_texts(listing: Listing) -> None:
     """Everything but weights: configuration, tokenizer, card. Raises ModelError (gated and so on), StorageError."""
     weights = {file.path for file in listing.weights}
     if any(file.path not in weights for file in listing.missing):
-        _link(listing, [file.path for file in listing.files if file.path not in weights])
+        bring(listing.repo, listing.commit, [f.path for f in listing.files if f.path not in weights], listing.name)
 
 
 def download(
@@ -35,19 +34,19 @@ def download(
     if not missing:
         return listing.folder
 
-    def bring(file: RemoteFile) -> None:
+    def receive(file: RemoteFile) -> None:
         fetch(listing, file, advance)
         arrived(file.path)
 
     with explained(listing.name), ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(bring, file) for file in missing]
+        futures = [pool.submit(receive, file) for file in missing]
         try:
             for future in futures:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _link(listing, [file.path for file in listing.files])
+    bring(listing.repo, listing.commit, [file.path for file in listing.files], listing.name)
     return listing.folder
 
 
@@ -62,18 +61,3 @@ def lacking_room(byte_count: int) -> str | None:
         f"cache: {size(free)} free at {folder}, {size(byte_count)} have to be downloaded; free space, "
         f"or set HF_HOME to a folder on another disk"
     )
-
-
-def _link(listing: Listing, paths: list[str]) -> None:
-    """The client's own download, which finds blobs that are there and only shows them under their names."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        with explained(listing.name):
-            snapshot_download(listing.repo, revision=listing.commit, allow_patterns=paths, max_workers=WORKERS)
-    finally:
-        if shown:
-            enable_progress_bars()

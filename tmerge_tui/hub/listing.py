@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 from tmerge_tui.errors import ModelError, TmergeError
 from tmerge_tui.files import write_atomic
 from tmerge_tui.hub.errors import cache_folder, client_errors, explain
+from tmerge_tui.hub.manifest import WHOLE, Manifest, is_adapter, is_needed, read_manifest
 from tmerge_tui.hub.patience import patiently
+from tmerge_tui.hub.snapshot import bring
 
-WEIGHTS = re.compile(r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors")
-PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")  # only where there are no safetensors
-ADAPTER = "adapter_config.json"
-_TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ANSWER = 15.0  # seconds the Hub may take to list a repository
 
@@ -37,6 +34,7 @@ class Listing:
     revision: str | None
     commit: str
     files: tuple[RemoteFile, ...]
+    manifest: Manifest
     note: str = ""
 
     @property
@@ -54,12 +52,12 @@ class Listing:
 
     @property
     def weights(self) -> tuple[RemoteFile, ...]:
-        return tuple(f for f in self.files if WEIGHTS.fullmatch(f.path) or PICKLED.fullmatch(f.path))
+        return tuple(file for file in self.files if file.path in self.manifest.weights)
 
     @property
     def pickled(self) -> bool:
         """Whether the weights are in PyTorch's format, whose tensors cannot be told from a beginning of the file."""
-        return any(PICKLED.fullmatch(file.path) for file in self.files)
+        return any(path.endswith(".bin") for path in self.manifest.weights)
 
     @property
     def missing(self) -> tuple[RemoteFile, ...]:
@@ -70,12 +68,6 @@ class Listing:
     def is_adapter(self) -> bool:
         """Whether this is a LoRA adapter: its configuration is here and a model's weights are not."""
         return is_adapter(file.path for file in self.files)
-
-
-def is_adapter(names: Iterable[str]) -> bool:
-    """Whether files of these names are a LoRA adapter: its configuration is there and a model's weights are not."""
-    there = set(names)
-    return ADAPTER in there and not _whole(there) and not any(map(PICKLED.fullmatch, there))
 
 
 def list_model(repo: str, revision: str | None = None, code: bool = False) -> Listing:
@@ -99,8 +91,11 @@ def list_model(repo: str, revision: str | None = None, code: bool = False) -> Li
         if isinstance(error, (HFValidationError, RevisionNotFoundError)):
             raise problem from None
         return _from_cache(repo, revision, code, problem)
-    files = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()]
-    listing = Listing(repo, revision, str(info.sha), _needed(files, code))
+    files, commit = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()], str(info.sha)
+    manifest = read_manifest(
+        {file.path for file in files}, name, lambda path: (bring(repo, commit, [path], name) / path).read_bytes()
+    )
+    listing = Listing(repo, revision, commit, _needed(files, manifest, code), manifest)
     _refuse_other_formats(listing, files)
     return listing
 
@@ -113,15 +108,22 @@ def cached_listing(repo: str, revision: str | None, code: bool) -> Listing | Non
     commit = cached_commit(repo, revision)
     if commit is None:
         return None
+    folder = storage_of(repo) / "snapshots" / commit
     try:
         files = [RemoteFile(file.path, file.size, file.blob_id) for file in get_cached_repo_tree(repo, revision=commit)]
     except CachedRepoTreeNotFoundError:
-        folder = storage_of(repo) / "snapshots" / commit
         paths = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
         files = [RemoteFile(p.relative_to(folder).as_posix(), p.stat().st_size, "") for p in paths]
         if not files:
             return None
-    return Listing(repo, revision, commit, _needed(files, code))
+    names = {file.path for file in files}
+    try:
+        manifest = read_manifest(names, repo, lambda path: (folder / path).read_bytes())
+    except OSError:  # the index is not here: it is among what is missing
+        manifest = Manifest(index=next(index for _, index in WHOLE if index in names))
+    known = _needed(files, manifest, code)
+    absent = tuple(RemoteFile(path, 0, "") for path in manifest.weights if path not in names)  # listed by the index
+    return Listing(repo, revision, commit, (*known, *absent), manifest)
 
 
 def cached_commit(repo: str, revision: str | None, kind: str = "model") -> str | None:
@@ -172,7 +174,9 @@ def _from_cache(repo: str, revision: str | None, code: bool, why: TmergeError) -
             "go online and run the same command: what is there is kept",
         ) from None
     note = "offline mode" if constants.is_offline_mode() else why.found
-    return Listing(repo, revision, listing.commit, listing.files, f"{listing.name}: cached copy used ({note})")
+    return Listing(
+        repo, revision, listing.commit, listing.files, listing.manifest, f"{listing.name}: cached copy used ({note})"
+    )
 
 
 def _absent(listing: Listing) -> list[str]:
@@ -184,41 +188,21 @@ def _absent(listing: Listing) -> list[str]:
     return absent + ([] if listing.weights else ["model.safetensors"])
 
 
-def _needed(files: list[RemoteFile], code: bool) -> tuple[RemoteFile, ...]:
-    """Configuration, tokenizer, templates, card, licence and one set of weights; Python only when `code` says so."""
-    names = {file.path for file in files}
-    whole, adapter = _whole(names), is_adapter(names)
-    single = "model.safetensors" in names or (not whole and "pytorch_model.bin" in names)
-    index = "model.safetensors.index.json" if whole else "pytorch_model.bin.index.json"
-
-    def wanted(path: str) -> bool:
-        folder, _, leaf = path.rpartition("/")
-        if folder not in ("", "additional_chat_templates"):
-            return False
-        if WEIGHTS.fullmatch(path):
-            return adapter if path.startswith("adapter") else (path == "model.safetensors") == single
-        if PICKLED.fullmatch(path):
-            return not whole and (path == "pytorch_model.bin") == single
-        if leaf.endswith(".index.json"):
-            return leaf == index and not single
-        return (
-            leaf.endswith(_TEXTS)
-            or leaf.upper().startswith(("README.MD", "LICEN", "NOTICE"))
-            or (code and leaf.endswith(".py"))
-        )
-
-    return tuple(sorted((file for file in files if wanted(file.path)), key=lambda file: file.path))
-
-
-def _whole(names: Collection[str]) -> bool:
-    """Whether a model's own weights are among them as safetensors."""
-    return any(WEIGHTS.fullmatch(name) and name.startswith("model") for name in names)
+def _needed(files: list[RemoteFile], manifest: Manifest, code: bool) -> tuple[RemoteFile, ...]:
+    return tuple(sorted((f for f in files if is_needed(f.path, manifest, code)), key=lambda file: file.path))
 
 
 def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
+    names = {file.path for file in files}
+    gone = [path for path in listing.manifest.weights if path not in names]
+    if gone:
+        raise ModelError(
+            f"{listing.name} lacks {gone[0]}, which {listing.manifest.index} names; {len(gone)} files are not there",
+            "every file that the index names",
+            "choose another revision or model",
+        )
     if listing.weights:
         return
-    names = [file.path for file in files]
     for suffixes, what in (((".bin", ".pth", ".pt"), "other PyTorch"), ((".gguf",), "GGUF")):
         if any(name.endswith(suffixes) for name in names):
             raise ModelError(

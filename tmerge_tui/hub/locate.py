@@ -9,7 +9,8 @@ from typing import Any
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.download import download, download_texts
-from tmerge_tui.hub.listing import ADAPTER, Listing, is_adapter, list_model, remember
+from tmerge_tui.hub.listing import Listing, list_model, remember
+from tmerge_tui.hub.manifest import ADAPTER, is_adapter
 from tmerge_tui.recipe import ModelChoice
 
 
@@ -23,6 +24,12 @@ class Located:
     pending: Listing | None = None
     note: str = ""  # what the user should know of how it was found
     base: Located | None = None  # of a LoRA adapter: the model it was made for
+    adapter: Path | None = None  # of a LoRA adapter that has been merged: its own folder; `folder` is the merge
+
+    @property
+    def whole(self) -> bool:
+        """Whether `folder` is that of the model itself, and not of an adapter that is yet to be merged."""
+        return self.base is None or self.adapter is not None
 
     @property
     def downloads(self) -> tuple[Listing, ...]:
@@ -34,7 +41,7 @@ class Located:
 def locate(choice: ModelChoice) -> Located:
     """The folder of a model with all its files, downloaded into the standard cache when something is not there.
 
-    An adapter's own folder and that of its base are two: see `engine.adapter`.
+    An adapter's own folder and that of its base are two: see `engine.preflight.lora_merge`.
     Raises ModelError: no such folder, no such repository, not allowed, or offline and not cached; StorageError.
     """
     return fetched(find(choice))
@@ -67,7 +74,15 @@ def find(choice: ModelChoice) -> Located:
         found = Located(listing.name, listing.folder, listing.commit, pending, listing.note)
     if not adapter:
         return found
-    base = find(_base(found, choice.trust_remote_code))
+    wanted = _base(found, choice.trust_remote_code)
+    try:
+        base = find(wanted)
+    except ModelError as error:
+        raise ModelError(
+            f"{found.name} is an adapter whose base cannot be used: {error.found}",
+            error.expected,
+            f"{error.hint or 'get that model'}; or correct base_model_name_or_path in {found.folder / ADAPTER}",
+        ) from error
     if base.base is not None:
         raise ModelError(
             f"{found.name} is an adapter for {base.name}, which is an adapter itself", "a base that is a whole model"

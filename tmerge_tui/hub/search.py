@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tmerge_tui.errors import DataError
 from tmerge_tui.hub.errors import client_errors, explained
 from tmerge_tui.hub.listing import ANSWER
+from tmerge_tui.hub.manifest import WHOLE
 from tmerge_tui.hub.patience import patiently
 
 Sort = Literal["downloads", "likes", "recent"]
@@ -91,7 +92,7 @@ def cached_models(query: str = "") -> list[Found]:
     for repo in sorted(models, key=lambda repo: -repo.last_accessed):
         for revision in sorted(repo.revisions, key=lambda revision: -revision.last_modified):
             names = {file.file_name for file in revision.files}
-            if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+            if "config.json" in names and any(name in names for pair in WHOLE for name in pair):
                 folder = revision.snapshot_path
                 found.append(Found(repo.repo_id, "cache", folder, revision.size_on_disk, family=_family(folder)))
                 break

@@ -1,4 +1,4 @@
-"""A runnable model on a device, whole or streamed layer by layer from its own files; and its tokenizer."""
+"""A runnable model on a device, whole or streamed layer by layer from its own files."""
 
 from __future__ import annotations
 
@@ -52,37 +52,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(machine.memory().available * SHARE)
-
-
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The model's tokenizer, with a padding token. Raises ModelError when there is none, or no fast one."""
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-    except Exception as error:  # tokenizer code of any origin may raise anything
-        raise ModelError(
-            f"{folder} has no tokenizer that can be loaded: {first_line(error)}",
-            "tokenizer.json, or files it can be made from",
-            "download the model with its tokenizer files",
-        ) from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{folder} has a tokenizer in pure Python ({type(tokenizer).__name__}), which knows no offsets",
-            "a fast tokenizer (tokenizer.json)",
-            "convert it with transformers, or choose a model that ships tokenizer.json",
-        )
-    if set(tokenizer("a", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
-        # transformers makes an empty one when the files of a known family are not there
-        raise ModelError(
-            f"{folder} has a tokenizer without a vocabulary", "tokenizer.json", "download the model with its tokenizer"
-        )
-    if tokenizer.pad_token is None:  # padding is masked, so any token does
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
 
 
 def load_model(facts: ModelFacts, device: torch.device, dtype: torch.dtype, memory: int | None, emit: Emit) -> Any:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tmerge_tui.engine.preflight.check import open_party
-from tmerge_tui.engine.preflight.lora_merge import merged, merged_folder
+from tmerge_tui.engine.preflight.lora_merge import merged
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Logged, StageFinished
 from tmerge_tui.hub.download import download
-from tmerge_tui.hub.listing import ADAPTER, Listing
+from tmerge_tui.hub.listing import Listing
+from tmerge_tui.hub.manifest import ADAPTER
 from tmerge_tui.recipe import ModelChoice, Recipe
 
 STAGE = "download"
@@ -48,11 +49,9 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
 
 def _whole(party: Party, emit: Emit) -> Party:
     located, trust = party.located, party.facts.trust_remote_code
-    if located.base is not None:
-        if located.folder != merged_folder(located):
-            emit(Logged("info", f"merging the adapter {located.name} onto {located.base.name}"))
-            base = replace(located.base, pending=None)
-            located = merged(replace(located, pending=None, base=base), trust)
+    if located.base is not None and not located.whole:
+        emit(Logged("info", f"merging the adapter {located.name} onto {located.base.name}"))
+        located = merged(replace(located, pending=None, base=replace(located.base, pending=None)), trust)
     elif located.pending is None:
         return party
     return open_party(party.role, replace(located, pending=None), trust)

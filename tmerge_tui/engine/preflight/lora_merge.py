@@ -1,34 +1,30 @@
 """A LoRA adapter as source or target: merged onto its base once, into a folder that later runs find again.
 
-The result is the base's checkpoint, byte for byte, with the adapted tensors replaced; it lies under the Hub's home
-folder, named after the commits (or, for local folders, the files) of adapter and base.
+The result is the base's checkpoint, byte for byte, with the changed tensors replaced, and with the adapter's tokenizer
+where it brings one; it lies under the Hub's home folder, named after the commits (or, for local folders, the files) of
+adapter and base.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from tmerge_tui.errors import ModelError
-from tmerge_tui.extras import imported, require
+from tmerge_tui.extras import require
 from tmerge_tui.files import storage
 from tmerge_tui.hub.locate import Located, fetched, find
 from tmerge_tui.models.checkpoint import Checkpoint, patch_checkpoint
-from tmerge_tui.models.config import auto_class, first_line, quiet, read_config
-from tmerge_tui.models.file_names import file_names
+from tmerge_tui.models.tokenizer import tokenizer_files
 from tmerge_tui.recipe import ModelChoice
 from tmerge_tui.run_folder import key
 from tmerge_tui.system import insist
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-BY_HAND = "merge it yourself (peft: merge_and_unload, save_pretrained) and give that folder"
-PREFIX = "base_model.model."  # of every name in an adapter's file
+WAY = 2  # counts up when merges are made otherwise, so that older ones are not taken for new ones
 
 
 def whole_folder(choice: ModelChoice) -> Path:
@@ -41,12 +37,16 @@ def require_peft(adapter: Located) -> None:
     require(f"{adapter.name} is a LoRA adapter for {adapter.base.name if adapter.base else '?'}", "lora")
 
 
-def merged_folder(adapter: Located) -> Path:
-    """Where the merge of this adapter and this base lies, or will lie."""
-    from huggingface_hub import constants
+def brings_tokenizer(adapter: Path) -> bool:
+    """Whether the folder of an adapter has a tokenizer of its own, which then is that of the merge."""
+    return (adapter / "tokenizer_config.json").is_file()
 
-    assert adapter.base is not None
-    return Path(constants.HF_HOME) / "tmerge" / "merged" / key(_identity(adapter), _identity(adapter.base))
+
+def already_merged(located: Located) -> Located:
+    """`located`, an adapter whose merge lies there from an earlier run, as that merge; any other as it is."""
+    if located.whole or not (_merged_folder(located) / "config.json").is_file():
+        return located
+    return _as_merge(located)
 
 
 def merged(located: Located, trust_remote_code: bool) -> Located:
@@ -54,18 +54,32 @@ def merged(located: Located, trust_remote_code: bool) -> Located:
 
     Raises ExtraMissing; ModelError: an adapter that does not fit its base; StorageError; NumericsError.
     """
-    if located.base is None:
+    located = already_merged(located)
+    if located.whole:
         return located
-    out = merged_folder(located)
-    if not (out / "config.json").is_file():
-        require_peft(located)
-        _merge(located, located.base, out, trust_remote_code)
-    return replace(located, folder=out, pending=None)
+    require_peft(located)
+    _merge(located, _merged_folder(located), trust_remote_code)
+    return _as_merge(located)
 
 
-def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) -> None:
-    checkpoint = Checkpoint(base.folder)
-    changed = _adapted(adapter, base, checkpoint.names, trust_remote_code)
+def _as_merge(located: Located) -> Located:
+    return replace(located, folder=_merged_folder(located), pending=None, adapter=located.folder)
+
+
+def _merged_folder(adapter: Located) -> Path:
+    """Where the merge of this adapter and this base lies, or will lie."""
+    from huggingface_hub import constants
+
+    assert adapter.base is not None and adapter.adapter is None
+    return Path(constants.HF_HOME) / "tmerge" / "merged" / key(WAY, _identity(adapter), _identity(adapter.base))
+
+
+def _merge(adapter: Located, out: Path, trust_remote_code: bool) -> None:
+    from tmerge_tui.engine.preflight.adapter_weights import changed_tensors
+
+    assert adapter.base is not None
+    checkpoint = Checkpoint(adapter.base.folder)
+    changed = changed_tensors(adapter, adapter.base, checkpoint.names, trust_remote_code)
 
     def patch(value: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda before: value
@@ -75,87 +89,24 @@ def _merge(adapter: Located, base: Located, out: Path, trust_remote_code: bool) 
         out.parent.mkdir(parents=True, exist_ok=True)
     patch_checkpoint(checkpoint, making, {name: patch(value) for name, value in changed.items()}, lambda count: None)
     with storage(out):
-        for name in TOKENIZER:
-            if (adapter.folder / name).is_file():
-                shutil.copyfile(adapter.folder / name, making / name)
+        if brings_tokenizer(adapter.folder):
+            _exchange_tokenizer(making, adapter.folder, trust_remote_code)
         insist(lambda: making.rename(out))
 
 
-def _adapted(
-    adapter: Located, base: Located, tensor_names: Collection[str], trust_remote_code: bool
-) -> dict[str, Tensor]:
-    """The base's tensors that the adapter changes, by their names in its files, which are `tensor_names`.
-
-    Raises ExtraMissing; ModelError: peft refuses the pair, the adapter's file is not whole or made for another model,
-    or it changes something that is no tensor of a file.
-    """
-    with imported(f"{adapter.name} is a LoRA adapter", "lora"):
-        import peft
-    config = read_config(base.folder, base.name, trust_remote_code)
-    with quiet():
-        try:
-            model = auto_class(config).from_pretrained(
-                base.folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-            in_files, _ = file_names(model, tensor_names)
-            weights = _as_the_model_names(peft.load_peft_weights(str(adapter.folder), device="cpu"), model)
-            wrapped = peft.PeftModel(model, peft.PeftConfig.from_pretrained(str(adapter.folder)))
-            _refuse_misfit(peft.set_peft_model_state_dict(wrapped, weights))
-            names = list(_touched(wrapped))
-            state: dict[str, Any] = wrapped.merge_and_unload(safe_merge=True).state_dict()
-        except Exception as error:  # peft and model code raise what they like
-            raise ModelError(
-                f"{adapter.name} cannot be merged onto {base.name}: {first_line(error)}",
-                "an adapter that fits its base",
-                BY_HAND,
-            ) from error
-    changed = [name for name in names if name in state]
-    unknown = [name for name in changed if name not in in_files]
-    if unknown:
-        raise ModelError(
-            f"{adapter.name} changes {unknown[0]!r}, which {base.name} does not have in its files",
-            "an adapter of separate linear layers",
-            BY_HAND,
-        )
-    return {in_files[name]: state[name].detach().clone() for name in changed}
-
-
-def _touched(wrapped: Any) -> Iterator[str]:
-    """Tensors of the model that the adapter may change; a bias need not be there."""
-    for name, module in wrapped.named_modules():
-        if hasattr(module, "lora_A") or hasattr(module, "modules_to_save"):
-            own = getattr(module, "parameter_name", None)  # of a module with several tensors, such as all experts
-            path = name.removeprefix(PREFIX).replace(".base_layer", "")  # one such wrapper may hold another
-            yield from (f"{path}.{part}" for part in ([own] if own else ["weight", "bias"]))
-
-
-def _as_the_model_names(weights: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """An adapter's tensors under the names of the modules as they are now: an older transformers had others."""
-    of_module = {}  # name in the adapter's file -> (name of the tensor it changes, the rest)
-    for name in weights:
-        module, lora, rest = name.removeprefix(PREFIX).partition(".lora_")
-        of_module[name] = (f"{module}.weight", lora + rest) if lora else (module, "")
-    plain, _ = file_names(model, {tensor for tensor, _ in of_module.values()})
-    now = {before: after for after, before in plain.items()}
-    renamed = {}
-    for name, (tensor, rest) in of_module.items():
-        after = now.get(tensor, tensor)
-        renamed[PREFIX + (after.removesuffix(".weight") + rest if rest else after)] = weights[name]
-    return renamed
-
-
-def _refuse_misfit(loaded: Any) -> None:
-    """Raises ValueError unless every tensor of the adapter had its place and every place its tensor: peft goes on."""
-    empty = [name for name in loaded.missing_keys if ".lora_" in name or ".modules_to_save." in name]
-    for names, what in ((empty, "missing in its file"), (loaded.unexpected_keys, "in its file, but not in the base")):
-        if names:
-            raise ValueError(f"{names[0].removeprefix(PREFIX)} is {what}; {len(names)} tensors are")
+def _exchange_tokenizer(folder: Path, adapter: Path, trust_remote_code: bool) -> None:
+    """Puts the adapter's tokenizer in place of the base's, whole: two halves of two would be neither."""
+    for file in tokenizer_files(folder, trust_remote_code):
+        (folder / file).unlink()
+    for file in tokenizer_files(adapter, trust_remote_code):
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(adapter / file, folder / file)
 
 
 def _identity(located: Located) -> str:
     """The commit, or of a folder what changes when its files do."""
     if located.commit is not None:
         return f"{located.name} {located.commit}"
-    files = sorted(path for path in located.folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    files = sorted(path for path in located.folder.iterdir() if path.is_file())
     lines = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -15,7 +15,6 @@ file, residual included, so that folding is one cast. Interrupted trainings resu
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,21 +26,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.evaluator import release
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.distillation import Teacher
 from tmerge_tui.engine.training.examples import Block, Lesson, pack_blocks, pad_blocks, read_lessons
 from tmerge_tui.engine.training.hints import HintLoss, HintRows
+from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.residual import attach
-from tmerge_tui.engine.training.trainer import Step, Terms, Trained, steps_of, train
+from tmerge_tui.engine.training.trainer import Step, Terms, steps_of, train
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import DataError, ModelError
 from tmerge_tui.events import Emit, TrainingStep, Warned
 from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.file_names import file_names
+from tmerge_tui.models.forward import LoadedModel, release, trunk
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
@@ -117,30 +117,6 @@ def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptati
 
 
 @dataclass(frozen=True)
-class TrainedPiece:
-    """One finished training on disk: tensor name -> fp32."""
-
-    method: str
-    seed: int
-    path: Path
-    key: str
-    figures: Trained
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            return tuple(file.keys())
-
-    def read(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            return file.get_tensor(name)
-
-
-@dataclass(frozen=True)
 class School:
     """All that the trainings of a run share."""
 
@@ -149,11 +125,11 @@ class School:
     load: Callable[[], Any]  # the target in float32, in main memory
     options: Adaptation
     lessons: Lessons
-    fusion: Fusion
-    alpha: float
+    merged: Update  # what an arm with a residual starts from
+    alpha: float  # of `merged`, as the report names it
     norm: str
     device: torch.device
-    source: Subject | None  # the teacher; None when nothing is distilled
+    source: LoadedModel | None  # the teacher; None when nothing is distilled
     same_tokenizer: bool
     target_tokenizer: Any
     mode: str  # of chat templates
@@ -180,16 +156,9 @@ def adapt(school: School) -> list[TrainedPiece]:
                     progress.advance(steps - (progress.done - done))
                 else:
                     progress.skip(steps)
-                _, meta = _header(piece)
-                trained.append(TrainedPiece(method.name, seed, piece, piece.stem.split("-")[-1], Trained(**meta)))
+                content = piece.stem.split("-")[-1]
+                trained.append(TrainedPiece(method.name, seed, piece, content, school.checkpoint, school.norm))
     return trained
-
-
-def _header(path: Path) -> tuple[list[str], dict[str, Any]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return list(file.keys()), json.loads(file.metadata()["meta"])
 
 
 def _report(emit: Emit, progress: Progress, before: int, method: str, seed: int, step: Step) -> None:
@@ -201,7 +170,7 @@ def _piece(school: School, method: Method, seed: int) -> Path:
     options = school.options
     parts: list[Any] = [
         "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=set(NOT_IN_LOSS)),
-        [school.fusion.key, school.alpha, school.norm] if method.residual else None,
+        list(school.merged.key[1:]) if method.residual else None,
     ]  # fmt: skip
     if method.distilled:
         assert school.source is not None
@@ -220,7 +189,7 @@ def _train(school: School, method: Method, seed: int, piece: Path, report: Calla
     try:
         names = _trainable(model, school)
         if method.residual:
-            attach(model, school.fusion, school.alpha, school.norm)
+            attach(model, school.merged)
         learner = _with_lora(model, options, names) if options.method == "lora" else model
         terms = _terms(school, method, model)
         folder = school.run.state / f"training-{piece.stem}"
@@ -269,27 +238,29 @@ def _terms(school: School, method: Method, model: nn.Module) -> Terms:
     return Terms(teacher, options.distill_weight, hints, weight)
 
 
-def _trainable(model: nn.Module, school: School) -> dict[str, list[str]]:
-    """Runtime parameter -> its names in the target's file; parameters that no tensor of the file holds stay frozen.
+def _trainable(model: Any, school: School) -> dict[str, list[str]]:
+    """Runtime parameter -> its names in the target's file.
 
-    Every parameter for method full, projections' weights for lora.
+    Every parameter for method full, projections' weights for lora. Those that are put together from several tensors of
+    the file (packed experts) stay frozen, and so do those that text does not reach (a vision tower).
     """
-    in_file = set(school.checkpoint.names)
-    layout = {p.module + ".weight": p.weight for p in school.target.layout.projections}
-    layout |= {p.module + ".bias": p.bias for p in school.target.layout.projections if p.bias}
+    in_file, _ = file_names(model, school.checkpoint.names)
+    reached = {id(p) for module in (trunk(model), model.get_output_embeddings()) for p in module.parameters()}
     names: dict[str, list[str]] = {}
     same: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in reached:
+            continue
         first = same.setdefault(id(parameter), name)  # tied tensors train once and are written under all their names
-        stored = layout.get(name, name)
-        if stored in in_file:
-            names.setdefault(first, []).append(stored)
+        if name in in_file:
+            names.setdefault(first, []).append(in_file[name])
     left = [name for name in same.values() if name not in names]
     if left:
-        text = f"{len(left)} parameters have no tensor of their name in the target's file and stay as they are"
+        text = f"{len(left)} parameters are no tensor of the target's file by themselves and stay as they are"
         school.emit(Warned(STAGE, f"{text}, first {left[0]}"))
     if school.options.method == "lora":
-        names = {name: stored for name, stored in names.items() if name in layout and name.endswith(".weight")}
+        weights = {f"{p.module}.weight" for p in school.target.layout.projections}
+        names = {name: stored for name, stored in names.items() if name in weights}
     if not names:
         raise ModelError(f"{school.target.name} has no parameter that can be trained", "a model with weights")
     full = school.options.method == "full"

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.training.examples import IGNORED, Lesson, read_lessons
+from tmerge_tui.models.forward import padded
 
 SAME = "KL of next-token distributions at every position (same tokenizer)"
 ACROSS = (
@@ -166,9 +167,7 @@ class Teacher:
         return F.kl_div(student, teacher, reduction="sum", log_target=True), len(ours)
 
     def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        width = max(map(len, texts))
-        ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=self.model.device)
-        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=self.model.device)
+        ids, mask = padded(texts, self.model.device)
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
 
