@@ -233,7 +233,9 @@ class Recipe(Section):
     source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
     target: Choice = option(..., "the model that is changed and kept", equation="A")
     calibration: Calibration = option(..., "calibration and hold-out text")
-    method: Literal["transport_merge"] = option("transport_merge", "how the two models are merged", expert=True)
+    method: Literal["transport_merge"] = option(
+        "transport_merge", "how the two models are merged", "outputs", expert=True
+    )
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: Fusion = option(Fusion(), "weights from plans")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")

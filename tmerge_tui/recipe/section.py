@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,8 +38,8 @@ class Section(BaseModel):
     @classmethod
     def affecting(cls, *pieces: Piece) -> tuple[str, ...]:
         """Names of the options that affect any of `pieces`, in the order of the section."""
-        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
-        return tuple(n for n, extra in extras.items() if isinstance(extra, dict) and {*pieces} & {*extra["affects"]})
+        extras = {name: cast("dict[str, Any]", field.json_schema_extra) for name, field in cls.model_fields.items()}
+        return tuple(name for name, extra in extras.items() if set(pieces) & set(extra["affects"]))
 
     def that_affect(self, *pieces: Piece) -> dict[str, Any]:
         """Those options with their values: what the keys of such pieces are made of."""
