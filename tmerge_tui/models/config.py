@@ -53,6 +53,13 @@ def refuse_quantised(folder: Path, name: str) -> None:
     )
 
 
+def positions(config: Any) -> int | None:
+    """Tokens that a model was made to read at once; None where its configuration sets no limit."""
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
+
+
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
     """The model's modules without memory for their weights."""
     with quiet():

@@ -13,7 +13,7 @@ from torch import nn
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
+from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Layout
 from tmerge_tui.models.projections import decoder_layers, find_projections
@@ -42,6 +42,9 @@ class ModelFacts:
     fingerprint: str
     trust_remote_code: bool
     layout: Layout
+    rows: int = 0  # of the input embedding: every token id is below
+    positions: int | None = None  # tokens the model was made to read at once; None: its configuration has no limit
+    position_table: bool = False  # whether there is a table of positions, so that none can lie beyond
 
     @property
     def label(self) -> str:
@@ -115,7 +118,17 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         fingerprint=checkpoint.fingerprint(),
         trust_remote_code=trust_remote_code,
         layout=layout,
+        rows=int(embedding.weight.shape[0]),
+        positions=positions(config),
+        position_table=_position_table(model, embedding),
     )
+
+
+def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
+    """Whether positions are looked up in a table: learned ones, or sines written down beforehand."""
+    tables = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding) and module is not tokens]
+    tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
+    return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
 
 
 def _head_sizes(layout: Layout, heads: int, hidden: int) -> tuple[int, int]:
