@@ -59,7 +59,7 @@ def test_of_a_long_document_only_the_beginning_is_read(pooling: str) -> None:
     spy, plain = Spy(), make_tokenizer()
     (one,) = encode([document], spy, 64, pooling, "auto")
     (lesson,) = read_lessons([document], spy, 64, "auto", placed=True)
-    scored = bits_per_byte._encode(document.plain, spy, 64)
+    scored = bits_per_byte.text_of(document.plain, spy, 64)
     assert spy.read < 0.1 * 3 * len(document.plain)
     assert one.ids == lesson.ids[1:] + one.ids[63:] == tuple(plain(LONG)["input_ids"][:64]) and len(scored.ids) == 64
 

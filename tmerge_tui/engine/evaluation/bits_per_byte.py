@@ -64,7 +64,7 @@ def score(
     Texts are batched by length; when memory runs out the batch is halved and `warn` says so. Raises MemoryShortage when
     one text alone does not fit, DataError when no byte can be scored, ModelError for a tokenizer without offsets.
     """
-    texts = [_encode(sample.plain, tokenizer, max_length) for sample in samples]
+    texts = [text_of(sample.plain, tokenizer, max_length) for sample in samples]
     if not any(text.bytes for text in texts):
         raise DataError(
             f"none of {len(texts)} held-out texts has a token that can be scored", "texts of at least two tokens"
@@ -144,7 +144,8 @@ def tokens(text: str, tokenizer: Any, count: int | None = None) -> tuple[list[in
     return list(encoded["input_ids"]), encoded["offset_mapping"]
 
 
-def _encode(text: str, tokenizer: Any, max_length: int) -> Text:
+def text_of(text: str, tokenizer: Any, max_length: int) -> Text:
+    """What of a text is read and scored; nothing (0 bytes) where a text gives no token to score."""
     ids, offsets = tokens(text, tokenizer, max_length)
     bos = tokenizer.bos_token_id
     room = max_length - (bos is not None)
