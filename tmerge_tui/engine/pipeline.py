@@ -104,6 +104,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), _pid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
+    recipe = prepared.recipe  # lengths that fit, and what can be compared
     source, target = _extract_both(prepared, run, log)
     transports = _align(target, source, prepared, run, log)
     fusion, permuted = _fuse(transports, prepared, run, log)
@@ -203,7 +204,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         "device": str(prepared.device),
         "versions": versions(),
     }
-    recipe = recipe.model_copy(update={"resolved": resolved})
+    recipe = prepared.recipe.model_copy(update={"resolved": resolved})
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)

@@ -46,6 +46,7 @@ def refuse_quantised(folder: Path, name: str) -> None:
     method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
+    base = base if isinstance(base, str) else None
     raise ModelError(
         f"{name} is quantised ({method or 'unknown method'})",
         "plain float32, float16 or bfloat16 weights",

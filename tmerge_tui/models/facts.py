@@ -126,7 +126,9 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
 
 def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
     """Whether positions are looked up in a table: learned ones, or sines written down beforehand."""
-    tables = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding) and module is not tokens]
+    model = getattr(model, "get_decoder", lambda: None)() or model  # without a tower that sees
+    embeddings = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    tables = [name for name, module in embeddings if module is not tokens]
     tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
     return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
 
@@ -170,7 +172,10 @@ def _licence(folder: Path) -> str | None:
     """The licence that the model card states; a named one when it says `other`."""
     card = front_matter(folder)
     value = card.get("license_name") if card.get("license") in (None, "other") else card.get("license")
-    value = value or card.get("license")
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return str(value) if value else None
+    return licence_of(value or card.get("license"))
+
+
+def licence_of(value: Any) -> str | None:
+    """A field of a card as words: several licences in order, none where it says something else than words."""
+    given = value if isinstance(value, list) else [value]
+    return ", ".join(sorted(one for one in given if isinstance(one, str) and one)) or None

@@ -22,11 +22,13 @@ def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new
     texts = []
     for prompt in prompts:
         ids = torch.tensor([prompt_ids(model, tokenizer, prompt, max_new_tokens)], device=model.device)
+        window = positions(model.config)
+        count = max_new_tokens if window is None else min(max_new_tokens, max(window - ids.shape[1], 1))
         theirs = model.generation_config
         end = tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
         ours = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, use_cache=True,
+            do_sample=False, num_beams=1, max_new_tokens=count, use_cache=True,
             bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad,
         )  # fmt: skip
         own, model.generation_config = model.generation_config, ours  # generate fills what is unset from the model's
@@ -40,9 +42,9 @@ def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new
 
 def prompt_ids(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int = 0) -> list[int]:
     """The prompt's tokens, never none: what a tokenizer makes nothing of (blanks, for some) begins with begin-of-text,
-    end-of-text or the first token. Of a prompt that leaves no room to write, the end is kept."""
+    end-of-text or the first token. Of a prompt that leaves no room to write in, the end is kept."""
     ids = list(tokenizer(prompt, verbose=False)["input_ids"])
     if not ids:
         ids = [next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)]
     window = positions(model.config)
-    return ids if window is None else ids[-max(window - max_new_tokens, 1) :]
+    return ids if window is None else ids[-max(window - max_new_tokens, window // 2, 1) :]
