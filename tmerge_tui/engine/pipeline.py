@@ -70,6 +70,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
+    recipe = prepared.recipe  # lengths that fit, and what can be compared
     merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
     candidates, strength = _candidates(merge, prepared, run, log)
     folded = [] if until else _fold(candidates, prepared, run, log)
@@ -141,7 +142,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         "device": str(prepared.device),
         "versions": versions(),
     }
-    recipe = recipe.model_copy(update={"resolved": resolved})
+    recipe = prepared.recipe.model_copy(update={"resolved": resolved})
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)
