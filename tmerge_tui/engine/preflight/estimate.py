@@ -13,7 +13,7 @@ from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
-TOKENS_PER_WORD = 1.5  # upper end for English; other scripts have more tokens, and then max_length is the limit
+WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
 SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 
 
@@ -27,9 +27,10 @@ class _Pair:
     n_source: int
 
 
-def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequence[str] | None = None) -> Estimate:
-    """An upper figure: every sample asked for, `max_length` tokens each; closer when calibration `texts` are given."""
-    rows, tokens = _text(recipe, texts)
+def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, read: tuple[int, int] | None = None) -> Estimate:
+    """An upper figure: every sample asked for, `max_length` tokens each; closer when it is known what the tokenizers
+    `read`: (rows, tokens) of the calibration text."""
+    rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
     pairs = _pairs(target, source, kinds)
     forward = max(_forward(recipe, facts) for facts in (target, source))
@@ -55,7 +56,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         disk,
         reading + measuring + plans,
         (
-            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
+            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else ""),
             f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
             f"{size(transport)}"
             + (f" and training {size(training)}" if training else "")
@@ -68,16 +69,11 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
     )
 
 
-def _text(recipe: Recipe, texts: Sequence[str] | None) -> tuple[int, int]:
-    """(rows T, tokens) of the calibration text."""
+def _most(recipe: Recipe) -> tuple[int, int]:
+    """(rows T, tokens) of the calibration text, at most."""
     calibration = recipe.calibration
-    longest, span = calibration.max_length, calibration.pooling == "span"
-    if texts is None:
-        words = int(longest / TOKENS_PER_WORD)
-        return calibration.samples * (words if span else 1), calibration.samples * longest
-    counts = [max(len(text.split()), 1) for text in texts]
-    tokens = sum(min(int(count * TOKENS_PER_WORD), longest) for count in counts)
-    return sum(min(count, longest) for count in counts) if span else len(texts), tokens
+    words = int(calibration.max_length * WORDS_PER_TOKEN) if calibration.pooling == "span" else 1
+    return calibration.samples * words, calibration.samples * calibration.max_length
 
 
 def _pairs(target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> list[_Pair]:
