@@ -25,6 +25,7 @@ from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.quantities import size
@@ -57,7 +58,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += benchmark_problems(recipe.evaluation)
     problems += _adaptation(recipe, target, corpus, matching)
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
-    needs = estimate(recipe, target.facts, source.facts, texts)
+    needs = estimate(recipe, Pair(target=target.facts, source=source.facts), texts)
     problems += _disk(recipe, needs, (source, target))
     if problems:
         raise CheckError(problems)
