@@ -69,7 +69,7 @@ def test_layers_without_the_projection_stay_out() -> None:
     assert plan.P_in[1].abs().sum() == 0
     assert plan.P_in[:, 2].abs().sum() == 0
     block = plan.P_in[there.target][:, there.source]
-    torch.testing.assert_close(block, textbook(C[there[0]][:, there[1]], 0.1), atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(block, textbook(C[there.target][:, there.source], 0.1), atol=1e-8, rtol=1e-6)
     assert plan.P.isfinite().all()
 
 
