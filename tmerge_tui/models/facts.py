@@ -13,7 +13,7 @@ from torch import nn
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
+from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Heads, Layout
 from tmerge_tui.models.projections import decoder_layers, find_projections
@@ -43,6 +43,9 @@ class ModelFacts:
     fingerprint: str
     trust_remote_code: bool
     layout: Layout
+    rows: int = 0  # of the input embedding: every token id is below
+    positions: int | None = None  # tokens the model was made to read at once; None: its configuration has no limit
+    position_table: bool = False  # whether there is a table of positions, so that none can lie beyond
 
     @property
     def label(self) -> str:
@@ -117,7 +120,19 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         fingerprint=checkpoint.fingerprint(),
         trust_remote_code=trust_remote_code,
         layout=layout,
+        rows=int(embedding.weight.shape[0]),
+        positions=positions(config),
+        position_table=_position_table(model, embedding),
     )
+
+
+def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
+    """Whether positions are looked up in a table: learned ones, or sines written down beforehand."""
+    model = getattr(model, "get_decoder", lambda: None)() or model  # without a tower that sees
+    embeddings = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    tables = [name for name, module in embeddings if module is not tokens]
+    tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
+    return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
 
 
 def _parameters(module: nn.Module) -> int:
@@ -152,7 +167,10 @@ def _licence(folder: Path) -> str | None:
     """The licence that the model card states; a named one when it says `other`."""
     card = front_matter(folder)
     value = card.get("license_name") if card.get("license") in (None, "other") else card.get("license")
-    value = value or card.get("license")
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return str(value) if value else None
+    return licence_of(value or card.get("license"))
+
+
+def licence_of(value: Any) -> str | None:
+    """A field of a card as words: several licences in order, none where it says something else than words."""
+    given = value if isinstance(value, list) else [value]
+    return ", ".join(sorted(one for one in given if isinstance(one, str) and one)) or None

@@ -30,6 +30,20 @@ class Hints(Section):
     with_distill: bool = option(False, "train hints on top of distillation too", "nothing", expert=True)
 
 
+class Teacher(Section):
+    """The source as teacher of the target, across tokenizers by byte events."""
+
+    events: int = option(
+        24, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
+    )
+    positions: Literal["both", "every"] = option(
+        "both", "compare where both tokenizers end a token, or at every position of the target", "events", expert=True
+    )
+    batch_size: int = option(
+        16, "texts in one forward pass of the source; halved when memory runs out", "nothing", expert=True, ge=1
+    )
+
+
 class Adaptation(Section):
     """W = W_base + alpha mask Delta: Delta is frozen, W_base trains on next-token loss (eqs. 15-17)."""
 
@@ -93,6 +107,17 @@ class Adaptation(Section):
         "as teacher", "nothing"
     )  # fmt: skip
     distill_weight: float = option(0.5, "share of the teacher's part in the loss of distill", "distilled", gt=0, le=1)
+    teacher: Teacher | None = option(None, "distil the source into the result itself; off when empty")
+    start: Literal["merged", "target"] = option(
+        "merged",
+        "train the merged model, its transported part frozen, or the untouched target",
+        "nothing",
+        equation="eq. 16",
+    )
+    controls: tuple[Literal["other_text", "permuted", "unigram", "self"], ...] = option(
+        (), "placebos of distillation, trained on the same tokens: what the source said of another text, with its "
+        "masses permuted, its mean; the untouched target as its own teacher", "nothing"
+    )  # fmt: skip
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
         None,
@@ -115,14 +140,24 @@ class Adaptation(Section):
         """How many models are trained: methods times seeds."""
         hints = self.hints
         hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
-        return (1 + hinted + len(self.compare)) * len(self.seeds)
+        taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
+        return (1 + hinted + taught + len(self.compare)) * len(self.seeds)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the source is a teacher of anything."""
+        return self.teacher is not None or "distill" in self.compare
+
+    @property
+    def teaching(self) -> Teacher:
+        return Teacher() if self.teacher is None else self.teacher
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, data: Any) -> Any:
         if isinstance(data, dict):
             given = dict(data)
-            for name in ("seeds", "compare"):
+            for name in ("seeds", "compare", "controls"):
                 if isinstance(given.get(name), (int, str)) and not isinstance(given[name], bool):
                     given[name] = [given[name]]
             return given
@@ -134,4 +169,8 @@ class Adaptation(Section):
             raise ValueError("seeds: each seed once")
         if self.hints is not None and self.hints.with_distill and "distill" not in self.compare:
             raise ValueError("hints.with_distill needs compare: [distill]")
+        if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):
+            raise ValueError("controls are placebos of distillation: they need compare: [distill]")
+        if self.start == "target" and self.hints is not None:
+            raise ValueError("hints train the merged model: they need start: merged")
         return self

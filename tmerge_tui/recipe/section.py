@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 # made from that; keys of pieces are built from it.
 Piece = Literal[
     "models", "text", "activations", "plans", "layers", "fusion", "outputs",
-    "training text", "hints", "training", "adapted", "distilled", "hinted",  # the last three: such trainings alone
+    "training text", "hints", "events", "training", "adapted", "distilled", "hinted",  # the last three: such alone
     "scores", "nothing",
 ]  # fmt: skip
 PIECES: tuple[str, ...] = get_args(Piece)

@@ -7,7 +7,6 @@ one on the Hub only the small files and the headers of the weights are read.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +16,12 @@ import torch
 
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Sample, read_corpus, render, uses_template
+from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.preflight.check import check, open_party
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.prepared import Party
-from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.errors import ModelError
 from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import ModelFacts, read_facts
@@ -82,7 +82,7 @@ def preview(request: Request) -> dict[str, Any]:
             entry[role] = {"text": text[:PREVIEW_CHARACTERS], "tokens": tokens, "cut": tokens > calibration.max_length}
     return {
         "column": corpus.column,
-        "columns": columns(Path(calibration.path or "")),
+        "columns": columns_of(Path(calibration.path)) if calibration.path else [],
         "calibration": len(corpus.calibration),
         "holdout": len(corpus.holdout),
         "samples": samples,
@@ -142,27 +142,6 @@ def plan(request: Request) -> dict[str, Any]:
     args = request.args
     heat = _transports(args["run"]).heatmap(args["side"], int(args["l"]), int(args["m"]))
     return asdict(heat)
-
-
-def columns(path: Path) -> list[str]:
-    """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        return list(parquet.read_schema(path).names)
-    if path.suffix in (".jsonl", ".csv"):
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
-        if path.suffix == ".csv":
-            import csv
-
-            return next(csv.reader([first]), [])
-        try:
-            record = json.loads(first)
-        except ValueError as error:
-            raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
-        return list(record) if isinstance(record, dict) else []
-    return []
 
 
 def _shapes(model: ModelFacts, kind: str) -> list[list[int]]:

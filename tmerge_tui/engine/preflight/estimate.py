@@ -14,7 +14,7 @@ from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
-TOKENS_PER_WORD = 1.5  # upper end for English; other scripts have more tokens, and then max_length is the limit
+WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
 SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 
 
@@ -28,10 +28,11 @@ class _Problem:
     n_source: int
 
 
-def estimate(recipe: Recipe, models: Pair[ModelFacts], texts: Sequence[str] | None = None) -> Estimate:
-    """An upper figure: every sample asked for, `max_length` tokens each; closer when calibration `texts` are given."""
+def estimate(recipe: Recipe, models: Pair[ModelFacts], read: tuple[int, int] | None = None) -> Estimate:
+    """An upper figure: every sample asked for, `max_length` tokens each; closer when it is known what the tokenizers
+    `read`: (rows, tokens) of the calibration text."""
     target, source = models.target, models.source
-    rows, tokens = _text(recipe, texts)
+    rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
     pairs = _pairs(models, kinds)
     forward = max(_forward(recipe, facts) for facts in (target, source))
@@ -57,7 +58,7 @@ def estimate(recipe: Recipe, models: Pair[ModelFacts], texts: Sequence[str] | No
         disk,
         reading + measuring + plans,
         (
-            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
+            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else ""),
             f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
             f"{size(transport)}"
             + (f" and training {size(training)}" if training else "")
@@ -70,16 +71,11 @@ def estimate(recipe: Recipe, models: Pair[ModelFacts], texts: Sequence[str] | No
     )
 
 
-def _text(recipe: Recipe, texts: Sequence[str] | None) -> tuple[int, int]:
-    """(rows T, tokens) of the calibration text."""
+def _most(recipe: Recipe) -> tuple[int, int]:
+    """(rows T, tokens) of the calibration text, at most."""
     calibration = recipe.calibration
-    longest, span = calibration.max_length, calibration.pooling == "span"
-    if texts is None:
-        words = int(longest / TOKENS_PER_WORD)
-        return calibration.samples * (words if span else 1), calibration.samples * longest
-    counts = [max(len(text.split()), 1) for text in texts]
-    tokens = sum(min(int(count * TOKENS_PER_WORD), longest) for count in counts)
-    return sum(min(count, longest) for count in counts) if span else len(texts), tokens
+    words = int(calibration.max_length * WORDS_PER_TOKEN) if calibration.pooling == "span" else 1
+    return calibration.samples * words, calibration.samples * calibration.max_length
 
 
 def _pairs(models: Pair[ModelFacts], kinds: Sequence[str]) -> list[_Problem]:
