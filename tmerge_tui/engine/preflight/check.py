@@ -25,6 +25,7 @@ from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
@@ -61,7 +62,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
-    needs = estimate(recipe, target.facts, source.facts, None if reading is None else (reading.rows, reading.tokens))
+    facts = Pair(target=target.facts, source=source.facts)
+    needs = estimate(recipe, facts, None if reading is None else (reading.rows, reading.tokens))
     problems += output_problems(recipe, needs, (source, target))
     if problems:
         raise CheckError(problems)
