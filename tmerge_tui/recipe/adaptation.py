@@ -33,7 +33,7 @@ class Adaptation(Section):
     )
     path: str | None = option(None, "training text; the calibration text when empty")
     column: str | None = option(None, "field of that file; found by itself when it is clear", expert=True)
-    samples: int = option(2000, "training samples at most", unit="samples", equation="eq. 17", ge=1)
+    samples: int = option(2000, "training samples at most", unit="samples", equation="eq. 17", ge=1, le=10**9)
     epochs: float = option(1.0, "passes over the training text", equation="eq. 17", gt=0)
     max_steps: int | None = option(None, "optimiser steps, instead of epochs", unit="steps", ge=1)
     block_length: int = option(2048, "longest training sequence", unit="tokens", equation="eq. 17", ge=8)
@@ -53,7 +53,7 @@ class Adaptation(Section):
     gradient_checkpointing: bool = option(False, "less memory, a third more time", expert=True)
     bf16: bool = option(False, "forward passes in bfloat16; weights and optimiser stay float32", expert=True)
     lora_rank: int = option(16, "rank of the updates with method: lora", equation="eq. 16", expert=True, ge=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = option(
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = option(
         (0,), "one training for each; the first one is the result", min_length=1
     )
     compare: tuple[Literal["sft", "distill"], ...] = option(

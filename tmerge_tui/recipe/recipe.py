@@ -67,8 +67,8 @@ class Calibration(Section):
     config_name: str | None = option(None, "configuration of the data set", expert=True)
     split: str = option("train", "split of the data set", expert=True)
     column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
-    samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
-    holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
+    samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2, le=10**9)
+    holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2, le=10**9)
     validation: int = option(
         200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", unit="samples",
         expert=True, ge=2,

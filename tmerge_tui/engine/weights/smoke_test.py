@@ -67,9 +67,7 @@ def smoke(
     try:
         text = continue_prompts(model, tokenizer, [prompt], TOKENS)[0]
     except Exception as error:  # transformers and model code raise what they like; the model itself is sound
-        emit(
-            Warned(STAGE, f"{folder.name} is written, with finite logits, but does not go on: {first_line(error)}")
-        )
+        emit(Warned(STAGE, f"{folder.name} is written, with finite logits, but does not go on: {first_line(error)}"))
         return Smoke(prompt, None, unused)
     emit(Sample("fused", prompt, text))
     return Smoke(prompt, text, unused)
