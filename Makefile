@@ -16,11 +16,12 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck format bench table binary smoke release clean
+.PHONY: help demo test moments lint typecheck format bench table binary smoke release clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
 	@echo "make test       lint, types and tests, as the continuous integration runs them"
+	@echo "make moments    interrupts every command at 20 moments; four minutes"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
@@ -35,7 +36,10 @@ demo: $(VENV)/installed
 	$(BIN)/tmerge demo $(ARGS)
 
 test: lint typecheck
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+moments: $(VENV)/installed-dev
+	TMERGE_MOMENTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/test_stopping.py $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -19,14 +19,14 @@ def interrupt(world: World) -> str:
     """Ctrl-C, as a terminal sends it: exit code 130, no process left, and the same command finishes the run."""
     process, recipe = begin(world, "interrupted")
     os.killpg(process.pid, signal.SIGINT)
-    return stopped(world, process, recipe)
+    return stopped(world, process, recipe, 130)
 
 
 def terminate(world: World) -> str:
-    """SIGTERM to the one process that was started, as `timeout` and containers do: the same as Ctrl-C."""
+    """SIGTERM to the one process that was started, as `timeout` and containers do: exit code 143, else as Ctrl-C."""
     process, recipe = begin(world, "terminated")
     os.kill(process.pid, signal.SIGTERM)
-    return stopped(world, process, recipe)
+    return stopped(world, process, recipe, 143)
 
 
 def worker_killed(world: World) -> str:
@@ -68,10 +68,10 @@ def begin(world: World, name: str) -> tuple[subprocess.Popen[str], Path]:
     return process, recipe
 
 
-def stopped(world: World, process: subprocess.Popen[str], recipe: Path) -> str:
+def stopped(world: World, process: subprocess.Popen[str], recipe: Path, code: int) -> str:
     """Expects an orderly end within seconds, then that the run can go on."""
     done = world.box.end(process, GONE)
-    done.expect(130, "stopped; the same command continues where it stopped")
+    done.expect(code, "stopped; the same command continues where it stopped")
     world.box.gone(1.0)
     expect(events(recipe.with_suffix(""))[-1]["type"] == "RunInterrupted", "the run does not know that it was stopped")
     return f"left after {done.seconds:.1f} s; {goes_on(world, recipe)}"

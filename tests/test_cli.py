@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.waiting import until
 from tmerge_tui import __version__, shipped
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import RunFinished, decode
@@ -48,15 +48,28 @@ def environment(fake: str = "whole", **more: str) -> dict[str, str]:
 
 def tmerge(*arguments: str | Path, fake: str = "whole", **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*TMERGE, *map(str, arguments)], capture_output=True, text=True, env=environment(fake, **more), timeout=60
+        [*TMERGE, *map(str, arguments)], capture_output=True, text=True, env=environment(fake, **more)
     )
 
 
-def wait_for(run: RunDir, word: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not (run.events.exists() and word in run.events.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@contextmanager
+def started(*arguments: str | Path, fake: str = "sleeps") -> Iterator[subprocess.Popen[str]]:
+    """The command while it goes on; what is left of it at the end of the block is killed."""
+    with subprocess.Popen(
+        [*TMERGE, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(fake),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(run: RunDir, word: str) -> None:
+    until(lambda: run.events.exists() and word in run.events.read_text())
 
 
 def test_version_and_help() -> None:
@@ -180,18 +193,11 @@ def test_an_output_that_is_not_a_run_is_left_alone(recipe: Path, tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("fake", ["sleeps", "deaf", "holds_interpreter"])
 def test_ctrl_c_stops_and_says_how_to_go_on(recipe: Path, run: RunDir, fake: str, number: signal.Signals) -> None:
-    batch = subprocess.Popen(
-        [*TMERGE, "--batch", str(recipe)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(fake),
-    )
-    wait_for(run, "StageStarted")
-    time.sleep(0.3)
-    batch.send_signal(number)
-    out, err = batch.communicate(timeout=20)  # the fakes would take a minute
-    assert batch.returncode == 130 and out == ""
+    with started("--batch", recipe, fake=fake) as batch:
+        wait_for(run, "StageStarted")
+        batch.send_signal(number)
+        out, err = batch.communicate()
+    assert batch.returncode == 128 + number and out == ""
     assert "the same command continues" in err and "Traceback" not in err
     assert state_of(run) == "interrupted"
 
@@ -221,26 +227,20 @@ def test_help_into_a_closed_pipe() -> None:
 
 def test_bars_on_a_terminal(recipe: Path) -> None:
     main, side = pty.openpty()
-    batch = subprocess.Popen(
+    with subprocess.Popen(
         [*TMERGE, "--batch", str(recipe)],
         stdin=side,
         stderr=side,
         stdout=subprocess.PIPE,
         env=environment(NO_COLOR="1"),
-    )
-    os.close(side)
-    seen = b""
-    while True:
-        ready, _, _ = select.select([main], [], [], 30)
-        try:
-            part = os.read(main, 65536) if ready else b""
-        except OSError:  # Linux: the other side is closed
-            part = b""
-        if not part:
-            break
-        seen += part
-    os.close(main)
-    out, _ = batch.communicate(timeout=30)
+    ) as batch:
+        os.close(side)
+        seen = b""
+        with suppress(OSError):  # Linux: the other side is closed
+            while part := os.read(main, 65536):
+                seen += part
+        os.close(main)
+        out, _ = batch.communicate()
     text = seen.decode()
     assert batch.returncode == 0 and out.startswith(b"seed 0")
     assert "whole run" in text and "Solving transport" in text and "2/2 pairs" in text
@@ -249,23 +249,20 @@ def test_bars_on_a_terminal(recipe: Path) -> None:
 
 def test_watch_and_cancel(recipe: Path, run: RunDir) -> None:
     assert tmerge("watch", run.path).returncode == 1  # no such run
-    batch = subprocess.Popen(
-        [*TMERGE, "--batch", str(recipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment("sleeps"),
-    )  # fmt: skip
-    wait_for(run, "StageStarted")
-    busy = tmerge("--batch", recipe)
-    assert busy.returncode == 1 and "in use" in busy.stderr and "tmerge watch" in busy.stderr
-    watching = subprocess.Popen(
-        [*TMERGE, "watch", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    time.sleep(1.0)
-    watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=20)
-    assert watching.returncode == 130 and "the run goes on" in err and state_of(run) == "running"
-    stopped = tmerge("cancel", run.path)
-    assert stopped.returncode == 0 and stopped.stdout.startswith("stopped")
-    _, err = batch.communicate(timeout=20)
+    with started("--batch", recipe) as batch:
+        wait_for(run, "StageStarted")
+        busy = tmerge("--batch", recipe)
+        assert busy.returncode == 1 and "in use" in busy.stderr and "tmerge watch" in busy.stderr
+        with started("watch", run.path) as watching:
+            assert watching.stderr is not None
+            while "Solving transport" not in watching.stderr.readline():
+                pass
+            watching.send_signal(signal.SIGINT)
+            _, err = watching.communicate()
+        assert watching.returncode == 130 and "the run goes on" in err and state_of(run) == "running"
+        stopped = tmerge("cancel", run.path)
+        assert stopped.returncode == 0 and stopped.stdout.startswith("stopped")
+        _, err = batch.communicate()
     assert batch.returncode == 130 and "continues" in err
     again = tmerge("cancel", run.path)
     assert again.returncode == 1 and "interrupted" in again.stderr

@@ -15,15 +15,15 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"system"}, {"quantities"}, {"shipped"},
+    {"stopping"}, {"system"}, {"quantities"}, {"shipped"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"},
     {"recipe"}, {"run_folder"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
 ]  # fmt: skip
 # Inside the engine likewise.
 ENGINE = [
-    {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"}, {"methods"},
-    {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
+    {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"},
+    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 FLOOR = {room: floor for floor, rooms in enumerate(ENGINE) for room in rooms}
@@ -38,6 +38,7 @@ TORCH_FREE = [
     "edition",
     "bundle",
     "machine",
+    "stopping",
     "system",
     "quantities",
     "recipe",

@@ -11,7 +11,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
@@ -23,12 +22,14 @@ import pytest
 
 import tmerge_tui
 from tests.engine.pair import make_pair, recipe_of
-from tmerge_tui import files, recipe, system
+from tests.waiting import PATIENCE, until
+from tmerge_tui import files, system
 from tmerge_tui.engine import pipeline
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import RunInterrupted, StageStarted
-from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.recipe import dump_recipe, make_recipe, recipe
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker import follow
 from tmerge_tui.worker.follow import EventFile, cancel, last_word, state_of
 from tmerge_tui.worker.spawn import Handle
 
@@ -55,6 +56,12 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks a worker to stop waits until it has."""
+    monkeypatch.setattr(follow, "GRACE", PATIENCE)
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     folder = RunDir.create(tmp_path / "run")
     folder.recipe.write_text(dump_recipe(make_recipe({**RECIPE, "output": str(folder.path)})), encoding="utf-8")
@@ -75,10 +82,8 @@ def start(run: RunDir) -> Iterator[Callable[..., Handle]]:
                 stderr=log,
             )
         started.append(process)
-        file, deadline = EventFile(run.events), time.monotonic() + 30
-        while not any(isinstance(line.event, StageStarted) for line in file.read_new()):
-            assert time.monotonic() < deadline, run.log.read_text(encoding="utf-8")
-            time.sleep(0.01)
+        file = EventFile(run.events)
+        until(lambda: any(isinstance(line.event, StageStarted) for line in file.read_new()))
         return Handle(process.pid, process)
 
     yield begin
@@ -95,19 +100,21 @@ def start(run: RunDir) -> Iterator[Callable[..., Handle]]:
 
 @pytest.mark.parametrize("through", [(), ("-c", LAUNCHER)], ids=["plain", "virtual environment"])
 def test_a_worker_on_windows_is_asked_to_stop(
-    run: RunDir, start: Callable[..., Handle], windows: SimpleNamespace, through: tuple[str, ...]
+    run: RunDir, start: Callable[..., Handle], windows: SimpleNamespace, patient: None, through: tuple[str, ...]
 ) -> None:
     worker = start("sleeps", *through)
     assert cancel(run, worker)
-    assert worker.wait(10) == 130
+    assert worker.wait(PATIENCE) == 130
     assert last_word(run.events) == RunInterrupted("request") and state_of(run) == "interrupted"
     assert not run.stop.exists() and not run.lock.exists()
 
 
-def test_it_is_asked_by_someone_else(run: RunDir, start: Callable[..., Handle], windows: SimpleNamespace) -> None:
+def test_it_is_asked_by_someone_else(
+    run: RunDir, start: Callable[..., Handle], windows: SimpleNamespace, patient: None
+) -> None:
     worker = start("sleeps", "-c", LAUNCHER)
     assert cancel(run)  # knows the worker's own pid alone, from the lock
-    assert worker.wait(10) == 130 and last_word(run.events) == RunInterrupted("request")
+    assert worker.wait(PATIENCE) == 130 and last_word(run.events) == RunInterrupted("request")
 
 
 def test_it_is_killed_with_what_it_has_started_when_it_does_not_listen(
@@ -116,7 +123,7 @@ def test_it_is_killed_with_what_it_has_started_when_it_does_not_listen(
     worker = start("holds_interpreter", "-c", LAUNCHER)
     (inner,) = psutil.Process(worker.pid).children()
     assert cancel(run, worker)
-    assert worker.wait(10) is not None
+    assert worker.wait(PATIENCE) is not None
     assert not inner.is_running() or inner.status() == psutil.STATUS_ZOMBIE
     assert last_word(run.events) == RunInterrupted(system.STOPPED_BY_FORCE) and not run.stop.exists()
 
@@ -126,7 +133,8 @@ def test_a_request_to_another_worker_is_not_heeded(
 ) -> None:
     run.stop.write_text("1", encoding="ascii")  # of a cancellation that was itself killed
     worker = start("sleeps")
-    time.sleep(5 * system.LOOK)
+    later = EventFile.at_end(run.events)
+    until(lambda: later.read_new() or worker.returncode is not None)  # it samples what it uses: a sign of life
     assert worker.returncode is None and state_of(run) == "running"
 
 
@@ -134,14 +142,14 @@ def test_a_full_disk_leaves_killing(run: RunDir, start: Callable[..., Handle], w
     worker = start("sleeps")
     run.stop.mkdir()  # cannot be written
     assert cancel(run, worker)
-    assert worker.wait(10) is not None and state_of(run) == "interrupted"
+    assert worker.wait(PATIENCE) is not None and state_of(run) == "interrupted"
 
 
 @pytest.mark.parametrize("platform", ["win32", "linux"])
 def test_killing_what_is_gone(platform: str, windows: SimpleNamespace) -> None:
     windows.platform = platform
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
     with pytest.raises(ProcessLookupError):
         system.kill(child.pid)
 
@@ -153,17 +161,15 @@ def test_a_zombie_that_macos_denies_is_gone_and_a_living_process_is_not(monkeypa
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "killpg", denied)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
-    with pytest.raises(PermissionError):
-        system.kill(child.pid)
-    assert child.stdin is not None
-    child.stdin.close()
-    deadline = time.monotonic() + 10
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.01)
-    with pytest.raises(ProcessLookupError):
-        system.kill(child.pid)
-    child.wait()
+    endless = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(endless, stdin=subprocess.PIPE, start_new_session=True) as child:
+        with pytest.raises(PermissionError):
+            system.kill(child.pid)
+        assert child.stdin is not None
+        child.stdin.close()
+        until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+        with pytest.raises(ProcessLookupError):
+            system.kill(child.pid)
 
 
 # files

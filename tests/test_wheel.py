@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tmerge_tui
 from tmerge_tui.extras import EXTRAS
@@ -41,7 +42,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "tmerge_tui", folder / "tmerge_tui", ignore=NOT_SHIPPED)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "snapshots"))
     shutil.copytree(ROOT / "build", folder / "build", ignore=shutil.ignore_patterns("out", "data", "lib", "bdist*"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(ROOT / "assets", folder / "assets")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -77,9 +79,14 @@ def metadata(wheel: Path) -> Message:
 
 
 def shipped(folder: Path) -> dict[str, bytes]:
-    """Every file of the package, by its path."""
-    files = [path for path in (folder / "tmerge_tui").rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    """Every file of the package and its assets, by its path in a wheel."""
+    places = {folder / "tmerge_tui": "tmerge_tui", folder / "assets": "tmerge_tui/assets"}
+    return {
+        f"{place}/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for root, place in places.items()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(tree: Path, wheel: Path) -> None:
@@ -107,9 +114,11 @@ def test_dependencies_and_extras(wheel: Path) -> None:
     assert set(metadata(wheel).get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
     assert set(EXTRAS) <= set(PROJECT["optional-dependencies"]), "messages name extras that there are"
     for extra in PROJECT["optional-dependencies"]:
-        wanted = {Requirement(one).name for one in PROJECT["optional-dependencies"][extra]}
-        assert {one.name for one in told if one.marker and one.marker.evaluate({"extra": extra})} == wanted
-        assert extra not in EXTRAS or EXTRAS[extra].package in wanted
+        wanted = {canonicalize_name(Requirement(one).name) for one in PROJECT["optional-dependencies"][extra]}
+        assert {
+            canonicalize_name(one.name) for one in told if one.marker and one.marker.evaluate({"extra": extra})
+        } == wanted
+        assert extra not in EXTRAS or canonicalize_name(EXTRAS[extra].package) in wanted
 
 
 def test_the_source_archive_holds_what_a_wheel_is_built_from(tree: Path, tmp_path: Path) -> None:
@@ -118,7 +127,8 @@ def test_the_source_archive_holds_what_a_wheel_is_built_from(tree: Path, tmp_pat
     (found,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(found) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= {*shipped(tree), "pyproject.toml", "README.md", "LICENSE"}
+    wanted = {name.replace("tmerge_tui/assets/", "assets/") for name in shipped(tree)}
+    assert names >= {*wanted, "pyproject.toml", "README.md", "LICENSE"}
 
 
 def test_installed_it_runs_from_an_empty_folder(program: Path, tmp_path: Path) -> None:

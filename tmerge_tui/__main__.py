@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from tmerge_tui import stopping
+
 # Commands that the terminal part of a one-file executable leaves to its engine. The others need no torch, or start it.
 ENGINE = ("demo", "plan", "check", "report", "eval", "push", "_worker", "_probe")
 
 
 def main() -> int:
+    stopping.heed()  # first of all: the imports of a command take seconds
     if getattr(sys, "frozen", False):
         import multiprocessing
 
@@ -20,13 +23,14 @@ def main() -> int:
 
             return hand_over(sys.argv[1:])
     if sys.argv[1:2] == ["_worker"] and len(sys.argv) == 3:  # hidden: the process that does the work
+        stopping.block()  # it awaits them itself, to write the last event
         from tmerge_tui.worker.main import main as work
 
         return work(sys.argv[2])
     if sys.argv[1:] == ["_probe"]:  # hidden: answers the wizard's questions that need torch
         from tmerge_tui.worker.helper import main as answer
 
-        return answer()
+        answer()
     from tmerge_tui.cli import main as command
 
     return command()

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import platformdirs
 
-from tmerge_tui import shipped
+from tmerge_tui import shipped, stopping
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import StorageError
 from tmerge_tui.system import insist
@@ -113,7 +113,8 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
                     raise StorageError(f"no program can start in {target.parent} (noexec)", needed, ELSEWHERE)
                 part = target.with_name(target.name + ".part")
                 try:
-                    _extract(payload(), engine.sha256, part, progress)
+                    with stopping.undone(lambda: shutil.rmtree(part, ignore_errors=True)):
+                        _extract(payload(), engine.sha256, part, progress)
                     insist(lambda: os.replace(part, target))
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
@@ -152,6 +153,7 @@ def hand_over(arguments: list[str]) -> NoReturn:
     if sys.platform == "win32":  # exec there returns to the shell before the program has ended
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes: the engine decides
         sys.exit(subprocess.call(program, env=environment()))
+    stopping.block()
     os.execve(program[0], program, environment())
 
 

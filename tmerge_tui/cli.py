@@ -1,6 +1,6 @@
 """The command line: options and which function they lead to. Imports as little as `--version` needs.
 
-Exit codes: 0 done, 1 the run failed, 2 usage, recipe or check, 130 stopped by the user.
+Exit codes: 0 done, 1 the run failed, 2 usage, recipe or check, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -236,9 +236,6 @@ def main() -> int:
         return 2
     except TmergeError as error:
         return complain(error)
-    except (KeyboardInterrupt, click.Abort):
-        say("stopped")
-        return 130
     except BrokenPipeError:
         hush()
         return 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tmerge_tui import stopping
 from tmerge_tui.errors import StorageError
 from tmerge_tui.system import insist
 
@@ -53,5 +54,5 @@ def renamed(path: Path) -> Iterator[Path]:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Whole or not at all: written beside, synced, renamed."""
-    with renamed(path) as temporary:
+    with stopping.held(), renamed(path) as temporary:
         temporary.write_bytes(data)

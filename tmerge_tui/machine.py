@@ -11,13 +11,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from tmerge_tui import bundle
+from tmerge_tui import bundle, stopping
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -73,11 +73,32 @@ def nvidia() -> Nvidia | None:
     return Nvidia(rows[0][3] if rows else "", cards)
 
 
+def answer_of(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """What a program of the machine says; it goes with this process. Raises OSError, TimeoutExpired."""
+    with ExitStack() as stack:
+        with stopping.held():
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=bundle.environment(),
+                    text=True,
+                )
+            )
+            stack.enter_context(stopping.undone(process.kill))
+        try:
+            out, err = process.communicate(timeout=seconds)
+        finally:
+            process.kill()  # nothing once it has ended
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def _query(tool: str, fields: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     command = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": PATIENCE, "env": bundle.environment()}
     try:
-        return subprocess.run(command, capture_output=True, text=True, **options)
+        return answer_of(command, PATIENCE)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer within {PATIENCE:g} s")
     except OSError as error:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def key(*parts: Any) -> str:
     """16 hex digits that name the content computed from `parts` (anything JSON can hold)."""
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def open_piece(path: Path) -> Iterator[Any]:
+    """A finished piece of tensors as safetensors opens it for torch: mapped into memory, read when asked for a tensor.
+
+    Raises StorageError when it cannot be opened, and when what is read inside the block turns out to be damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{path}: {error}", "a piece that an earlier run finished", "delete that file and run again"
+        ) from error
 
 
 class RunDir:
@@ -71,12 +89,13 @@ class RunDir:
                 "choose another output; nothing in the folder was touched",
             )
         with storage(run.path):
-            run.state.mkdir(parents=True, exist_ok=True)
-            run.figures.mkdir(exist_ok=True)
-            if not mark.exists():
+            run.path.mkdir(parents=True, exist_ok=True)
+            if not mark.exists():  # before anything else: a folder with something in it and no mark is not ours
                 from tmerge_tui import __version__
 
                 write_atomic(mark, json.dumps({"format": FORMAT, "version": __version__}).encode())
+            run.state.mkdir(exist_ok=True)
+            run.figures.mkdir(exist_ok=True)
         return run
 
     @classmethod
@@ -100,16 +119,9 @@ class RunDir:
 
     def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """(tensors, meta) of a piece. Raises StorageError when it cannot be read."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-                return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{path}: {error}", "a piece that an earlier run finished", "delete that file and run again"
-            ) from error
+        with open_piece(path) as file:
+            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
 
     def save_json(self, path: Path, value: Any) -> None:
         with storage(path):

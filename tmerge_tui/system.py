@@ -19,6 +19,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+HANGUP = (signal.SIGHUP,) if sys.platform != "win32" else ()  # the terminal of this process is gone, or its shell
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 KILLED = -9  # return code of a process that SIGKILL has ended; on Windows no code tells of it
 IN_USE = 1.0  # seconds that Windows is given until another program, often a virus scanner, has closed a file
@@ -143,6 +144,19 @@ def can_draw() -> bool:
     if sys.platform == "win32":
         return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def has_terminal() -> bool:
+    """Whether standard input is a terminal that is still there: after a hang-up the number remains, and no answer."""
+    if sys.platform == "win32":
+        return sys.stdin.isatty()
+    import termios
+
+    try:
+        termios.tcgetattr(0)
+    except termios.error:
+        return False
+    return True
 
 
 def write_utf8() -> None:

@@ -22,9 +22,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny import LINES, make_tokenizer
-from tmerge_tui.engine.activations.extract import Subject, extract, trunk
+from tmerge_tui.engine.activations.extract import extract
 from tmerge_tui.engine.activations.pooling import encode, plan_rows
 from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.models.forward import LoadedModel, trunk
 from tmerge_tui.models.projections import find_projections
 from tmerge_tui.recipe import PROJECTIONS, Calibration
 from tmerge_tui.run_folder import RunDir
@@ -51,7 +52,7 @@ def main() -> None:
     facts: Any = SimpleNamespace(label="bench", name="random llama", fingerprint="random", layout=layout)
     words = " ".join(LINES).split()
     samples = [Sample(text=" ".join(words[i : i + 60])) for i in range(SAMPLES)]
-    subject = Subject("target", facts, tokenizer, lambda: model, torch.device("cpu"), torch.float32)
+    subject = LoadedModel("target", facts, tokenizer, lambda: model, torch.device("cpu"), torch.float32)
     ids = torch.tensor([e.ids for e in encode(samples, tokenizer, LENGTH, "sample", "auto")])
 
     @torch.no_grad()

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from tests.engine.optimal_transport.problems import make_pair
-from tmerge_tui.engine.optimal_transport.cost import zscore
+from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import plan, solve_fast
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 
 SOURCES = {512: 16, 2048: 4}  # source layers in one call, by width of the target
 
@@ -74,7 +75,7 @@ def measure(n: int, m: int, T: int, epsilon: float, repeats: int, slow: int) -> 
     rho = torch.empty(n, m)
     ways: dict[str, Callable[[], object]] = {
         "floor": lambda: [torch.mm(Zx.T, Zy, out=rho) for Zy in Zys],
-        "ours": lambda: solve_fast(Zx, Zys, epsilon),
+        "ours": lambda: solve_fast(CorrelationCosts(Zx, Zys), epsilon),
         "POT": lambda: pot(X, Ys[0], epsilon),
         "log stop": lambda: streaming(X, Ys[0], epsilon, stop=True),
         "log 200": lambda: streaming(X, Ys[0], epsilon, stop=False),
@@ -89,12 +90,13 @@ def measure(n: int, m: int, T: int, epsilon: float, repeats: int, slow: int) -> 
     found = {name: statistics.median(t) / (SOURCES[n] if name in ("floor", "ours") else 1) for name, t in times.items()}
     ratios = [ours / floor for ours, floor in zip(times["ours"], times["floor"], strict=True)]
     found["ours/floor"] = statistics.median(ratios)
-    solution = solve_fast(Zx, Zys[:1], epsilon)[0]
-    exact = solve_fast(Zx, Zys[:1], epsilon, 5000, 1e-12)[0]
+    costs = CorrelationCosts(Zx, Zys[:1])
+    solution = solve_fast(costs, epsilon)[0]
+    exact = solve_fast(costs, epsilon, Stopping(5000, 1e-12))[0]
     assert exact.converged
     S = Zx.double().T @ Zys[0].double() / epsilon
     expected = torch.exp(S + (exact.f + exact.shift - 1 / epsilon)[:, None] + exact.g)
-    Q = plan(Zx, Zys[0], epsilon, solution).double()
+    Q = plan(costs, epsilon, solution).double()
     found["accuracy"] = float((Q - expected).abs().max() / expected.max())
     found["L1"] = max(float((Q.sum(1) - 1 / n).abs().sum()), float((Q.sum(0) - 1 / m).abs().sum()))
     found["iterations"] = solution.iterations

@@ -56,7 +56,7 @@ def main(pair: str, folder: str) -> int:
     expected = (straight / "model" / "model.safetensors").read_bytes()
     scores = json.loads((straight / "report.json").read_text())["scores"]
     output = Path(folder) / "disturbed"
-    for stage, _, _ in pipeline.STAGES:  # one folder: every kill finds what the one before left
+    for stage, _, _ in pipeline.stages_of(recipe_of(mapping)):  # one folder: every kill finds what the one before left
         status = attempt(mapping, output, stage)
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{stage}: not killed: {status}"
         assert not (output / "report.json").exists(), f"{stage}: finished all the same"

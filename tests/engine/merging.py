@@ -14,17 +14,18 @@ from transformers import AutoConfig
 from tests import by_hand
 from tests.families import make_family
 from tests.tiny import LINES
-from tmerge_tui.engine.activations.extract import Activations, Subject, extract
+from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
 from tmerge_tui.engine.methods.transport_merge.fuse import fuse
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
-from tmerge_tui.engine.weights.export import Folded, fold
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, Fusion
+from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.models.tokenizer import load_tokenizer
@@ -49,6 +50,7 @@ class Merged:
     folder: Path
     matching: Matching
     fusion: Fusion
+    update: FusedUpdate
     folded: Folded
 
 
@@ -86,7 +88,7 @@ class Bench:
             def load() -> Any:
                 return load_model(facts, CPU, torch.float32, None, lambda event: None)
 
-            subject = Subject(role, facts, tokenizer, load, CPU, torch.float32)
+            subject = LoadedModel(role, facts, tokenizer, load, CPU, torch.float32)
             calibration = self.recipe.calibration
             rows = plan_rows(SAMPLES, [tokenizer], calibration.max_length, "sample", "auto")
             found = extract(subject, SAMPLES, rows, PROJECTIONS, calibration, self.run, lambda event: None)
@@ -102,8 +104,9 @@ class Bench:
         plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, emit)
         layouts = (ours.facts.layout, theirs.facts.layout)
         fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, emit)
-        folded = fold(ours.checkpoint, fusion, alpha, norm, out, self.run, emit)
-        return Merged(self.path("target", target), out, matching, fusion, folded)
+        update = FusedUpdate(fusion, ours.checkpoint, alpha, norm)
+        folded = export(update, alpha, out, self.run, emit)
+        return Merged(self.path("target", target), out, matching, fusion, update, folded)
 
 
 def check_changes(family: str, merged: Merged) -> None:

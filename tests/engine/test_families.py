@@ -18,7 +18,7 @@ from tests.models.test_pickled import pickle_weights
 from tests.tiny import make_text
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.methods.transport_merge.fusion import apply
-from tmerge_tui.engine.weights.install import patched
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.events import Event, Warned
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.loading import load_model
@@ -80,7 +80,7 @@ def test_a_patched_model_is_the_written_one(bench: Bench, family: str, streamed:
     with torch.no_grad():
         own, expected = target(input_ids=ids).logits, written(input_ids=ids).logits
         assert not torch.equal(own, expected)
-        with patched(target, merged.fusion, 0.4, "keep"):
+        with installed(target, merged.update):
             torch.testing.assert_close(target(input_ids=ids).logits, expected, rtol=0, atol=0)
         assert torch.equal(target(input_ids=ids).logits, own)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from tmerge_tui.engine import resources
 from tmerge_tui.engine.resources import Sampler, peaks
 from tmerge_tui.errors import StorageError
@@ -18,13 +18,9 @@ def test_samples_while_the_block_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(resources, "INTERVAL", 0.01)
     events: list[Event] = []
     with Sampler(events.append, tmp_path):
-        deadline = time.monotonic() + 10
-        while len(events) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-    count = len(events)
-    assert count >= 3 and all(isinstance(e, ResourceSample) for e in events)
-    time.sleep(0.05)
-    assert len(events) == count  # none after the end
+        until(lambda: len(events) >= 3)
+    assert all(isinstance(e, ResourceSample) for e in events)
+    # none after the end
     assert not [t for t in threading.enumerate() if t.name == "resources"]
 
 
@@ -44,6 +40,6 @@ def test_a_full_disk_ends_the_samples_and_nothing_else(tmp_path: Path, monkeypat
         calls.append(event)
         raise StorageError("disk full")
 
-    with Sampler(full, tmp_path):
-        time.sleep(0.2)
+    with Sampler(full, tmp_path) as sampler:
+        sampler._thread.join()  # it ends by itself
     assert len(calls) == 1

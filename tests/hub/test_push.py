@@ -125,9 +125,9 @@ def test_it_asks_in_a_terminal(hub: Hub, run: Path, tmp_path: Path, answer: str,
     main, side = pty.openpty()
     command = [sys.executable, "-m", "tmerge_tui", "push", str(run), "--repo", "me/merged"]
     env = environment(hub, tmp_path / "home", HF_TOKEN=TOKEN)
-    process = subprocess.Popen(command, stdin=side, stderr=side, stdout=subprocess.PIPE, env=env)
-    os.write(main, f"{answer}\n".encode())
-    out, _ = process.communicate(timeout=30)
+    with subprocess.Popen(command, stdin=side, stderr=side, stdout=subprocess.PIPE, env=env) as process:
+        os.write(main, f"{answer}\n".encode())
+        out, _ = process.communicate()
     assert process.returncode == code and bool(out) == (code == 0)
     os.close(side)
     assert b"as me; a new repository is private" in os.read(main, 65536)

@@ -12,14 +12,12 @@ from transformers import AutoConfig
 
 from tests import by_hand
 from tests.families import FAMILIES, SEEING, make_family
-from tmerge_tui.engine.activations.extract import record
-from tmerge_tui.engine.activations.pooling import Average
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.forward import ENDS, HookPoint, record, trunk
 from tmerge_tui.models.layout import side_of
 from tmerge_tui.models.parameters import read_bias, read_weight
-from tmerge_tui.recipe import PROJECTIONS
 
 IDS = torch.tensor([[5, 9, 40, 8, 3, 77, 21]])
 CPU = torch.device("cpu")
@@ -46,10 +44,14 @@ def load(folder: Path) -> torch.nn.Module:
 
 def recorded(model: torch.nn.Module, facts: ModelFacts) -> dict[str, Tensor]:
     """Every side of every layer, token by token."""
-    each = Average.of([[t] for t in range(IDS.numel())], CPU)
-    with torch.no_grad(), record(model, facts, PROJECTIONS, each, IDS.numel()) as found:
-        model.get_decoder()(input_ids=IDS, use_cache=False)
-        return dict(found)
+    found: dict[str, Tensor] = {}
+
+    def see(point: HookPoint, seen: Tensor) -> None:
+        found[f"{point.projection.layer}.{point.side}"] = point.take(seen).flatten(0, -2).clone()
+
+    with torch.no_grad(), record(model, [HookPoint(p, end) for p in facts.layout.projections for end in ENDS], see):
+        trunk(model)(input_ids=IDS, use_cache=False)
+    return found
 
 
 def test_every_projection_is_W_x_plus_b_of_the_file(family: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,21 @@ LASTING = ("follow", "default", "quit", "start", "_loader")  # follow a run, or 
 
 
 async def settle(pilot: Pilot, seconds: float = 0.05) -> None:
-    """Until the workers that are not meant to go on have done their work."""
-    for _ in range(200):
-        await pilot.pause(seconds)
-        if not [w for w in pilot.app.workers if w.is_running and w.group not in LASTING]:
-            break
+    """Until the workers that are not meant to go on have done their work; `seconds`: until typing counts as over."""
+    await pilot.pause(seconds)
+    await until(pilot, lambda: not [w for w in pilot.app.workers if w.is_running and w.group not in LASTING])
     await pilot.pause()
+
+
+async def until(pilot: Pilot, seen: Callable[[], object]) -> None:
+    """Until it is so; pytest's own limit is the only clock."""
+    while not seen():
+        await pilot.pause(0.01)
+
+
+def follows(pilot: Pilot) -> bool:
+    """Whether a run is still followed: not any more once its end has been drawn."""
+    return any(worker.is_running and worker.group == "follow" for worker in pilot.app.workers)
 
 
 async def type_text(pilot: Pilot, text: str) -> None:
@@ -125,10 +135,6 @@ async def type_text(pilot: Pilot, text: str) -> None:
     await pilot.pause()
 
 
-async def wait_for(pilot: Pilot, text: str, seconds: float = 60) -> None:
+async def wait_for(pilot: Pilot, text: str) -> None:
     """Until `text` stands on the screen."""
-    for _ in range(int(seconds / 0.1)):
-        if text in screen_text(pilot.app):
-            return
-        await pilot.pause(0.1)
-    raise AssertionError(f"no {text!r} on the screen:\n{screen_text(pilot.app)}")
+    await until(pilot, lambda: text in screen_text(pilot.app))

@@ -71,7 +71,7 @@ async def test_a_flood_on_stderr_and_stray_prints_do_not_block(tmp_path: Path) -
             reply(id=r["id"], result="x" * 1_000_000)
         """,
     )
-    assert len(await asyncio.wait_for(probe.ask("big"), 20)) == 1_000_000
+    assert len(await probe.ask("big")) == 1_000_000
     await over(probe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ async def test_back_and_forward_keep_what_was_typed(app: TmergeApp) -> None:
         assert app.draft.values["calibration.path"] == "t.txt"
 
 
+async def left(app: TmergeApp) -> None:
+    """The application is told to leave."""
+    while app.return_value is None:
+        await asyncio.sleep(0.005)
+
+
 async def test_ctrl_q_quits_from_an_input_and_the_draft_is_restored(app: TmergeApp, probe: FakeProbe) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         app.goto("models")
@@ -51,7 +58,7 @@ async def test_ctrl_q_quits_from_an_input_and_the_draft_is_restored(app: TmergeA
         await pilot.press(*"org/qq", "tab")
         await settle(pilot)
         await pilot.press("ctrl+q")
-        await pilot.pause(0.2)
+        await left(app)
     assert app.return_value == 0
     again = TmergeApp(probe=probe)
     assert again.draft.get("source.model") == "org/qq"
@@ -63,7 +70,7 @@ async def test_ctrl_c_asks_for_a_second_one(app: TmergeApp) -> None:
         await pilot.pause()
         assert app.is_running
         await pilot.press("ctrl+c")
-        await pilot.pause(0.2)
+        await left(app)
     assert app.return_value == 0
 
 

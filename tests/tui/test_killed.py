@@ -47,6 +47,6 @@ def test_a_killed_wizard_restores_the_terminal(tmp_path: Path, number: int) -> N
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + number
     for name, mode in MODES.items():
-        assert 0 < written.rfind(mode + b"h") < written.rfind(mode + b"l"), name
+        assert 0 <= written.rfind(mode + b"h") < written.rfind(mode + b"l"), name
     assert termios.tcgetattr(terminal)[3] & termios.ECHO
     os.close(terminal)

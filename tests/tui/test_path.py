@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import Input
 
 from tests.tiny import make_model, make_text
-from tests.tui.doubles import screen_text, settle, type_text, wait_for
+from tests.tui.doubles import follows, screen_text, settle, type_text, until, wait_for
 from tests.tui.test_helper import over
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
@@ -61,13 +61,10 @@ async def test_from_home_to_result(tmp_path: Path) -> None:
         await wait_for(pilot, "it can run")
         assert isinstance(app.screen, ReviewScreen)
         await pilot.press("enter")
-        for _ in range(1200):
-            await pilot.pause(0.1)
-            if isinstance(app.screen, RunScreen) and app.screen.follower.ended is not None:
-                break
+        await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.follower.ended is not None)
         assert app.screen.phase == "finished", screen_text(app)
         assert app.screen.state.pairs > 0
-        await pilot.pause(0.5)
+        await until(pilot, lambda: not follows(pilot))
         await pilot.press("enter")
         await wait_for(pilot, "target alone")
         assert isinstance(app.screen, ResultScreen)
@@ -88,4 +85,4 @@ async def test_from_home_to_result(tmp_path: Path) -> None:
         assert screen_text(app).count("tokens in") == 2
     await over(app.probe)
     for handle in app.started:
-        handle.process.wait(10)
+        handle.process.wait()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from textual.widgets import Input
 
-from tests.tui.doubles import screen_text, settle
+from tests.tui.doubles import screen_text, settle, until
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui import storage
@@ -75,11 +75,8 @@ async def test_starting_writes_the_recipe_and_follows_the_run(app: TmergeApp, mo
         app.goto("review")
         await settle(pilot)
         await pilot.press("enter")
-        for _ in range(300):
-            await pilot.pause(0.05)
-            if isinstance(app.screen, RunScreen) and app.screen.phase == "finished":
-                break
-        assert app.screen.phase == "finished"
+        await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.phase == "finished")
+        await settle(pilot)
         run = RunDir.open("runs/a-into-b")
         assert load_recipe(run.recipe).source.model == "org/a"
         assert [entry["path"] for entry in storage.recent_runs()] == [str(run.path.absolute())]
@@ -96,6 +93,6 @@ async def test_a_folder_that_is_not_ours_is_left_alone(app: TmergeApp) -> None:
         await pilot.press("ctrl+n")
         await settle(pilot)
         assert isinstance(app.screen, ReviewScreen)
-        await pilot.pause(0.2)
+        await until(pilot, lambda: len(app._notifications))
         assert any("is not a run of tmerge" in notice.message for notice in app._notifications)
         assert sorted(p.name for p in Path("mine").iterdir()) == ["thesis.txt"]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from textual.pilot import Pilot
 
+from tests.tui import doubles
 from tests.tui.doubles import screen_text, settle
 from tests.tui.fakes import SIDES, L, M, write_run
 from tmerge_tui.recipe import dump_recipe, make_recipe
@@ -38,16 +39,19 @@ def slow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir
 
 
 async def until(pilot: Pilot, phase: str) -> RunScreen:
-    """The run screen in `phase`, within fifteen seconds."""
-    for _ in range(300):
+    """The run screen in `phase`, and drawn."""
+
+    def drawn() -> bool:
         screen = pilot.app.screen
-        if isinstance(screen, RunScreen) and screen.phase == phase:
-            break
-        await pilot.pause(0.05)
-    assert isinstance(pilot.app.screen, RunScreen)
-    assert pilot.app.screen.phase == phase
-    await pilot.pause(0.3)
-    return pilot.app.screen
+        if not isinstance(screen, RunScreen) or screen.phase != phase or screen._phase != phase:
+            return False
+        return screen.follower.ended is None or not doubles.follows(pilot)
+
+    await doubles.until(pilot, drawn)
+    await pilot.pause()
+    screen = pilot.app.screen
+    assert isinstance(screen, RunScreen)
+    return screen
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)])

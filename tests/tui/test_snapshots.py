@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.doubles import FakeProbe, screen_text, settle
+from tests.tui.doubles import FakeProbe, follows, screen_text, settle, until
 from tests.tui.fakes import write_run
-from tmerge_tui import recipe
+from tmerge_tui.recipe import recipe
 from tmerge_tui.tui import catalog, this_machine
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.widgets import gauges
@@ -54,7 +54,8 @@ async def open_screen(app: TmergeApp, pilot, name: str, models: dict[str, str]) 
         await settle(pilot, 0.2)
         await pilot.press("down")
     await settle(pilot, 0.2)
-    await pilot.pause(0.6 if name == "run" else 0.1)
+    await until(pilot, lambda: not follows(pilot))
+    await pilot.pause(0.1)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.doubles import screen_text
+from tests.tui.doubles import screen_text, until, wait_for
 from tmerge_tui import bundle
 from tmerge_tui.errors import StorageError
 from tmerge_tui.recipe import dump_recipe, make_recipe
@@ -22,7 +22,7 @@ class Unpacking:
     """An engine that is 43 % unpacked until `go` is set."""
 
     def __init__(self) -> None:
-        self.go = threading.Event()
+        self.asked, self.go = threading.Event(), threading.Event()
         self.broken = False
 
     def is_ready(self) -> bool:
@@ -30,7 +30,8 @@ class Unpacking:
 
     def unpack(self, progress: bundle.Progress = lambda done, total: None) -> Path:
         progress(43, 100)
-        assert self.go.wait(30)
+        self.asked.set()
+        self.go.wait()
         if self.broken:
             raise StorageError("no room for the engine in /cache", "700 MB, once", "free space")
         return Path("tmerge")
@@ -47,14 +48,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Unpacking]:
 
 async def test_the_screen_is_usable_and_says_how_far_it_is(app: TmergeApp, engine: Unpacking) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause(0.5)
-        assert "unpacking the engine, once: 43%" in screen_text(app)
+        await wait_for(pilot, "unpacking the engine, once: 43%")
         await pilot.press("n")
-        await pilot.pause(0.3)
-        assert "Models" in screen_text(app) and "43%" in screen_text(app)
+        await until(pilot, lambda: "Models" in screen_text(app) and "43%" in screen_text(app))
         engine.go.set()
-        await pilot.pause(0.6)
-        assert "unpacking" not in screen_text(app)
+        await until(pilot, lambda: "unpacking" not in screen_text(app))
 
 
 async def test_a_start_waits_for_the_engine(
@@ -66,13 +64,13 @@ async def test_a_start_waits_for_the_engine(
     run.recipe.write_text(dump_recipe(make_recipe(recipe)))
     async with app.run_test(size=(80, 24)) as pilot:
         start = app.run_worker(app.launch(run.path))
-        await pilot.pause(0.3)
+        await until(pilot, engine.asked.is_set)
+        await pilot.pause()
         assert app.started == [] and not isinstance(app.screen, RunScreen)
         engine.go.set()
         await start.wait()
         assert len(app.started) == 1
-        await pilot.pause(0.1)
-        assert isinstance(app.screen, RunScreen)
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
     follow.cancel(run)
 
 
@@ -80,10 +78,8 @@ async def test_an_engine_that_cannot_be_unpacked_is_said(app: TmergeApp, engine:
     engine.broken = True
     async with app.run_test(size=(160, 50)) as pilot:
         engine.go.set()
-        await pilot.pause(0.5)
+        await wait_for(pilot, "the engine is not unpacked")
         assert any("no room for the engine" in notice.message for notice in app._notifications)
-        assert "the engine is not unpacked" in screen_text(app)
         engine.broken = False  # room was made: the next start tries again
         assert await app.engine_ready()
-        await pilot.pause(0.5)
-        assert "unpack" not in screen_text(app)
+        await until(pilot, lambda: "unpack" not in screen_text(app))

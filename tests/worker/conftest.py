@@ -32,5 +32,5 @@ def start(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[st
 
     yield begin
     for handle in started:
-        handle.process.kill()
-        handle.process.wait()
+        with handle.process as process:
+            process.kill()

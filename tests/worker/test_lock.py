@@ -8,12 +8,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
 
+from tests.waiting import PATIENCE, until
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
@@ -42,14 +45,11 @@ def test_a_lock_that_says_nothing_is_taken_over(run: RunDir, body: bytes) -> Non
 
 
 def test_a_dead_worker_and_a_recycled_pid_hold_nothing(run: RunDir) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    born = psutil.Process(child.pid).create_time()
-    deadline = time.monotonic() + 10
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.01)
-    write(run, child.pid, born)
-    assert lock.holder(run) is None  # a zombie: dead, though nobody has asked for its exit code
-    child.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        born = psutil.Process(child.pid).create_time()
+        until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+        write(run, child.pid, born)
+        assert lock.holder(run) is None  # a zombie: dead, though nobody has asked for its exit code
     assert lock.holder(run) is None
     write(run, os.getpid(), psutil.Process().create_time() - 3600)  # our pid, an hour ago someone else's
     assert lock.holder(run) is None
@@ -75,11 +75,12 @@ def test_another_machine_is_believed_while_events_arrive(run: RunDir) -> None:
 
 def test_looking_at_a_lock_and_taking_it_over_is_one_step(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     write(run, os.getpid(), 0.0)
-    look, pauses = lock.refuse_if_held, iter([0.2, 0.6])
+    look, both = lock.refuse_if_held, threading.Barrier(2)
 
     def look_and_wait(run: RunDir) -> None:
         look(run)
-        time.sleep(next(pauses, 0.0))
+        with suppress(threading.BrokenBarrierError):  # as it should be: nobody else looks before this one has taken it
+            both.wait(0.3)
 
     monkeypatch.setattr(lock, "refuse_if_held", look_and_wait)
     with ThreadPoolExecutor(2) as threads:
@@ -107,14 +108,14 @@ def _contend(path: str, steps: multiprocessing.synchronize.Barrier, won: multipr
 
 def test_of_many_that_find_a_stale_lock_one_gets_it(run: RunDir) -> None:
     context = multiprocessing.get_context("spawn")
-    steps, won = context.Barrier(3, timeout=120), context.Queue()
+    steps, won = context.Barrier(3, timeout=PATIENCE), context.Queue()
     processes = [context.Process(target=_contend, args=(str(run.path), steps, won)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert sorted(won.get(timeout=10) for _ in range(ROUNDS)) == list(range(ROUNDS))
+    assert sorted(won.get(timeout=PATIENCE) for _ in range(ROUNDS)) == list(range(ROUNDS))
     assert won.empty()
     won.close()
     won.join_thread()

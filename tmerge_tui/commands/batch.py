@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui import bundle
+from tmerge_tui import bundle, stopping
 from tmerge_tui.commands.engine import unpack
 from tmerge_tui.commands.output import complain, data, say
-from tmerge_tui.commands.stopping import stoppable
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import RunFailed, RunFinished, encode
 from tmerge_tui.files import storage, write_atomic
@@ -58,27 +57,30 @@ def run(recipe: Recipe, options: Options) -> int:
         write_atomic(folder.recipe, dump_recipe(recipe).encode())
     unpack()
     follower = Follower(folder, from_start=False)
-    with stoppable():
+    with stopping.held():  # the worker goes with this process
         worker = spawn.start(folder)
         follower.worker = worker
-        try:
-            ended = show(follower, options)
-            worker.wait(spawn.LEAVING)  # so that the same command may follow at once
-        except KeyboardInterrupt:
+        ended = show(follower, options)
+        if ended is None:
             cancel(folder, worker)
-            return interrupted(folder)
+            stopping.explain(interrupted(folder))
+            return stopping.asked() or 0
+        worker.wait(spawn.LEAVING)  # so that the same command may follow at once
         return conclude(folder, ended, options)
 
 
-def show(follower: Follower, options: Options, skip: int = 0) -> Ended:
-    """Renders events until the end; the first `skip` only enter the state of an earlier moment and are not shown."""
+def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:
+    """Renders events until the end; None when this process is asked to stop before. To be called `stopping.held`.
+
+    The first `skip` events only enter the state of an earlier moment and are not shown.
+    """
     from rich.console import Console
 
     from tmerge_tui.commands.render import renderer
 
     screen = renderer(Console(stderr=True, highlight=False), options.quiet)
     try:
-        while follower.ended is None:
+        while follower.ended is None and stopping.asked() is None:
             for line in follower.poll():
                 if line.seq < skip:
                     continue
@@ -107,7 +109,7 @@ def conclude(folder: RunDir, ended: Ended, options: Options) -> int:
     elif ended.error is not None:
         return complain(ended.error)
     else:
-        return interrupted(folder)
+        say(interrupted(folder))
     return ended.exit_code
 
 
@@ -117,9 +119,8 @@ def result(event: RunFinished) -> Iterable[str]:
     yield f"report  {event.report}"
 
 
-def interrupted(folder: RunDir) -> int:
-    say(f"stopped; the same command continues where it stopped ({folder.path})")
-    return 130
+def interrupted(folder: RunDir) -> str:
+    return f"stopped; the same command continues where it stopped ({folder.path})"
 
 
 def change(recipe: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tmerge_tui import bundle
+from tmerge_tui import bundle, stopping
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.files import storage
 from tmerge_tui.quantities import size
@@ -20,7 +20,7 @@ def cache(clear: bool) -> int:
         note = "in use" if used else "of this executable" if engine == mine else "of another version"
         taken = size(_bytes(engine))
         if clear and not used:
-            with storage(engine):
+            with storage(engine), stopping.held():  # half of it would be taken for the whole
                 shutil.rmtree(engine)
         data(f"{engine}  {taken}  {note}{', removed' if clear and not used else ''}")
     if not found:

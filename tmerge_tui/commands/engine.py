@@ -7,7 +7,6 @@ import time
 
 from tmerge_tui import bundle
 from tmerge_tui.commands.output import complain, say
-from tmerge_tui.commands.stopping import stoppable
 from tmerge_tui.errors import TmergeError
 
 EVERY = 0.5  # seconds between two lines of progress where there is no terminal
@@ -20,9 +19,6 @@ def hand_over(arguments: list[str]) -> int:
         bundle.hand_over(arguments)
     except TmergeError as error:
         return complain(error)
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
 
 
 def unpack() -> None:
@@ -44,6 +40,5 @@ def unpack() -> None:
                 flush=True,
             )
 
-    with stoppable():
-        bundle.unpack(show)
+    bundle.unpack(show)
     print("\r  done " if terminal else "  done", file=sys.stderr, flush=True)

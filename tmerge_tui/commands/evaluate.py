@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tmerge_tui import stopping
 from tmerge_tui.commands.batch import Options
 from tmerge_tui.commands.batch import run as run_recipe
 from tmerge_tui.commands.output import data
@@ -35,11 +36,12 @@ def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
     recipe = read_mapping(run.recipe)
     recipe["output"] = str(run.path)  # the folder may have been moved
     recipe["evaluation"] = _with(recipe.get("evaluation") or {}, asked)
-    code = run_recipe(make_recipe(recipe), options)
-    if code != 0:
-        with storage(run.recipe):
-            write_atomic(run.recipe, before)
-    elif not options.json:
+    with stopping.held():  # the recipe is not left with what was not answered
+        code = run_recipe(make_recipe(recipe), options)
+        if code != 0:
+            with storage(run.recipe):
+                write_atomic(run.recipe, before)
+    if code == 0 and not options.json:
         for line in answers(json.loads((run.path / "report.json").read_text(encoding="utf-8"))):
             data(line)
     return code

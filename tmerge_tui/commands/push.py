@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tmerge_tui import stopping
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import UsageError
 from tmerge_tui.quantities import size
@@ -15,7 +18,10 @@ from tmerge_tui.run_folder import RunDir
 def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
     """Uploads and prints the page; 1 when the answer is no. Raises UsageError where no one can be asked."""
     run = RunDir.open(path)
-    with TemporaryDirectory(prefix="tmerge-push-") as place:
+    with ExitStack() as stack:
+        with stopping.held():
+            place = stack.enter_context(TemporaryDirectory(prefix="tmerge-push-"))
+            stack.enter_context(stopping.undone(lambda: shutil.rmtree(place)))
         return _push(run, repo, model, public, yes, Path(place))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from tmerge_tui import stopping
 from tmerge_tui.commands.batch import Options, conclude, show
-from tmerge_tui.commands.output import data, say
+from tmerge_tui.commands.output import data
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import RunStarted
 from tmerge_tui.run_folder import RunDir
@@ -19,18 +20,19 @@ def watch(path: str, as_json: bool) -> int:
     if state_of(run) == "new":
         raise RunFolderError(f"{path} has not been started", "a run with events", "start it with `tmerge --batch`")
     options = Options(json=as_json)
-    try:
-        ended = show(Follower(run), options, skip=_last_start(run))
-    except KeyboardInterrupt:
-        say(f"no longer watching; the run goes on (stop it with `tmerge cancel {path}`)")
-        return 130
-    return conclude(run, ended, options)
+    stopping.explain(f"no longer watching; the run goes on (stop it with `tmerge cancel {path}`)")
+    follower, start = Follower(run), _last_start(run)
+    with stopping.held():  # the terminal is left as it was
+        ended = show(follower, options, skip=start)
+        return conclude(run, ended, options) if ended is not None else stopping.asked() or 0
 
 
 def cancel(path: str) -> int:
     """Stops the run. Raises RunFolderError when none is going on."""
     run = RunDir.open(path)
-    if not stop(run):
+    with stopping.held():  # asked and not gone, it has to be killed
+        stopped = stop(run)
+    if not stopped:
         raise RunFolderError(
             f"no run is going on in {path} (it is {state_of(run)})",
             "a running one",
@@ -53,7 +55,8 @@ def report(path: str) -> int:
         ) from error
     from tmerge_tui.engine.report.render import write_report
 
-    write_report(results, run)
+    with stopping.held():
+        write_report(results, run)
     data(results["verdict"]["headline"])
     data(f"report  {run.path / 'report.html'}")
     return 0

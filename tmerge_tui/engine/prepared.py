@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus
+from tmerge_tui.events import Emit, Logged
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.forward import LoadedModel
+from tmerge_tui.models.loading import load_model, pick_dtype
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 
@@ -61,3 +64,15 @@ class Prepared:
     device: torch.device
     estimate: Estimate
     warnings: tuple[str, ...]
+
+    def model(self, party: Party, emit: Emit) -> LoadedModel:
+        """The model of one visit: loaded on first use, given back when it is dropped."""
+        recipe, facts = self.recipe, party.facts
+        dtype, reason = pick_dtype(recipe.dtype, self.device, facts, recipe.memory_bytes)
+
+        @cache
+        def load() -> Any:
+            emit(Logged("info", f"loading {facts.label} on {self.device}, {reason}"))
+            return load_model(facts, self.device, dtype, recipe.memory_bytes, emit)
+
+        return LoadedModel(party.role, facts, party.tokenizer, load, self.device, dtype)

@@ -1,11 +1,13 @@
-"""Progress of one stage as throttled events: a context manager that the stages share."""
+"""Progress of one stage as throttled events, and the log that passes events on: what the stages share."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
-from tmerge_tui.events import Emit, StageFinished, StageProgressed, StageStarted
+from tmerge_tui.events import Emit, Event, StageFinished, StageProgressed, StageStarted, Warned
 
 INTERVAL = 0.1  # seconds between two progress events: 10 Hz is all that a screen can show
 
@@ -52,3 +54,24 @@ class Progress:
         if kind is None:
             outcome = "cached" if self.done and not self.worked else "done"
             self.emit(StageFinished(self.stage, time.monotonic() - self.start, outcome))
+
+
+@dataclass
+class Log:
+    """Passes events on and remembers what the report repeats."""
+
+    emit: Emit
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    _labels: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            self._labels[event.stage] = event.label
+        elif isinstance(event, StageFinished):
+            label = self._labels.get(event.stage, event.stage)
+            timing = {"stage": event.stage, "label": label, "seconds": event.seconds, "outcome": event.outcome}
+            self.timings.append(timing)
+        elif isinstance(event, Warned):
+            self.warnings.append({"where": event.where, "message": event.message})
+        self.emit(event)

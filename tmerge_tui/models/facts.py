@@ -15,9 +15,10 @@ from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
 from tmerge_tui.models.header import TensorInfo
-from tmerge_tui.models.layout import Layout
+from tmerge_tui.models.layout import Heads, Layout
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.models.projections import decoder_layers, find_projections
+from tmerge_tui.models.spaces import with_spaces
 from tmerge_tui.recipe import is_folder
 
 
@@ -92,11 +93,12 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     config = read_config(folder, name, trust_remote_code)
     model = build_on_meta(config, name, trust_remote_code)
     text = config.get_text_config()
-    layout = find_projections(model, config, checkpoint.names)
+    shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+    layout = with_spaces(find_projections(model, config, checkpoint.names), model, config, shapes)
     _, layers = decoder_layers(model, layout.layers)
     dtype = _dtype(checkpoint)
-    heads = int(text.num_attention_heads)
-    head_dim, kv_heads = _head_sizes(layout, heads, int(text.hidden_size))
+    count = int(text.num_attention_heads)
+    heads = next(filter(None, layout.heads), Heads(count, count, int(text.hidden_size) // count, rotary=False))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     return ModelFacts(
         name=name,
@@ -105,9 +107,9 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         architecture=type(model).__name__,
         layers=layout.layers,
         hidden=int(text.hidden_size),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        heads=heads.queries,
+        kv_heads=heads.keys,
+        head_dim=heads.channels,
         vocab=int(text.vocab_size),
         parameters=_parameters(model),
         dtype=str(dtype).removeprefix("torch."),
@@ -132,13 +134,6 @@ def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
     tables = [name for name, module in embeddings if module is not tokens]
     tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
     return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
-
-
-def _head_sizes(layout: Layout, heads: int, hidden: int) -> tuple[int, int]:
-    """(channels of a head, key-value heads) in the first layer with attention; configs name them in many ways."""
-    first = {kind: next((p for p in layout.projections if p.kind == kind), None) for kind in ("o", "k")}
-    head_dim = first["o"].d_in // heads if first["o"] else hidden // heads
-    return head_dim, first["k"].d_out // head_dim if first["k"] else heads
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,8 +1,9 @@
-"""Greedy continuations, for the smoke test and for a look at target and result side by side."""
+"""Greedy continuations: of the smoke test, of the report's look at both models, of the wizard's prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,34 +11,49 @@ import torch
 from tmerge_tui.models.config import positions
 
 
+@dataclass(frozen=True)
+class Continuation:
+    text: str  # what follows the prompt, without special tokens
+    tokens: int  # how many were generated, special ones among them
+
+
 @torch.no_grad()
-def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
-    """What the model writes after each prompt, greedily, one prompt at a time (no padding to disturb it).
+def continue_prompt(
+    model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, stopped: Callable[[], bool] = lambda: False
+) -> Continuation:
+    """What the model writes after the prompt, greedily, until `stopped` says so (asked after every token).
 
     The settings are our own and only the ids of begin, end and padding the model's: its generation_config.json is meant
     for its users, and may ask for what a mere continuation does not have (stop strings, other caches, an assistant).
     """
     from transformers import GenerationConfig
 
-    texts = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt_ids(model, tokenizer, prompt, max_new_tokens)], device=model.device)
-        window = positions(model.config)
-        count = max_new_tokens if window is None else min(max_new_tokens, max(window - ids.shape[1], 1))
-        theirs = model.generation_config
-        end = tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
-        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
-        ours = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=count, use_cache=True,
-            bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad,
-        )  # fmt: skip
-        own, model.generation_config = model.generation_config, ours  # generate fills what is unset from the model's
-        try:
-            made = model.generate(ids, attention_mask=torch.ones_like(ids))
-        finally:
-            model.generation_config = own
-        texts.append(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
+    ids = torch.tensor([prompt_ids(model, tokenizer, prompt, max_new_tokens)], device=model.device)
+    window = positions(model.config)
+    count = max_new_tokens if window is None else min(max_new_tokens, max(window - ids.shape[1], 1))
+    theirs = model.generation_config
+    end = tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
+    ours = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=count, use_cache=True,
+        bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad,
+    )  # fmt: skip
+
+    def done(input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), stopped(), device=input_ids.device)
+
+    own, model.generation_config = model.generation_config, ours  # generate fills what is unset from the model's
+    try:
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[done])
+    finally:
+        model.generation_config = own
+    new = made[0, ids.shape[1] :]
+    return Continuation(tokenizer.decode(new, skip_special_tokens=True), len(new))
+
+
+def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
+    """What the model writes after each prompt, one prompt at a time (no padding to disturb it)."""
+    return [continue_prompt(model, tokenizer, prompt, max_new_tokens).text for prompt in prompts]
 
 
 def prompt_ids(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int = 0) -> list[int]:

@@ -13,15 +13,16 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from tmerge_tui import bundle
+from tmerge_tui import bundle, stopping
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.system import HANGUP, has_terminal
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.helper import Probe
@@ -230,6 +231,19 @@ class TmergeApp(App[int]):
         self.probe.kill()
         self.exit(0)
 
+    def stop(self) -> NoReturn:
+        """Ends this process, which is told to: runs go on, the draft is kept, the terminal is restored.
+
+        Not by way of `exit`: a screen that is just being opened would then be closed half made, with a traceback.
+        """
+        with contextlib.suppress(OSError):
+            storage.write("draft", self.draft.dump() if self.draft else {})
+        if self._driver is not None:
+            self._driver.suspend_application_mode()
+        while True:  # until no thread is writing
+            stopping.leave()
+            time.sleep(0.01)
+
     def action_help_quit(self) -> None:
         """ctrl+c: says how to quit; pressed again at once, quits."""
         if time.monotonic() - self._interrupted < 2:
@@ -253,4 +267,20 @@ class TmergeApp(App[int]):
 
 def main(open_run: Path | None = None) -> int:
     """Opens the wizard, or one run of it; the exit code."""
-    return TmergeApp(open_run).run() or 0
+    app = TmergeApp(open_run)
+    with stopping.undone(app.probe.kill):
+        return asyncio.run(_shown(app))
+
+
+async def _shown(app: TmergeApp) -> int:
+    """Shows the wizard until it is left, or until SIGINT, SIGTERM or SIGHUP: then the terminal is restored first."""
+    loop = asyncio.get_running_loop()
+
+    def stop(_: int) -> None:
+        if has_terminal():
+            loop.call_soon_threadsafe(app.stop)
+        else:  # it has hung up: nothing to restore, and whoever writes to it waits forever
+            stopping.leave()
+
+    with stopping.handed(stop, *HANGUP):
+        return await app.run_async() or 0

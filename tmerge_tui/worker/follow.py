@@ -34,6 +34,7 @@ from tmerge_tui.worker.journal import BLOCK, FINAL, Journal
 
 POLL = 0.05  # seconds between two looks at the file
 GRACE = 0.8  # seconds between asking and killing: a cancelled run is gone within a second
+TAKEN = 10.0  # seconds in which the system ends a killed process, on a busy machine too
 CHUNK = 1 << 20  # bytes read in one look, so that a long log does not freeze who reads it
 
 Final = RunFinished | RunFailed | RunInterrupted
@@ -221,7 +222,7 @@ def cancel(run: RunDir, worker: Started | None = None) -> bool:
         return False
     try:
         if not _ends(partial(ask_to_stop, pid, run.stop), alive, GRACE):
-            _ends(partial(kill, pid), alive, GRACE)
+            _ends(partial(kill, pid), alive, TAKEN)
             if final_word(run) is None and last_word(run.events) is not None:
                 _record_kill(run)
     finally:

@@ -3,7 +3,7 @@
 JSON lines. On stdin {"id", "call", "args"} or {"cancel": id}; on stdout {"id", "result"} or {"id", "error"} with the
 error's kind, found, expected and hint. Requests are answered one after another; a cancelled one that waits is dropped,
 a running one stops at its next look at `Request.cancelled`. Stray output of libraries goes to stderr. The end of stdin
-ends the process.
+ends the process at once, whatever it is doing: who asked is gone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.system import write_utf8
@@ -44,27 +44,27 @@ class Request:
             raise Cancelled
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Serves until stdin ends."""
     write_utf8()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like a reply
     sys.stdout = sys.stderr
-    requests: queue.Queue[Request | None] = queue.Queue()
+    requests: queue.Queue[Request] = queue.Queue()
     waiting: dict[int, Request] = {}
     threading.Thread(target=_listen, args=(sys.stdin, requests, waiting), name="stdin", daemon=True).start()
     from tmerge_tui.worker import questions  # seconds of imports, while requests already queue up
 
-    while (request := requests.get()) is not None:
+    while True:
+        request = requests.get()
         reply = _answer(request, questions.ANSWERS)
         waiting.pop(request.id, None)
         if reply is not None:
             replies.write(json.dumps(reply, ensure_ascii=False) + "\n")
             replies.flush()
-    return 0
 
 
-def _listen(stdin: TextIO, requests: queue.Queue[Request | None], waiting: dict[int, Request]) -> None:
+def _listen(stdin: TextIO, requests: queue.Queue[Request], waiting: dict[int, Request]) -> None:
     for line in stdin:
         try:
             message = json.loads(line)
@@ -79,7 +79,7 @@ def _listen(stdin: TextIO, requests: queue.Queue[Request | None], waiting: dict[
             continue
         waiting[request.id] = request
         requests.put(request)
-    requests.put(None)
+    os._exit(0)
 
 
 def _answer(request: Request, known: Mapping[str, Answer]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from tmerge_tui.errors import ModelError
 from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.generation import continue_prompt
 from tmerge_tui.models.loading import load_model, pick_device
 from tmerge_tui.models.projections import match
 from tmerge_tui.models.tokenizer import load_tokenizer
@@ -127,22 +128,11 @@ def generate(request: Request) -> dict[str, Any]:
         folder = run / request.args.get("folder", "model")
     if not (folder / "config.json").is_file():
         raise ModelError(f"no model in {folder}", "the folder a finished run has made", "run the merge again")
-    model, tokenizer = _runnable(str(folder), trust, recipe.device)
-    ids = tokenizer(request.args["prompt"], return_tensors="pt").input_ids.to(model.device)
+    model, tokenizer = _runnable(str(folder), trust, recipe.device, recipe.memory_bytes)
     start = time.monotonic()
-    with torch.inference_mode():
-        made = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            stopping_criteria=[_stopper(request)],
-        )
+    made = continue_prompt(model, tokenizer, request.args["prompt"], NEW_TOKENS, lambda: request.cancelled)
     request.check()
-    new = made[0, ids.shape[1] :]
-    seconds = time.monotonic() - start
-    return {"text": tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new), "seconds": seconds}
+    return {**asdict(made), "seconds": time.monotonic() - start}
 
 
 def plan(request: Request) -> dict[str, Any]:
@@ -178,10 +168,11 @@ def _download_bytes(*parties: Party) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _runnable(folder: str, trust_remote_code: bool, device: str) -> tuple[Any, Any]:
-    """The two models that are compared stay loaded between prompts."""
+def _runnable(folder: str, trust_remote_code: bool, device: str, memory: int | None) -> tuple[Any, Any]:
+    """The two models that are compared stay loaded between prompts: of a recipe's `memory` each has one half."""
     known = read_facts(Path(folder), folder, trust_remote_code)
-    model = load_model(known, pick_device(device), torch.float32, None, lambda event: None)
+    half = None if memory is None else memory // 2
+    model = load_model(known, pick_device(device), torch.float32, half, lambda event: None)
     return model, load_tokenizer(Path(folder), trust_remote_code)
 
 
@@ -202,16 +193,6 @@ def _speed(device: str) -> float:
         (matrix @ matrix).sum().item()
         best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
     return best
-
-
-def _stopper(request: Request) -> Any:
-    from transformers import StoppingCriteria
-
-    class Stop(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
-            return torch.full((input_ids.shape[0],), request.cancelled, device=input_ids.device)
-
-    return Stop()
 
 
 ANSWERS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,30 +21,23 @@ from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation import alpha_search
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores
-from tmerge_tui.engine.methods.transport_merge.fusion import apply
-from tmerge_tui.engine.weights.export import fold
-from tmerge_tui.recipe import make_recipe
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, apply
+from tmerge_tui.engine.weights.export import export
+from tmerge_tui.recipe.evaluation import Evaluation
 from tmerge_tui.run_folder import RunDir
 
 KINDS = ("q", "gate")
 SAMPLES = [Sample(text=str(i)) for i in range(20)]
-RECIPE = make_recipe(
-    {"source": "a/b", "target": "c/d", "calibration": {"path": "x"}, "fusion": {"alpha": "auto"}, "output": "o"}
-    | {"evaluation": {"resamples": 100}}
-)
 
 
 class ByHand:
-    """Stands for a fusion; `at` keeps the strengths, so that the bench below can look them up."""
+    """Stands for a merge; `at` keeps the strengths, so that the evaluator below can look them up."""
 
     def __init__(self, kinds: Sequence[str] = KINDS) -> None:
         self.kinds = kinds
 
-    def figures(self) -> list[dict[str, Any]]:
-        return [{"kind": kind} for kind in self.kinds]
-
-    def at(self, strengths: dict[str, float]) -> tuple[Any, float]:
-        return strengths, max(strengths.values())
+    def at(self, alpha: float, shares: dict[str, float]) -> Any:
+        return {kind: alpha * shares.get(kind, 0.0) for kind in self.kinds}
 
 
 def searched(
@@ -55,17 +47,17 @@ def searched(
     wobble = torch.linspace(-1, 1, len(SAMPLES)).tolist()
 
     def scores(self: Any, variant: Any, samples: Any, progress: Any) -> Scores:
-        value = told(variant.fusion or dict.fromkeys(KINDS, 0.0))
+        value = told(variant.update or dict.fromkeys(KINDS, 0.0))
         alpha = variant.alpha or 0.0
         progress.advance(len(samples))
         return Scores(tuple(100 * (value + noise * alpha * w) for w in wobble), (100,) * len(samples))
 
-    monkeypatch.setattr(alpha_search.Bench, "scores", scores)
+    monkeypatch.setattr(alpha_search.Evaluator, "scores", scores)
     seen: list[Any] = []
-    target: Any = SimpleNamespace()
-    run: Any = SimpleNamespace()
-    fusion: Any = ByHand()
-    return alpha_search.search(target, fusion, SAMPLES, RECIPE, run, seen.append), seen
+    nothing: Any = None
+    target = alpha_search.Evaluator(nothing, Evaluation(resamples=100), 512, 0, nothing, seen.append)
+    merge: Any = ByHand()
+    return alpha_search.search(target, merge, SAMPLES, seen.append), seen
 
 
 def test_each_kind_climbs_to_its_own_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,12 +121,14 @@ def test_every_kind_is_mixed_in_at_its_own_strength(tmp_path: Path) -> None:
     """Reference: folds at one alpha, tensor by tensor."""
     pair = pair_of(tmp_path)
     fusion = pair.fuse(("q", "k", "o"), coupling="barycentric")
-    mixed, alpha = fusion.at({"q": 0.1, "k": 0.0, "o": 0.4})
+    alpha, shares = alpha_search.split({"q": 0.1, "k": 0.0, "o": 0.4})
+    mixed = fusion.sharing(shares)
     assert alpha == 0.4 and mixed.key != fusion.key
     assert {line["kind"] for line in mixed.figures()} == {"q", "o"}
     folders = {}
     for name, (which, strength_) in {"q": (fusion, 0.1), "o": (fusion, 0.4), "mixed": (mixed, alpha)}.items():
-        fold(pair.target, which, strength_, "keep", tmp_path / name, pair.run, pair.events.append)
+        update = FusedUpdate(which, pair.target, strength_, "keep")
+        export(update, strength_, tmp_path / name, pair.run, pair.events.append)
         folders[name] = load_file(tmp_path / name / "model.safetensors")
     own = load_file(pair.target.folder / "model.safetensors")
     for name, tensor in folders["mixed"].items():
@@ -150,8 +144,9 @@ def test_every_kind_is_mixed_in_at_its_own_strength(tmp_path: Path) -> None:
 
 def test_zero_everywhere_gives_the_targets_bytes(tmp_path: Path) -> None:
     pair = pair_of(tmp_path)
-    mixed, alpha = pair.fuse(coupling="barycentric").at(dict.fromkeys("qkvo", 0.0))
-    folded = fold(pair.target, mixed, alpha, "free", tmp_path / "out", pair.run, pair.events.append)
+    alpha, shares = alpha_search.split(dict.fromkeys("qkvo", 0.0))
+    update = FusedUpdate(pair.fuse(coupling="barycentric").sharing(shares), pair.target, alpha, "free")
+    folded = export(update, alpha, tmp_path / "out", pair.run, pair.events.append)
     assert folded.fused == () and folded.copied == len(pair.target.names)
     ours, theirs = (folder / "model.safetensors" for folder in (tmp_path / "out", pair.target.folder))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -23,7 +23,6 @@ from tmerge_tui.engine.report.render import write_report
 from tmerge_tui.engine.report.verdict import with_benchmarks
 from tmerge_tui.errors import CheckError
 from tmerge_tui.models.generation import continue_prompts
-from tmerge_tui.recipe import make_recipe
 from tmerge_tui.run_folder import RunDir
 
 QUESTIONS = [
@@ -100,9 +99,6 @@ def test_a_file_that_is_no_benchmark_is_found_before_any_work(pair: dict[str, An
         ran(mapping_of(pair), output=str(tmp_path / "run"), evaluation={"choices": [str(tmp_path / "none.jsonl")]})
 
 
-RECIPE = make_recipe({"source": "a/b", "target": "c/d", "calibration": {"path": "x"}, "output": "o"})
-
-
 def found(task: str, right: list[float]) -> dict[str, Any]:
     return benchmarks._accuracy(task, right) | {"by": "tmerge", "limit": None}
 
@@ -111,12 +107,12 @@ def test_differences_are_paired() -> None:
     """The same answers but for one: a difference of 1/40, whose interval does not know how hard the questions are."""
     target = [float(i % 2) for i in range(40)]
     better = [1.0, *target[1:]]
-    row = benchmarks._row(Variant("fused", 0.1), found("t", better), found("t", target), RECIPE)
+    row = benchmarks._row(Variant("fused", 0.1), found("t", better), found("t", target), 1000, 0)
     assert row["difference"] == pytest.approx(1 / 40)
     assert 0 <= row["difference_low"] <= row["difference"] <= row["difference_high"] <= 4.5 / 40
     assert row["low"] < 0.45 < 0.6 < row["high"]
     assert row["stderr"] == pytest.approx(float(torch.tensor(better).std()) / 40**0.5)
-    same = benchmarks._row(Variant("fused", 0.1), found("t", target), found("t", target), RECIPE)
+    same = benchmarks._row(Variant("fused", 0.1), found("t", target), found("t", target), 1000, 0)
     assert (same["difference"], same["difference_low"], same["difference_high"]) == (0, 0, 0)
 
 
@@ -125,7 +121,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     generator = torch.Generator().manual_seed(0)
     missed = 0
     for _ in range(300):
-        low, high = benchmarks._interval((torch.rand(60, generator=generator) < 0.6).float().tolist(), RECIPE)
+        low, high = benchmarks._interval((torch.rand(60, generator=generator) < 0.6).float().tolist(), 1000, 0)
         missed += not low <= 0.6 <= high
     assert 4 <= missed <= 32
 

@@ -15,20 +15,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.engine.methods.transport_merge.plans import Pair
 from tests.tiny import LINES, make_model
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation import bits_per_byte as scoring
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval, score
-from tmerge_tui.engine.evaluation.holdout import Evaluation, evaluate
-from tmerge_tui.engine.weights.export import fold
-from tmerge_tui.engine.weights.install import patched
+from tmerge_tui.engine.evaluation.evaluator import Evaluator
+from tmerge_tui.engine.evaluation.holdout import Measured, evaluate
+from tmerge_tui.engine.methods.method import Candidate
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate
+from tmerge_tui.engine.weights.export import export
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import DataError, MemoryShortage, ModelError
 from tmerge_tui.events import Metric, StageFinished, StageProgressed
 from tmerge_tui.events import Sample as Continued
 from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.recipe import PROJECTIONS
+from tmerge_tui.recipe.evaluation import Evaluation
 
 TEXTS = [*LINES[:6], "ü", "naïve café — ŋ", LINES[0] + " " + LINES[1]]
 SAMPLES = [Sample(text=text) for text in TEXTS]
@@ -150,7 +154,10 @@ def test_out_of_memory_halves_the_batch(model: Any, tokenizer: Any, monkeypatch:
 
 
 def test_one_text_that_does_not_fit(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_try", lambda model, texts: None)
+    def full(model: Any, texts: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(scoring, "_bits", full)
     with pytest.raises(MemoryShortage, match="one text"):
         score(model, tokenizer, SAMPLES)
 
@@ -211,9 +218,10 @@ def make_pair(tmp_path: Path, dtype: torch.dtype = torch.float32) -> Pair:
 def test_patched_changes_and_restores_bit_by_bit(tmp_path: Path, transported: bool) -> None:
     pair = make_pair(tmp_path)
     fusion = pair.fuse(PROJECTIONS, coupling="barycentric")
+    update = FusedUpdate(fusion, pair.target, 0.7, "free", transported)
     model, _ = load(pair.target.folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="on purpose"), patched(model, fusion, 0.7, "free", transported):
+    with pytest.raises(RuntimeError, match="on purpose"), installed(model, update):
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert changed == {p.weight for p in pair.layouts[0].projections}
         raise RuntimeError("on purpose")
@@ -224,10 +232,11 @@ def test_what_is_measured_is_what_is_written(tmp_path: Path) -> None:
     """A bf16 target measured in fp32: patched weights are those of the folded file, rounding included."""
     pair = make_pair(tmp_path, torch.bfloat16)
     fusion = pair.fuse(PROJECTIONS, coupling="barycentric")
-    folded = fold(pair.target, fusion, 0.3, "keep", tmp_path / "out", pair.run, pair.events.append)
+    update = FusedUpdate(fusion, pair.target, 0.3, "keep")
+    folded = export(update, 0.3, tmp_path / "out", pair.run, pair.events.append)
     model, _ = load(pair.target.folder)
     written, _ = load(Path(folded.folder))
-    with patched(model, fusion, 0.3, "keep"):
+    with installed(model, update):
         theirs = model.state_dict()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in written.state_dict().items())
 
@@ -243,14 +252,15 @@ def test_streamed_layers_are_patched_too(tmp_path: Path) -> None:
         streamed = load_model(facts, torch.device("cpu"), torch.float32, size - 1, pair.events.append)
         assert any(p.is_meta for p in streamed.parameters())
         plain = score(streamed, tokenizer, SAMPLES)
-        with patched(streamed, fusion, 0.5, norm), patched(whole, fusion, 0.5, norm):
+        update = FusedUpdate(fusion, pair.target, 0.5, norm)
+        with installed(streamed, update), installed(whole, update):
             expected = score(whole, tokenizer, SAMPLES)
             assert score(streamed, tokenizer, SAMPLES).bits == pytest.approx(expected.bits, rel=1e-6)
         assert expected.bits != pytest.approx(plain.bits, rel=1e-4)
         assert score(streamed, tokenizer, SAMPLES) == plain
 
 
-def subject(pair: Pair, role: str, loads: list[str]) -> Subject:
+def subject(pair: Pair, role: str, loads: list[str]) -> LoadedModel:
     checkpoint = getattr(pair, role)
 
     def loading() -> Any:
@@ -259,16 +269,37 @@ def subject(pair: Pair, role: str, loads: list[str]) -> Subject:
 
     facts: Any = SimpleNamespace(fingerprint=checkpoint.fingerprint(), name=role)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    return Subject(role, facts, tokenizer, loading, torch.device("cpu"), torch.float32)
+    return LoadedModel(role, facts, tokenizer, loading, torch.device("cpu"), torch.float32)
 
 
-def measured(pair: Pair, loads: list[str], source: bool = True, **recipe: Any) -> Evaluation:
-    options = {"alpha": [0.0, 0.5], "coupling": "barycentric"}
-    evaluation = {"resamples": 100, "prompts": ["Two rivers"]}
+def evaluator(pair: Pair, role: str, loads: list[str], **options: Any) -> Evaluator:
+    model = subject(pair, role, loads)
+    return Evaluator(model, Evaluation(**options), 512, 0, pair.run, pair.events.append)
+
+
+def candidates(pair: Pair, *alphas: float, placebos: bool = True, **options: Any) -> list[Candidate]:
+    """Fusions at some strengths, beside both placebos."""
     fusion, permuted = pair.fuse(**options), pair.fuse(permuted=True, **options)
-    whole = pair.recipe(evaluation=evaluation, **options)
-    models = subject(pair, "target", loads), subject(pair, "source", loads) if source else None
-    return evaluate(*models, fusion, permuted, SAMPLES, whole, pair.run, pair.events.append)
+    found = []
+    for alpha in alphas:
+        others = {
+            "shrink": FusedUpdate(fusion, pair.target, alpha, "free", transported=False),
+            "permuted": FusedUpdate(permuted, pair.target, alpha, "free"),
+        }
+        update = FusedUpdate(fusion, pair.target, alpha, "free")
+        found.append(Candidate(alpha, update, others if placebos else {}, merge=None))  # type: ignore[arg-type]
+    return found
+
+
+def measured(pair: Pair, loads: list[str]) -> Measured:
+    options = {"resamples": 100, "prompts": ["Two rivers"]}
+    return evaluate(
+        evaluator(pair, "target", loads, **options),
+        lambda: evaluator(pair, "source", loads, **options),
+        candidates(pair, 0.0, 0.5, coupling="barycentric"),
+        SAMPLES,
+        pair.events.append,
+    )
 
 
 def test_the_whole_table(tmp_path: Path) -> None:
@@ -294,7 +325,7 @@ def test_the_whole_table(tmp_path: Path) -> None:
         assert other["difference"] == pytest.approx(other["bits_per_byte"] - target["bits_per_byte"])
         assert other["low"] <= other["difference"] <= other["high"]
     assert len({rows[name, 0.5]["bits_per_byte"] for name in ("fused", "shrink", "permuted")}) == 3
-    with patched(model, pair.fuse(coupling="barycentric"), 0.5, "free"):
+    with installed(model, FusedUpdate(pair.fuse(coupling="barycentric"), pair.target, 0.5, "free")):
         assert rows["fused", 0.5]["bits_per_byte"] == score(model, tokenizer, SAMPLES).bits_per_byte
         text = continue_prompts(model, tokenizer, ["Two rivers"])[0]
     assert [(c["alpha"], c["against"]) for c in result.contrasts] == [
@@ -324,8 +355,7 @@ def test_a_second_run_loads_nothing_and_gives_the_same(tmp_path: Path) -> None:
 
 def test_without_source_and_placebos(tmp_path: Path) -> None:
     pair, loads = make_pair(tmp_path), []
-    fusion = pair.fuse()
-    recipe = pair.recipe(evaluation={"controls": [], "resamples": 100})
-    result = evaluate(subject(pair, "target", loads), None, fusion, None, SAMPLES, recipe, pair.run, pair.events.append)
+    target = evaluator(pair, "target", loads, resamples=100)
+    result = evaluate(target, None, candidates(pair, 0.1, placebos=False), SAMPLES, pair.events.append)
     assert [row["model"] for row in result.scores] == ["target", "fused"]
     assert (result.contrasts, result.samples, loads) == ([], [], ["target"])

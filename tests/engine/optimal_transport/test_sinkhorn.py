@@ -17,9 +17,10 @@ from torch import Tensor
 from tests.engine.optimal_transport.problems import exact_plan, make_pair, make_zscores
 from tmerge_tui.engine.optimal_transport import sinkhorn
 from tmerge_tui.engine.optimal_transport.anderson import iterate
-from tmerge_tui.engine.optimal_transport.cost import correlation, zscore
+from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, correlation, zscore
 from tmerge_tui.engine.optimal_transport.kernels import Kernels
-from tmerge_tui.engine.optimal_transport.sinkhorn import Solution, plan, solve_fast, solve_plain, solve_pot
+from tmerge_tui.engine.optimal_transport.sinkhorn import SOLVERS, Solution, solve_fast
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "transport.safetensors")
 
@@ -35,11 +36,12 @@ def marginals(Q: Tensor) -> float:
     return max(float((Q.sum(1) - 1 / n).abs().sum()), float((Q.sum(0) - 1 / m).abs().sum()))
 
 
-def solve(solver: str, Zx: Tensor, Zy: Tensor, epsilon: float, **limits: object) -> Solution:
-    if solver == "fast":
-        return solve_fast(Zx, [Zy], epsilon, **limits)[0]
-    C = 1 - correlation(Zx.double(), Zy.double())
-    return {"plain": solve_plain, "pot": solve_pot}[solver](C, epsilon, **limits)
+def solve(solver: str, Zx: Tensor, Zy: Tensor, epsilon: float, **stopping: object) -> Solution:
+    return SOLVERS[solver](CorrelationCosts(Zx, [Zy]), epsilon, Stopping(**stopping))[0]
+
+
+def plan(Zx: Tensor, Zy: Tensor, epsilon: float, solution: Solution, rows: Tensor | None = None) -> Tensor:
+    return sinkhorn.plan(CorrelationCosts(Zx, [Zy]), epsilon, solution, rows=rows)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.03])
@@ -94,19 +96,21 @@ def test_all_solvers_agree_with_pot(solver: str, method: str) -> None:
 def test_log_domain_agrees_with_kernel(epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
     Zx, Zy = make_zscores(64, 50, 70)
     kernel = solve("fast", Zx, Zy, epsilon)
-    monkeypatch.setattr(sinkhorn, "KERNEL_EPSILON", 1.0)
+    monkeypatch.setattr(sinkhorn, "KERNEL_SPREAD", 0.0)
     log = solve("fast", Zx, Zy, epsilon)
     assert (kernel.solver, log.solver) == ("fast", "fast-log")
+    assert not log.fell_back  # nothing else was tried
     assert relative(plan(Zx, Zy, epsilon, kernel), plan(Zx, Zy, epsilon, log)) < 1e-5
     assert abs(kernel.cost - log.cost) < 1e-6
 
 
 def test_kernel_that_overflows_falls_back_visibly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinkhorn, "KERNEL_EPSILON", 0.0)  # lets exp(1 / 0.01) into fp32, where it is infinite
+    monkeypatch.setattr(sinkhorn, "KERNEL_SPREAD", math.inf)  # lets exp(1 / 0.01) into fp32, where it is infinite
     X = make_pair(64, 20, 1)[0]
     Z, other = zscore(X), make_zscores(64, 1, 20)[1]
-    fallen, fine = solve_fast(Z, [Z, other * 0.1], 0.01)
+    fallen, fine = solve_fast(CorrelationCosts(Z, [Z, other * 0.1]), 0.01)
     assert (fallen.solver, fine.solver) == ("fast-log", "fast")
+    assert (fallen.fell_back, fine.fell_back) == (True, False)
     assert fallen.converged
     assert fine.converged
     assert marginals(plan(Z, Z, 0.01, fallen)) < 1.2e-6
@@ -141,7 +145,9 @@ def test_permuted_channels_give_the_permutation() -> None:
 def test_a_plan_has_the_same_bits_wherever_it_lies_in_a_batch(n: int, m: int) -> None:
     """Widths that fill no whole lines of memory: a BLAS adds up in another order where data begins elsewhere."""
     Zx, *Zys = (make_zscores(40, n, m, seed=seed)[min(seed, 1)] for seed in range(5))
-    for one, batched in zip((solve("fast", Zx, Zy, 0.1) for Zy in Zys), solve_fast(Zx, Zys, 0.1), strict=True):
+    for one, batched in zip(
+        (solve("fast", Zx, Zy, 0.1) for Zy in Zys), solve_fast(CorrelationCosts(Zx, Zys), 0.1), strict=True
+    ):
         assert torch.equal(one.f, batched.f) and torch.equal(one.g, batched.g)
         assert (one.shift, one.cost, one.violations) == (batched.shift, batched.cost, batched.violations)
 
@@ -151,7 +157,7 @@ def test_batch_equals_single_results(monkeypatch: pytest.MonkeyPatch) -> None:
     Zys = [make_zscores(64, 48, 80, rank=1 + 3 * s, noise=0.2 + 0.3 * s, seed=s)[1] for s in range(5)]
     Zys[2] = torch.zeros_like(Zys[2])  # nothing correlates: solved at once, the others go on
     monkeypatch.setitem(sinkhorn.WORKSPACE, "cpu", 3 * 4 * 48 * 80)  # two batches: of 3 and of 2
-    for together, Zy in zip(solve_fast(Zx, Zys, 0.05), Zys, strict=True):
+    for together, Zy in zip(solve_fast(CorrelationCosts(Zx, Zys), 0.05), Zys, strict=True):
         alone = solve("fast", Zx, Zy, 0.05)
         assert together.converged
         assert abs(together.iterations - alone.iterations) <= 1
@@ -171,7 +177,7 @@ def test_non_convergence_is_said(solver: str) -> None:
 @pytest.mark.parametrize("solver", ["fast", "plain", "pot"])
 def test_absolute_stop_is_the_papers(solver: str) -> None:
     Zx, Zy = make_zscores(64, 200, 300, rank=4)
-    loose = solve(solver, Zx, Zy, 0.03, stop="absolute")
+    loose = solve(solver, Zx, Zy, 0.03, measure="absolute")
     tight = solve(solver, Zx, Zy, 0.03)
     assert loose.converged
     assert loose.max_violation < 1e-6
@@ -265,7 +271,7 @@ def test_duals_too_large_for_fp32_move_to_fp64() -> None:
 def test_kernel_out_of_range_is_none() -> None:
     log_K = torch.full((2, 3, 4), 1.0)
     log_K[1] = 200.0  # exp overflows fp32
-    fine, lost = iterate(Kernels(log_K, 1.0), 10, 1e-6, "relative")
+    fine, lost = iterate(Kernels(log_K, 1.0), Stopping(10))
     assert fine is not None
     assert fine.converged
     assert lost is None
@@ -277,7 +283,7 @@ def test_batched_products_of_a_gpu_equal_those_in_blocks() -> None:
     log_K = torch.stack([correlation(*pair) / 0.1 for pair in pairs])
     blocks, batched = Kernels(log_K.clone(), 20.0), Kernels(log_K.clone(), 20.0)
     batched.in_blocks = False
-    for one, other in zip(iterate(blocks, 200, 1e-6, "relative"), iterate(batched, 200, 1e-6, "relative"), strict=True):
+    for one, other in zip(iterate(blocks, Stopping()), iterate(batched, Stopping()), strict=True):
         assert one is not None
         assert other is not None
         assert one.converged

@@ -17,12 +17,12 @@ from tests.tiny import make_model
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate
 from tmerge_tui.engine.training import trainer
 from tmerge_tui.engine.training.examples import pad_blocks, read_lessons
 from tmerge_tui.engine.training.residual import Residual, attach
 from tmerge_tui.engine.training.trainer import Terms, train
-from tmerge_tui.engine.weights.install import patched
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import CheckError, DataError, NumericsError
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe.adaptation import Adaptation
@@ -38,12 +38,13 @@ ADAPT = {
 
 
 @pytest.fixture
-def fused(tmp_path: Path) -> tuple[Path, Fusion]:
+def fused(tmp_path: Path) -> tuple[Path, FusedUpdate]:
     """A target with biases, and a fusion of rows, columns and biases of it."""
     target = make_model(tmp_path / "target", "qwen2")
     source = make_model(tmp_path / "source", "qwen2", layers=3, hidden=48, heads=6, seed=1)
     pair = Pair.make(tmp_path, target, source, torch.tensor([[0.3, 0.0, 0.2], [0.1, 0.4, 0.0]]))
-    return target, pair.fuse(("q", "o", "gate", "down"), k=8, r=None, coupling="barycentric", alpha=0.4)
+    fusion = pair.fuse(("q", "o", "gate", "down"), k=8, r=None, coupling="barycentric", alpha=0.4)
+    return target, FusedUpdate(fusion, pair.target, 0.4, "free")
 
 
 def load(folder: Path) -> Any:
@@ -75,13 +76,13 @@ def residuals(model: Any) -> list[Residual]:
     return [module for module in model.modules() if isinstance(module, Residual)]
 
 
-def test_with_the_residual_the_model_computes_as_the_fused_one(fused: tuple[Path, Fusion]) -> None:
+def test_with_the_residual_the_model_computes_as_the_fused_one(fused: tuple[Path, FusedUpdate]) -> None:
     folder, fusion = fused
     ids = torch.randint(1, 300, (2, 9), generator=torch.Generator().manual_seed(0))
     ours, plain = load(folder), load(folder)
     before = plain(ids).logits
-    attached = attach(ours, fusion, 0.4, "free")
-    with patched(plain, fusion, 0.4, "free"), torch.no_grad():
+    attached = attach(ours, fusion)
+    with installed(plain, fusion), torch.no_grad():
         expected = plain(ids).logits
     assert (expected - before).abs().max() > 1e-3, "the fusion changes nothing, so this test says nothing"
     torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-5, atol=1e-5)
@@ -103,10 +104,10 @@ def test_the_gradient_of_the_base_is_the_gradient_of_the_sum() -> None:
     assert [name for name, _ in linear.named_parameters()] == ["parametrizations.weight.original"]
 
 
-def test_frozen_means_frozen(fused: tuple[Path, Fusion], tmp_path: Path) -> None:
+def test_frozen_means_frozen(fused: tuple[Path, FusedUpdate], tmp_path: Path) -> None:
     folder, fusion = fused
     model = load(folder)
-    attach(model, fusion, 0.4, "free")
+    attach(model, fusion)
     before = [residual.delta.clone() for residual in residuals(model)]
     base = model.model.layers[0].self_attn.q_proj.parametrizations.weight.original.detach().clone()
     trained(model, folder, tmp_path / "training")
@@ -117,13 +118,13 @@ def test_frozen_means_frozen(fused: tuple[Path, Fusion], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("decay", [0.0, 20.0])
 def test_it_is_fine_tuning_of_the_fused_weights_unless_weights_decay(
-    fused: tuple[Path, Fusion], tmp_path: Path, decay: float
+    fused: tuple[Path, FusedUpdate], tmp_path: Path, decay: float
 ) -> None:
     """Residual frozen, W_base trained = the fused weights trained; decay pulls W_base and W to different places."""
     folder, fusion = fused
     ours, plain = load(folder), load(folder)
-    attach(ours, fusion, 0.4, "free")
-    attach(plain, fusion, 0.4, "free")
+    attach(ours, fusion)
+    attach(plain, fusion)
     for module in list(plain.modules()):
         for name in list(getattr(module, "parametrizations", {})):
             torch.nn.utils.parametrize.remove_parametrizations(module, name, leave_parametrized=True)
@@ -136,7 +137,9 @@ def test_it_is_fine_tuning_of_the_fused_weights_unless_weights_decay(
     assert gap < 2e-4 if decay == 0 else gap > 2e-3
 
 
-def test_resuming_gives_the_weights_of_an_uninterrupted_training(fused: tuple[Path, Fusion], tmp_path: Path) -> None:
+def test_resuming_gives_the_weights_of_an_uninterrupted_training(
+    fused: tuple[Path, FusedUpdate], tmp_path: Path
+) -> None:
     folder, fusion = fused
 
     class Killed(Exception):
@@ -144,7 +147,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_training(fused: tuple[Pa
 
     def model() -> Any:
         made = load(folder)
-        attach(made, fusion, 0.4, "free")
+        attach(made, fusion)
         return made
 
     def attempt(learner: Any, out: Path, stop: int | None) -> trainer.Trained:
@@ -168,7 +171,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_training(fused: tuple[Pa
     assert first.curve[-1] == second.curve[-1]
 
 
-def test_training_stops_when_the_validation_split_gets_worse(fused: tuple[Path, Fusion], tmp_path: Path) -> None:
+def test_training_stops_when_the_validation_split_gets_worse(fused: tuple[Path, FusedUpdate], tmp_path: Path) -> None:
     folder, _ = fused
     blocks = pad_blocks(lessons_of(folder), 32)
     model = load(folder)
@@ -183,19 +186,19 @@ def test_training_stops_when_the_validation_split_gets_worse(fused: tuple[Path, 
     assert kept.item() == pytest.approx(min(losses), rel=1e-4), "the best model is not the one that is left"
 
 
-def test_gradient_checkpointing_and_packing_train_the_same_way(fused: tuple[Path, Fusion], tmp_path: Path) -> None:
+def test_gradient_checkpointing_and_packing_train_the_same_way(fused: tuple[Path, FusedUpdate], tmp_path: Path) -> None:
     folder, fusion = fused
     models = []
     for i, checkpointing in enumerate((False, True)):
         model = load(folder)
-        attach(model, fusion, 0.4, "free")
+        attach(model, fusion)
         trained(model, folder, tmp_path / str(i), gradient_checkpointing=checkpointing, epochs=1)
         models.append(model)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_is_an_error(fused: tuple[Path, Fusion], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(fused: tuple[Path, FusedUpdate], tmp_path: Path) -> None:
     folder, _ = fused
     model = load(folder)
     with torch.no_grad():

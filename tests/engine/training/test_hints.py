@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tests import by_hand
 from tests.engine.methods.transport_merge.plans import HandMade, identity_plan, layout_of
+from tests.families import make_family
 from tests.tiny import make_model
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge import channel_maps
 from tmerge_tui.engine.training.examples import collate, pack_blocks, pad_blocks, read_lessons
 from tmerge_tui.engine.training.hints import HintLoss, HintRows, _Carrier, check_hints, decorrelation
+from tmerge_tui.errors import StorageError
+from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.loading import load_model
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe.adaptation import Hints
 from tmerge_tui.run_folder import RunDir
@@ -100,6 +107,60 @@ def test_a_models_own_activations_as_hints_cost_nothing(model: Path, tmp_path: P
         network(input_ids=batch["input_ids"][:, 3:], attention_mask=batch["attention_mask"][:, 3:])
     shifted = loss.loss(batch["parts"], batch["input_ids"].shape[1] - 3)
     assert shifted is not None and shifted.item() > 0.1, "any rows would do"
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("phi3", "q"), ("gpt2", "q"), ("gpt_neox", "q"), ("falcon_40b", "q"), ("falcon_40b", "down"), ("llama", "o")],
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_a_projection_gives_as_hints_costs_nothing(
+    tmp_path: Path, family: str, kind: str, checkpointing: bool
+) -> None:
+    """Its x W^T + b, with W and b split by hand: q out of a fused q, k, v; down, to which Falcon adds in place."""
+    folder = make_family(tmp_path / "model", family)
+    facts = read_facts(folder, family)
+    network = load_model(facts, torch.device("cpu"), torch.float32, None, lambda event: None).requires_grad_(True)
+    lessons = read_lessons([Sample(text) for text in TEXTS], load_tokenizer(folder), 0, "auto", placed=True)
+    words = tuple(tuple(lesson.words) for lesson in lessons)
+    batch = collate(pad_blocks(lessons, 100))
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    projection = facts.layout.get(1, kind)
+    assert projection is not None
+    module = network.get_submodule(projection.module)
+    seen: list[torch.Tensor] = []
+    hook = module.register_forward_hook(lambda m, args, out: seen.append(args[0].detach()))
+    network(**inputs)
+    hook.remove()
+    W, b = by_hand.split(family, load_file(folder / "model.safetensors"), 1)[kind]
+    own = seen[0] @ W.T + (0 if b is None else b)
+    rows = [own[i, list(lessons[i].words[word])].mean(0) for i in range(len(TEXTS)) for word in words[i]]
+    run = RunDir.create(tmp_path / "run")
+    piece = run.piece("hints-source", "x")
+    run.save(piece, {f"1.{kind}.out": torch.stack(rows).half()})
+    loss = HintLoss(network, facts.layout, lessons, HintRows("x", ((1, f"{kind}.out"),), words, (piece,)))
+    if checkpointing:
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        for each in network.modules():  # nothing drops out
+            each.training = isinstance(each, GradientCheckpointingLayer)
+    with loss.watching():
+        logits = network(**inputs).logits
+    found = loss.loss(batch["parts"], batch["input_ids"].shape[1])
+    assert found is not None and found.item() == pytest.approx(0, abs=2e-3)
+    (found + logits.float().mean()).backward()
+    assert module.weight.grad is not None and torch.isfinite(module.weight.grad).all()
+
+
+def test_damaged_hints_are_a_storage_error(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    piece = run.piece("hints-source", "x")
+    run.save(piece, {"0.q.out": torch.arange(6.0).view(3, 2).half()})
+    rows = HintRows("x", ((0, "q.out"),), ((), ((-1, 0, 2), (-1, 3, 4), (-1, 5, 9))), (piece,))
+    assert rows.rows(1)[0, "q.out"].tolist() == [[0, 1], [2, 3], [4, 5]] and not len(rows.rows(0)[0, "q.out"])
+    piece.write_bytes(piece.read_bytes()[:40])
+    with pytest.raises(StorageError, match="delete that file and run again"):
+        rows.rows(1)
 
 
 def test_a_batch_with_few_words_has_no_hint(model: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_model_with_the_residual_is_the_fused_one(tmp_path: Path, family: str,
         load_model(f, CPU, torch.float32, None, lambda event: None)
         for f in (facts, replace(facts, folder=merged.folder))
     )
-    attached = attach(ours, merged.fusion, 0.4, norm)
+    attached = attach(ours, merged.update)
     assert attached and not any(buffer.requires_grad for residual in attached for buffer in residual.buffers())
     ids = torch.tensor([[1, 2, 3, 4]])
     with torch.no_grad():

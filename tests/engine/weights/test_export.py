@@ -13,14 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.methods.transport_merge.plans import Pair, noisy_biases
 from tests.tiny import edit_config, make_model
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion, apply
+from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, Fusion, apply
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.weights import export as folding
-from tmerge_tui.engine.weights.export import Folded, fold, fold_bytes, fused_names
+from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.errors import ModelError, NumericsError, StorageError
 from tmerge_tui.events import Artifact, Sample, StageFinished, Warned
-from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes
 from tmerge_tui.recipe import PROJECTIONS
 
 CPU = torch.device("cpu")
@@ -39,7 +38,8 @@ def pair(tmp_path: Path) -> Pair:
 
 
 def folded(pair: Pair, fusion: Fusion, alpha: float = 0.5, norm: str = "free", **options: Any) -> Folded:
-    return fold(pair.target, fusion, alpha, norm, pair.run.path / "model", pair.run, pair.events.append, **options)
+    update = FusedUpdate(fusion, pair.target, alpha, norm)
+    return export(update, alpha, pair.run.path / "model", pair.run, pair.events.append, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,18 +107,12 @@ def test_a_finished_fold_is_not_redone_but_a_touched_one_is(pair: Pair) -> None:
 
 def test_several_folds_share_one_stage(pair: Pair) -> None:
     fusion = pair.fuse()
-    with Progress(pair.events.append, "fold", "Writing", 2 * fold_bytes(pair.target, fusion), "bytes") as progress:
-        for alpha in (0.1, 0.2):
-            fold(
-                pair.target,
-                fusion,
-                alpha,
-                "free",
-                pair.run.path / f"model-{alpha}",
-                pair.run,
-                pair.events.append,
-                progress,
-            )
+    updates = [FusedUpdate(fusion, pair.target, alpha, "free") for alpha in (0.1, 0.2)]
+    total = sum(copy_bytes(pair.target, update.names) for update in updates)
+    with Progress(pair.events.append, "fold", "Writing", total, "bytes") as progress:
+        for update in updates:
+            out = pair.run.path / f"model-{update.alpha}"
+            export(update, update.alpha, out, pair.run, pair.events.append, progress)
     assert progress.done == progress.total
 
 
@@ -128,7 +122,7 @@ def test_an_interrupted_fold_leaves_nothing_under_the_final_name(pair: Pair, mon
     def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folding, "apply", stop)
+    monkeypatch.setattr(FusedUpdate, "change", stop)
     with pytest.raises(KeyboardInterrupt):
         folded(pair, fusion)
     assert not (pair.run.path / "model").exists()
@@ -150,7 +144,8 @@ def test_a_fused_tensor_that_the_target_lacks_is_refused(pair: Pair, tmp_path: P
     fusion = pair.fuse(["q"])
     other = Checkpoint(make_model(tmp_path / "llama", layers=1))
     with pytest.raises(ModelError, match=r"lacks 3 tensors that were fused, first 'model\.layers\.0"):
-        fold(other, fusion, 0.5, "free", tmp_path / "out", pair.run, pair.events.append)
+        update = FusedUpdate(fusion, other, 0.5, "free")
+        export(update, 0.5, tmp_path / "out", pair.run, pair.events.append)
 
 
 def test_a_tensor_shared_by_two_projections_is_refused(pair: Pair) -> None:
@@ -161,7 +156,7 @@ def test_a_tensor_shared_by_two_projections_is_refused(pair: Pair) -> None:
     shared = [p if p.kind != "gate" else type(p)(**{**vars(p), "weight": one.weight}) for p in layout.projections]
     fusion.layout = type(layout)(layout.layers, tuple(shared), ())
     with pytest.raises(ModelError, match="shared by several"):
-        fused_names(fusion)
+        _ = FusedUpdate(fusion, pair.target, 0.5, "free").names
 
 
 def test_a_weight_that_does_not_fit_is_named(pair: Pair) -> None:

@@ -88,9 +88,8 @@ def _device(properties: Any) -> Device:
 
 def _of_engine(known: Torch) -> Torch:
     command = [str(bundle.executable()), "doctor", "--torch"]
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": STARTING, "env": bundle.environment()}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, **options)
+        done = machine.answer_of(command, STARTING)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Torch(said=f"the engine does not start: {_first(str(error))}", build=known.build)
     if done.returncode != 0:

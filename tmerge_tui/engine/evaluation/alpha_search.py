@@ -8,19 +8,16 @@ outcome cannot be worse than the target. The hold-out has no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
+from tmerge_tui.engine.methods.method import Candidate, Merge, Shares
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Logged
-from tmerge_tui.recipe import Recipe
-from tmerge_tui.run_folder import RunDir
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.4)  # the paper's best values are 0.05 to 0.15, and it tries up to 0.5
 NEIGHBOURS = 2  # of a strength: one above, one below
@@ -50,20 +47,22 @@ class Strength:
     texts: int
     trials: tuple[Trial, ...]
 
+    def candidate(self, merge: Merge) -> Candidate:
+        """The merge at what was chosen."""
+        return merge.candidate(*split(self.strengths))
+
     def plain(self) -> dict[str, Any]:
         """As report.json has it."""
         return asdict(self)
 
 
-def search(
-    target: Subject, fusion: Fusion, samples: Sequence[Sample], recipe: Recipe, run: RunDir, emit: Emit
-) -> Strength:
-    """Chooses a strength for every kind of `fusion` (stage "strength"). Raises what `score` raises."""
-    kinds = list(dict.fromkeys(line["kind"] for line in fusion.figures()))
+def search(target: Evaluator, merge: Merge, samples: Sequence[Sample], emit: Emit) -> Strength:
+    """Chooses a strength for every kind of `merge` (stage "strength"). Raises what `score` raises."""
+    kinds = merge.kinds
     most = 1 + len(kinds) * (len(GRID) + NEIGHBOURS)
     label = "Choosing the strength on validation text"
     with Progress(emit, "strength", label, most * len(samples), "texts") as progress:
-        found = _Search(Bench(target, recipe, run, emit), fusion, samples, recipe, progress)
+        found = _Search(target, merge, samples, progress)
         for kind in kinds:
             found.climb(kind)
         for kind in kinds:
@@ -75,14 +74,18 @@ def search(
     )
 
 
+def split(strengths: Mapping[str, float]) -> tuple[float, Shares]:
+    """(alpha, share of every kind in it): alpha is the largest strength; what is at 0 is left out."""
+    alpha = max(strengths.values(), default=0.0)
+    return alpha, {kind: strength / alpha for kind, strength in strengths.items() if strength}
+
+
 class _Search:
     """The best strengths so far, and their scores."""
 
-    def __init__(
-        self, bench: Bench, fusion: Fusion, samples: Sequence[Sample], recipe: Recipe, progress: Progress
-    ) -> None:
-        self.bench, self.fusion, self.samples, self.recipe, self.progress = bench, fusion, samples, recipe, progress
-        self.strengths = dict.fromkeys((line["kind"] for line in fusion.figures()), 0.0)
+    def __init__(self, evaluator: Evaluator, merge: Merge, samples: Sequence[Sample], progress: Progress) -> None:
+        self.evaluator, self.merge, self.samples, self.progress = evaluator, merge, samples, progress
+        self.strengths = dict.fromkeys(merge.kinds, 0.0)
         self.trials: list[Trial] = []
         self.target = self.best = self._scores(self.strengths)
 
@@ -110,7 +113,7 @@ class _Search:
     def _try(self, kind: str, alpha: float) -> Trial:
         strengths = {**self.strengths, kind: alpha}
         scores = self._scores(strengths)
-        interval = paired_interval(scores, self.best, self.recipe.evaluation.resamples, self.recipe.seed)
+        interval = paired_interval(scores, self.best, self.evaluator.options.resamples, self.evaluator.seed)
         difference, _, high = interval
         told = scores.bits_per_byte
         trial = Trial(kind, alpha, told, told - self.target.bits_per_byte, *interval, difference < 0 and high < 0)
@@ -122,9 +125,9 @@ class _Search:
     def _scores(self, strengths: dict[str, float]) -> Scores:
         variant = Variant("target")
         if any(strengths.values()):
-            fusion, alpha = self.fusion.at(strengths)
-            variant = Variant("fused", alpha, fusion)
-        return self.bench.scores(variant, self.samples, self.progress)
+            alpha, shares = split(strengths)
+            variant = Variant("fused", alpha, self.merge.at(alpha, shares))
+        return self.evaluator.scores(variant, self.samples, self.progress)
 
     def _spare(self, trials: int) -> None:
         """Trials that need not be made: less is left to do."""

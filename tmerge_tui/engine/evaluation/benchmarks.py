@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.evaluation import lm_eval_harness
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant, release
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.multiple_choice import answer, read_choices
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.events import Emit, Logged
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.models.forward import release
 from tmerge_tui.recipe.evaluation import ChoiceSet, Evaluation
-from tmerge_tui.run_folder import RunDir
 
 STAGE = "benchmark"
 BUILT_IN = "accuracy by bytes"
@@ -42,11 +40,9 @@ def problems(evaluation: Evaluation) -> list[str]:
 
 
 def benchmark(
-    target: Subject,
-    source: Callable[[], Subject] | None,  # None: not asked
+    target: Evaluator,
+    source: Callable[[], Evaluator] | None,  # None: not asked
     variants: Sequence[Variant],  # results in the target; the target itself is asked first
-    recipe: Recipe,
-    run: RunDir,
     emit: Emit,
 ) -> list[dict[str, Any]]:
     """The rows of `benchmarks` in report.json (stage "benchmark"), by task and metric, the target's first.
@@ -56,40 +52,42 @@ def benchmark(
     questions, differences are to the target on the same questions; None where a metric does not allow them.
     Raises DataError when the harness cannot run a task, and what `answer` raises.
     """
-    evaluation = recipe.evaluation
     asked = [Variant("target"), *variants]
-    total = len(evaluation.benchmarks) * (len(asked) + (source is not None))
+    total = len(target.options.benchmarks) * (len(asked) + (source is not None))
     found: list[tuple[Variant, dict[tuple[str, str], dict[str, Any]]]] = []
     with Progress(emit, STAGE, "Running benchmarks", total, "tasks") as progress:
         if source is not None:
-            found.append((Variant("source"), _ask(Bench(source(), recipe, run, emit), Variant("source"), progress)))
+            found.append((Variant("source"), _ask(source(), Variant("source"), progress)))
             release()
-        bench = Bench(target, recipe, run, emit)
-        found += [(variant, _ask(bench, variant, progress)) for variant in asked]
+        found += [(variant, _ask(target, variant, progress)) for variant in asked]
     found.sort(key=lambda pair: pair[0].model != "target")  # stable: the target first
     baseline = found[0][1]
-    rows = [_row(variant, answers[name], baseline[name], recipe) for name in baseline for variant, answers in found]
+    rows = [
+        _row(variant, answers[name], baseline[name], target.options.resamples, target.seed)
+        for name in baseline
+        for variant, answers in found
+    ]
     for row in rows:
         told = f"{row['task']}, {row['metric']}: {row['model']} {row['value']:.4f}"
         emit(Logged("info", told if row["limit"] is None else f"{told} (partial: {row['limit']} questions at most)"))
     return rows
 
 
-def _ask(bench: Bench, variant: Variant, progress: Progress) -> dict[tuple[str, str], dict[str, Any]]:
+def _ask(evaluator: Evaluator, variant: Variant, progress: Progress) -> dict[tuple[str, str], dict[str, Any]]:
     """(task, metric) -> what the variant achieves there."""
-    evaluation, tokenizer, seed = bench.recipe.evaluation, bench.subject.tokenizer, bench.recipe.seed
+    evaluation, tokenizer, seed = evaluator.options, evaluator.subject.tokenizer, evaluator.seed
     found = {}
     for settings in evaluation.choices:
         questions = read_choices(settings)
 
         def solve(model: Any, questions: Any = questions, settings: ChoiceSet = settings) -> list[dict[str, Any]]:
-            warn = partial(bench.warn, f"{settings.title}, {variant.name}")
+            warn = partial(evaluator.warn, f"{settings.title}, {variant.name}")
             right = answer(model, tokenizer, questions, evaluation.batch_size, warn)
             progress.advance(note=f"{settings.title}, {variant.name}")
             return [_accuracy(settings.title, [float(one) for one in right])]
 
         named = ("choices-1", settings.title, [asdict(question) for question in questions])
-        for row in bench.measured("benchmark", variant, named, solve, progress.skip):
+        for row in evaluator.measured("benchmark", variant, named, solve, progress.skip):
             found[row["task"], row["metric"]] = row | {"by": "tmerge", "limit": None}
     for task in evaluation.tasks:
 
@@ -99,7 +97,7 @@ def _ask(bench: Bench, variant: Variant, progress: Progress) -> dict[tuple[str, 
             return rows
 
         named = (*lm_eval_harness.identity(task, evaluation), seed)
-        for row in bench.measured("benchmark", variant, named, run_task, progress.skip):
+        for row in evaluator.measured("benchmark", variant, named, run_task, progress.skip):
             by = {"by": f"lm-eval {lm_eval_harness.version()}", "limit": evaluation.limit}
             found[row["task"], row["metric"]] = row | by
     return found
@@ -115,26 +113,25 @@ def _accuracy(task: str, right: list[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(variant: Variant, mine: dict[str, Any], target: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _row(variant: Variant, mine: dict[str, Any], target: dict[str, Any], resamples: int, seed: int) -> dict[str, Any]:
     names = ("task", "metric", "by", "value", "stderr", "questions", "limit", "higher_is_better")
     row = {name: mine[name] for name in names} | {"model": variant.model, "alpha": variant.alpha}
     each, theirs = mine["documents"], target["documents"]
-    row["low"], row["high"] = (None, None) if each is None else _interval(each, recipe)
+    row["low"], row["high"] = (None, None) if each is None else _interval(each, resamples, seed)
     row["difference"] = None if variant.model == "target" else mine["value"] - target["value"]
     paired = variant.model != "target" and each is not None and theirs is not None
-    ends = _interval([a - b for a, b in zip(each, theirs, strict=True)], recipe) if paired else (None, None)
+    ends = _interval([a - b for a, b in zip(each, theirs, strict=True)], resamples, seed) if paired else (None, None)
     return row | {"difference_low": ends[0], "difference_high": ends[1]}
 
 
-def _interval(values: Sequence[float], recipe: Recipe) -> tuple[float, float]:
+def _interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean."""
-    rng = np.random.default_rng(recipe.seed)
+    rng = np.random.default_rng(seed)
     table = np.asarray(values, dtype=np.float64)
     step = max(1, 2**22 // len(table))  # resamples at a time, so that memory does not grow with the questions
-    wanted = recipe.evaluation.resamples
     means = [
-        table[rng.integers(len(table), size=(min(step, wanted - start), len(table)))].mean(1)
-        for start in range(0, wanted, step)
+        table[rng.integers(len(table), size=(min(step, resamples - start), len(table)))].mean(1)
+        for start in range(0, resamples, step)
     ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmerge_tui.engine.activations.extract import out_of_memory, trunk
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.data.tokens import read_head
-from tmerge_tui.errors import DataError, MemoryShortage, ModelError
+from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.models.forward import Batches, padded, trunk
 
 LOGITS = 1 << 26  # logits held at once: 256 MB in fp32
 
@@ -82,24 +82,12 @@ def losses(
 ) -> list[float]:
     """Bits of the scored tokens of each text, 0 where there are none. Raises MemoryShortage."""
     bits = [0.0] * len(texts)
-    waiting = sorted((i for i, text in enumerate(texts) if text.bytes), key=lambda i: (-len(texts[i].ids), i))
-    advance(len(texts) - len(waiting))
-    while waiting:
-        batch = waiting[:batch_size]
-        found = _try(model, [texts[i] for i in batch])
-        if found is None:
-            if len(batch) == 1:
-                raise MemoryShortage(
-                    f"no memory to score one text of {len(texts[batch[0]].ids)} tokens",
-                    "memory for a forward pass of a single text",
-                    "lower calibration.max_length, or use another device",
-                )
-            batch_size = len(batch) // 2
-            warn(f"out of memory: batch size is now {batch_size}")
-            continue
+    lengths = {i: len(text.ids) for i, text in enumerate(texts) if text.bytes}
+    advance(len(texts) - len(lengths))
+    batches = Batches(type(model).__name__, batch_size, model.device, warn)
+    for batch, found in batches.run(lengths, lambda batch: _bits(model, [texts[i] for i in batch])):
         for i, loss in zip(batch, found, strict=True):
             bits[i] = loss
-        waiting = waiting[len(batch) :]
         advance(len(batch))
     return bits
 
@@ -164,30 +152,12 @@ def text_of(text: str, tokenizer: Any, max_length: int) -> Text:
     return Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
 
 
-def _try(model: Any, texts: Sequence[Text]) -> list[float] | None:
-    """Bits of each text; None when memory ran out."""
-    try:
-        return _bits(model, texts)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-    # after the except block, so that the failed pass and its tensors are gone
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return None
-
-
 @torch.no_grad()
 def _bits(model: Any, texts: Sequence[Text]) -> list[float]:
-    length = max(len(text.ids) for text in texts)
-    ids = torch.zeros(len(texts), length, dtype=torch.long)  # padded on the right with any token: nothing sees it
-    mask = torch.zeros_like(ids)
-    scored = torch.zeros(len(texts), length, dtype=torch.bool)
+    ids, mask = padded([text.ids for text in texts], model.device)
+    scored = mask.bool()
     for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-        mask[row, : len(text.ids)] = 1
-        scored[row, text.first : len(text.ids)] = True
-    ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
+        scored[row, : text.first] = False
     total = torch.zeros(len(texts), dtype=torch.float64)
     for first, logits in _logits(model, ids, mask):  # logits at position t are of token t + 1
         following = slice(first + 1, first + 1 + logits.shape[1])

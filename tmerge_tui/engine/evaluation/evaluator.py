@@ -5,7 +5,6 @@ Every measurement is a piece of the run folder and is not made again; the model 
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,53 +12,50 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.bits_per_byte import Scores, score
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval, score
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.weights.install import patched
+from tmerge_tui.engine.weights.install import installed
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe.evaluation import Evaluation
 from tmerge_tui.run_folder import RunDir, key
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table of scores: a model as it was loaded, or with a fusion at alpha in it."""
+    """One row of the table of scores: a model as it was loaded, or with an update in it."""
 
     model: str  # what the report calls it: "target" | "source" | "fused" | "shrink" | "permuted" | ...
     alpha: float | None = None
-    fusion: Fusion | None = None
+    update: Update | None = None
 
     @property
     def name(self) -> str:
         return self.model if self.alpha is None else f"{self.model} at alpha {self.alpha:g}"
 
-    def on(self, model: Any, norm: str) -> AbstractContextManager[None]:
+    def on(self, model: Any) -> AbstractContextManager[None]:
         """The model with this variant's weights."""
-        if self.fusion is None or self.alpha is None:
-            return nullcontext()
-        return patched(model, self.fusion, self.alpha, norm, transported=self.model != "shrink")
+        return nullcontext() if self.update is None else installed(model, self.update)
 
 
-class Bench:
+class Evaluator:
     """One model and what is measured on it, from the run folder where it is there already."""
 
-    def __init__(self, subject: Subject, recipe: Recipe, run: RunDir, emit: Emit) -> None:
-        self.subject, self.recipe, self.run, self.emit = subject, recipe, run, emit
+    def __init__(self, subject: LoadedModel, options: Evaluation, max_length: int, seed: int, run: RunDir, emit: Emit):
+        self.subject, self.options, self.max_length, self.seed = subject, options, max_length, seed
+        self.run, self.emit = run, emit
         self._model: Any = None
 
     def scores(self, variant: Variant, samples: Sequence[Sample], progress: Progress) -> Scores:
         """Bits of each sample; advances `progress` by the samples. Raises what `score` raises."""
-        limit = self.recipe.calibration.max_length
+        limit = self.max_length
         asked = key([sample.plain for sample in samples]), limit
 
         def measure(model: Any) -> dict[str, Any]:
-            batch = self.recipe.evaluation.batch_size
+            batch = self.options.batch_size
             warn = partial(self.warn, variant.name)
             advance = partial(progress.advance, note=variant.name)
             return asdict(score(model, self.subject.tokenizer, samples, batch, limit, warn, advance))
@@ -69,7 +65,7 @@ class Bench:
 
     def continuations(self, variant: Variant) -> list[str]:
         """Greedy, one for each of `evaluation.prompts`."""
-        prompts, longest = self.recipe.evaluation.prompts, self.recipe.evaluation.max_new_tokens
+        prompts, longest = self.options.prompts, self.options.max_new_tokens
         if not prompts:
             return []
 
@@ -93,23 +89,19 @@ class Bench:
             return json.loads(path.read_text(encoding="utf-8"))
         if self._model is None:
             self._model = self.subject.load()
-        with variant.on(self._model, self.recipe.fusion.norm):
+        with variant.on(self._model):
             value = measure(self._model)
         self.run.save_json(path, value)
         return value
 
     def _key(self, variant: Variant, *asked: Any) -> str:
-        weights = None
-        if variant.fusion is not None:
-            weights = [variant.model == "shrink", variant.fusion.key, variant.alpha, self.recipe.fusion.norm]
+        weights = None if variant.update is None else list(variant.update.key)
         return key("evaluate-1", self.subject.facts.fingerprint, str(self.subject.dtype), weights, *asked)
 
     def warn(self, where: str, message: str) -> None:
         self.emit(Warned("evaluate", f"{where}: {message}"))
 
 
-def release() -> None:
-    """Gives back what a model that nobody holds any more has taken."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def interval(a: Scores, b: Scores, resamples: int, seed: int) -> dict[str, float]:
+    """a - b in bits per byte with its paired 95 % interval, as report.json has it."""
+    return dict(zip(("difference", "low", "high"), paired_interval(a, b, resamples, seed), strict=True))

@@ -7,16 +7,19 @@ the column marginal, so the violation that decides about stopping costs nothing 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from tmerge_tui.engine.optimal_transport.kernels import KernelBatch
+from tmerge_tui.engine.optimal_transport.marginals import Marginal
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 
 MEMORY = 6
 RIDGE = 1e-10  # on the Gram matrix of unit-norm differences
-# stop: relative asks that no single row or column is off by more than this many tolerances; fp64 is in use where
+# measure: relative asks that no single row or column is off by more than this many tolerances; fp64 is in use where
 # convergence is slow, so that what is left of the violation moves the plan more
 OUTLIER = {torch.float32: 5.0, torch.float64: 2.0}
 GROWTH = 4.0  # an accelerated step may raise the violation this much over the best before it is taken back
@@ -82,58 +85,67 @@ class Mixing:
             self.last = (self.last[0][chosen], self.last[1][chosen])
 
 
-def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: str) -> list[Duals | None]:
+@dataclass(frozen=True)
+class State:
+    """A point of each active problem and what one iteration has found there; all of B' rows, fp64."""
+
+    f: Tensor  # [B', n], of mean zero, rounded to the kernel's precision
+    g: Tensor  # [B', n'], likewise
+    shift: Tensor  # [B', 1]
+    r: Tensor  # [B', n'] residual of g
+    l1: Tensor  # [B', 1]
+    worst: Tensor  # [B', 1]
+    measure: Tensor  # [B', 1] what is compared with the tolerance
+
+    def take(self, rows: Tensor) -> State:
+        return State(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def where(self, chosen: Tensor, other: State) -> State:
+        """Its own rows where `chosen` [B', 1] says so, else those of `other`."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return State(*(torch.where(chosen, mine, its) for mine, its in pairs))
+
+    def duals(self, row: int, dtype: torch.dtype, converged: bool, violations: Sequence[float]) -> Duals:
+        return Duals(
+            f=self.f[row].to(dtype),
+            g=self.g[row].to(dtype),
+            shift=float(self.shift[row]),
+            iterations=len(violations),
+            violation=float(self.l1[row]),
+            max_violation=float(self.worst[row]),
+            converged=converged,
+            violations=tuple(violations),
+        )
+
+
+def iterate(
+    kernels: KernelBatch, stopping: Stopping, a: Marginal | None = None, b: Marginal | None = None
+) -> list[Duals | None]:
     """Duals of every problem of the batch, each stopping by itself; None where the kernel's precision is too small.
 
     That is where numbers leave the finite range, or where rounding the duals alone costs half of the tolerance. They
     are rounded to it inside the loop, so that the violation is that of the duals returned. A problem that does not
-    converge returns the best duals it has seen.
+    converge returns the best duals it has seen. Marginals are uniform when not given.
     """
     B, n, m = kernels.shape
+    a, b = a or Marginal(n), b or Marginal(m)
     found: list[Duals | None] = [None] * B
     traces: list[list[float]] = [[] for _ in range(B)]
     active = list(range(B))
     g = torch.zeros(B, m, dtype=torch.float64, device=kernels.device)
-    best: dict[str, Tensor] = {}
-    mixing = Mixing(g, kernels.spread)
-    coarse = (tolerance if stop == "relative" else tolerance * max(n, m)) / 2 or math.inf
-    for k in range(1, max_iterations + 1):
-        log_Kv, log_KTu = kernels.sweep(g, active)
-        exact = -math.log(n) - log_Kv
-        shift = exact.mean(1, keepdim=True)
-        f = _rounded(exact - shift, kernels.dtype)
-        r = math.log(n) - math.log(m) - g - log_KTu
-        # The columns were summed before f was rounded; the rounding moves them by no more than it moves the rows.
-        rows = torch.expm1(f + shift - exact).abs_()
-        rounding = rows.mean(1, keepdim=True)
-        l1, worst, measure = violations(rows, torch.expm1(-r).abs_() + rounding, stop, kernels.dtype)
-        now = {
-            "f": f,
-            "g": g,
-            "shift": shift,
-            "r": r,
-            "l1": l1[:, None],
-            "worst": worst[:, None],
-            "measure": measure[:, None],
-        }
-        better = measure < best["measure"][:, 0] if best else torch.ones_like(measure, dtype=torch.bool)
-        best = {name: torch.where(better[:, None], x, best[name]) for name, x in now.items()} if best else now
-        table = torch.stack((measure, l1, best["measure"][:, 0], rounding[:, 0])).T.tolist()
+    best: State | None = None
+    mixing = Mixing(g, kernels.spread + b.spread)
+    coarse = stopping.relative(a, b) / 2 or math.inf
+    for k in range(1, stopping.max_iterations + 1):
+        now, rounding = _step(kernels, g, active, a, b, stopping)
+        best = now if best is None else now.where(now.measure < best.measure, best)
+        table = torch.cat((now.measure, now.l1, best.measure, rounding), 1).tolist()
         staying = []
         for row, (i, (value, violation, least, rounded)) in enumerate(zip(active, table, strict=True)):
             traces[i].append(violation)
-            fits, converged = math.isfinite(value) and rounded < coarse, least < tolerance
-            if converged or (fits and k == max_iterations):
-                found[i] = Duals(
-                    f=best["f"][row].to(kernels.dtype),
-                    g=best["g"][row].to(kernels.dtype),
-                    shift=float(best["shift"][row]),
-                    iterations=k,
-                    violation=float(best["l1"][row]),
-                    max_violation=float(best["worst"][row]),
-                    converged=converged,
-                    violations=tuple(traces[i]),
-                )
+            fits, converged = math.isfinite(value) and rounded < coarse, least < stopping.tolerance
+            if converged or (fits and k == stopping.max_iterations):
+                found[i] = best.duals(row, kernels.dtype, converged, traces[i])
             elif fits:
                 staying.append(row)
         if not staying:
@@ -141,27 +153,42 @@ def iterate(kernels: KernelBatch, max_iterations: int, tolerance: float, stop: s
         if len(staying) < len(active):
             chosen = torch.tensor(staying, device=kernels.device)
             active = [active[row] for row in staying]
-            best = {name: x[chosen] for name, x in best.items()}
-            g, r, measure = g[chosen], r[chosen], measure[chosen]
+            now, best = now.take(chosen), best.take(chosen)
             mixing.keep(chosen)
         # Sinkhorn's own step never raises the L1 violation: from the best point it is the safe way on.
-        astray = measure > GROWTH * best["measure"][:, 0]
-        g = torch.where(astray[:, None], best["g"], g)
-        r = torch.where(astray[:, None], best["r"], r)
-        g = mixing.step(g, r, astray)
+        astray = now.measure > GROWTH * best.measure
+        g = mixing.step(torch.where(astray, best.g, now.g), torch.where(astray, best.r, now.r), astray[:, 0])
         g = _rounded(g - g.mean(1, keepdim=True), kernels.dtype)
     return found
 
 
-def violations(rows: Tensor, columns: Tensor, stop: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _step(
+    kernels: KernelBatch, g: Tensor, active: Sequence[int], a: Marginal, b: Marginal, stopping: Stopping
+) -> tuple[State, Tensor]:
+    """What one Sinkhorn iteration finds at g, and what rounding f costs there [B', 1]."""
+    log_Kv, log_KTu = kernels.sweep(g, active, a.density)
+    exact = a.log - log_Kv
+    shift = exact.mean(1, keepdim=True)
+    f = _rounded(exact - shift, kernels.dtype)
+    r = math.log(a.size) + b.log - g - log_KTu  # the sweep knows a up to its size
+    # The columns were summed before f was rounded; the rounding moves them by no more than it moves the rows.
+    rows = torch.expm1(f + shift - exact).abs_()
+    rounding = a.l1(rows)[:, None]
+    l1, worst, measure = violations(rows, torch.expm1(-r).abs_() + rounding, a, b, stopping, kernels.dtype)
+    return State(f, g, shift, r, l1[:, None], worst[:, None], measure[:, None]), rounding
+
+
+def violations(
+    rows: Tensor, columns: Tensor, a: Marginal, b: Marginal, stopping: Stopping, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """(L1, max, what is compared with the tolerance) [B] of relative marginal errors |Q1/a - 1| [B, n], [B, n'].
 
-    L1 is the mean of the relative errors (a is uniform). It alone would let single channels of a plan lag behind, so
-    `relative` also bounds the largest one; `absolute` is the paper's max |Q1 - a|.
+    L1 alone would let single channels of a plan lag behind, so `relative` also bounds the largest relative error;
+    `absolute` is the paper's max |Q1 - a|.
     """
-    l1 = torch.maximum(rows.mean(1), columns.mean(1))
-    worst = torch.maximum(rows.amax(1) / rows.shape[1], columns.amax(1) / columns.shape[1])
-    if stop == "absolute":
+    l1 = torch.maximum(a.l1(rows), b.l1(columns))
+    worst = torch.maximum(a.worst(rows), b.worst(columns))
+    if stopping.measure == "absolute":
         return l1, worst, worst
     return l1, worst, torch.maximum(l1, torch.maximum(rows.amax(1), columns.amax(1)) / OUTLIER[dtype])
 

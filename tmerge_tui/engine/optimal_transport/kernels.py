@@ -1,8 +1,9 @@
-"""What Sinkhorn multiplies by: kernels exp(rho / epsilon) of a batch of equally shaped problems.
+"""What Sinkhorn multiplies by: kernels exp(S / epsilon) of a batch of equally shaped problems.
 
 Two forms with the same two methods:
-    sweep(g, active)      with v = e^g: log Kv [B', n] and log K^T (1 / Kv) [B', n'] of the B' problems still active
-    cost(i, f, g, shift)  <log K, Q> of problem i, from which <C, Q> = 1 - epsilon <log K, Q>
+    sweep(g, active, w)   with v = e^g: log Kv [B', n] and log K^T (w / Kv) [B', n'] of the B' problems still active;
+                          w [n] is the density of the rows' marginal, None where it is uniform
+    cost(i, f, g, shift)  <log K, Q> of problem i, from which <C, Q> = offset - epsilon <log K, Q>
 Vectors are fp64; a kernel has the precision it was built in.
 """
 
@@ -38,7 +39,7 @@ class KernelBatch(Protocol):
     device: torch.device
     spread: float  # max - min of log K or more: no dual that Sinkhorn's step returns spreads further
 
-    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]: ...
+    def sweep(self, g: Tensor, active: Sequence[int], w: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     def cost(self, i: int, f: Tensor, g: Tensor, shift: float) -> float: ...
 
@@ -47,7 +48,7 @@ class Kernels:
     """K itself, [B, n, n'] in fp32 or fp64: an iteration costs two matrix-vector products, one pass over memory."""
 
     def __init__(self, log_K: Tensor, spread: float) -> None:
-        """`log_K` = rho / epsilon is overwritten: C and rho are never stored."""
+        """`log_K` = S / epsilon is overwritten: neither C nor S is stored."""
         self.K, self.spread = log_K, spread
         self.shape = (log_K.shape[0], log_K.shape[1], log_K.shape[2])
         self.dtype, self.device = log_K.dtype, log_K.device
@@ -55,30 +56,31 @@ class Kernels:
         self.in_blocks = log_K.device.type == "cpu"
         self.block = max(1, BLOCK // (log_K.shape[2] * log_K.itemsize)) if self.in_blocks else log_K.shape[1]
 
-    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
-        v = g.exp().to(self.dtype)
+    def sweep(self, g: Tensor, active: Sequence[int], w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        v, w = g.exp().to(self.dtype), None if w is None else w.to(self.dtype)
         if self.in_blocks:
-            Kv, KTu = self._passes(v, active)
+            Kv, KTu = self._passes(v, active, w)
         else:
             if self.fresh:
                 self.K.exp_()
             K = self.K if len(active) == len(self.K) else self.K[torch.tensor(active, device=self.device)]
             Kv = torch.bmm(K, v.unsqueeze(2)).squeeze(2)
-            KTu = torch.bmm(Kv.reciprocal().unsqueeze(1), K).squeeze(1)
+            KTu = torch.bmm(_scalings(Kv, w).unsqueeze(1), K).squeeze(1)
         self.fresh = False
         return Kv.double().log_(), KTu.double().log_()
 
-    def _passes(self, v: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _passes(self, v: Tensor, active: Sequence[int], w: Tensor | None) -> tuple[Tensor, Tensor]:
         """Row block by row block, so that both products (and the exponential, the first time) read it from cache."""
         Kvs, KTus = [], []
+        ws = [None] * -(-self.shape[1] // self.block) if w is None else w.split(self.block)
         for i, v_i in zip(active, v, strict=True):
             v_i = v_i.clone()  # vectors of their own begin where a line of memory does, see `aligned`
             Kv, KTu = v.new_empty(self.shape[1]), torch.zeros_like(v_i)
-            for K, out in zip(self.K[i].split(self.block), Kv.split(self.block), strict=True):
+            for K, out, part in zip(self.K[i].split(self.block), Kv.split(self.block), ws, strict=True):
                 if self.fresh:
                     K.exp_()
                 torch.mv(K, v_i, out=out)
-                KTu.addmv_(K.T, out.reciprocal())
+                KTu.addmv_(K.T, _scalings(out, part))
             Kvs.append(Kv)
             KTus.append(KTu)
         return torch.stack(Kvs), torch.stack(KTus)
@@ -105,9 +107,10 @@ class LogKernels:
         self.dtype, self.device = log_K.dtype, log_K.device
         self.absorbed: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def sweep(self, g: Tensor, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def sweep(self, g: Tensor, active: Sequence[int], w: Tensor | None = None) -> tuple[Tensor, Tensor]:
         rows = [self._rows(i, g_i) for i, g_i in zip(active, g, strict=True)]
-        columns = [self._columns(i, -row) for i, row in zip(active, rows, strict=True)]
+        fs = [-row if w is None else w.log() - row for row in rows]
+        columns = [self._columns(i, f) for i, f in zip(active, fs, strict=True)]
         return torch.stack(rows), torch.stack(columns)
 
     def _rows(self, i: int, g: Tensor) -> Tensor:
@@ -135,3 +138,8 @@ class LogKernels:
     def cost(self, i: int, f: Tensor, g: Tensor, shift: float) -> float:
         Q = torch.exp(self.log_K[i] + (f[:, None] + shift) + g)
         return float((Q * self.log_K[i]).sum())
+
+
+def _scalings(Kv: Tensor, w: Tensor | None) -> Tensor:
+    """w / Kv"""
+    return Kv.reciprocal() if w is None else w / Kv

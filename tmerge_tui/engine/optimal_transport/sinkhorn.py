@@ -1,27 +1,28 @@
-"""Feature plans by entropic optimal transport with uniform marginals (eqs. 8-9, A.3).
+"""Plans by entropic optimal transport (eqs. 8-9, A.3), for any costs and marginals; uniform when none are given.
 
-`solve_plain` is the paper's loop. `solve_fast` finds the same plans for many pairs of layers at once, in fewer
-(anderson.py) and cheaper (kernels.py) iterations. `solve_pot` asks the POT library. All return a `Solution`: only the
-duals are kept, and `plan` rebuilds Q exactly where it is needed.
+`solve_plain` is the paper's loop. `solve_fast` finds the same plans for many problems at once, in fewer (anderson.py)
+and cheaper (kernels.py) iterations. `solve_pot` asks the POT library. All take the same and return a `Solution` for
+each problem: only the duals are kept, and `plan` rebuilds Q exactly where it is needed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tmerge_tui.engine.optimal_transport.anderson import iterate, violations
+from tmerge_tui.engine.optimal_transport.anderson import Duals, iterate, violations
+from tmerge_tui.engine.optimal_transport.cost import Costs
 from tmerge_tui.engine.optimal_transport.kernels import Kernels, LogKernels, aligned
+from tmerge_tui.engine.optimal_transport.marginals import Marginal
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.errors import NumericsError
 
-Stop = Literal["relative", "absolute"]
-
-KERNEL_EPSILON = 0.025  # exp(rho / epsilon) and the scalings stay inside fp32 for every cost in [0, 2] above this
+# exp(S / epsilon) and the scalings stay inside fp32 up to this spread of log K: every epsilon from 0.025 on, for costs
+# in [0, 2]
+KERNEL_SPREAD = 80.0
 CERTIFIABLE = 5e-7  # a relative violation that fp32 can still tell from its own rounding
 WORKSPACE = {
     "cpu": 32 << 20,
@@ -34,8 +35,8 @@ class Solution:
     """Duals of one plan and how well they solve it: log Q_ij = f_i + g_j + shift - C_ij / epsilon.
 
     f [n] and g [n'] have mean zero, the scalar `shift` carries their magnitude. They are fp32; fp64 where epsilon or
-    the tolerance asks for more than fp32 can express, and in C's precision from `solve_plain` and `solve_pot`. The
-    violations are those of these very duals, after rounding.
+    the tolerance asks for more than fp32 can express, and from `solve_plain` and `solve_pot`. The violations are those
+    of these very duals, after rounding.
     """
 
     f: Tensor
@@ -43,65 +44,72 @@ class Solution:
     shift: float
     cost: float  # <C, Q>
     iterations: int
-    violation: float  # L1: max of sum |Q1 - a| and sum |Q^T 1 - b|, the mean error relative to the marginal
+    violation: float  # L1: max of sum |Q1 - a| and sum |Q^T 1 - b|
     max_violation: float  # the paper's: max of |Q1 - a| and |Q^T 1 - b| over all entries
     converged: bool
     solver: str  # "fast" | "fast-log" | "plain" | "pot"
+    fell_back: bool = False  # its kernel left the range of fp32, so that the log domain took over
     violations: tuple[float, ...] = ()  # L1, iteration by iteration
 
 
 def solve_plain(
-    C: Tensor, epsilon: float, max_iterations: int = 200, tolerance: float = 1e-6, stop: Stop = "relative"
-) -> Solution:
-    """The loop of the paper (eqs. 8-9, A.3) on a cost matrix [n, n'], in the log domain and in C's precision."""
-    n, m = C.shape
-    log_a, log_b = -math.log(n), -math.log(m)
-    log_K = -C / epsilon
-    log_Kv = torch.logsumexp(log_K, 1)
-    trace: list[float] = []
-    for _ in range(max_iterations):
-        f = log_a - log_Kv  # u = a / Kv
-        g = log_b - torch.logsumexp(log_K + f[:, None], 0)  # v = b / K^T u
-        log_Kv = torch.logsumexp(log_K + g, 1)
-        rows = torch.expm1(f + log_Kv - log_a).abs()[None]  # |Q1 - a| / a; the columns are exact after the update of g
-        l1, _, measure = violations(rows, torch.zeros_like(g)[None], stop, C.dtype)
-        trace.append(float(l1))
-        if measure < tolerance:
-            break
-    return _checked(C, epsilon, f, g, len(trace), trace, tolerance, stop, "plain")
+    costs: Costs, epsilon: float, stopping: Stopping, a: Tensor | None = None, b: Tensor | None = None
+) -> list[Solution]:
+    """The loop of the paper (eqs. 8-9, A.3), in the log domain and in fp64. Raises as `solve_fast` does."""
+    rows, columns = marginals(costs, a, b)
+    solutions = []
+    for i in range(costs.shape[0]):
+        C = costs.matrix(i)
+        log_K = -C / epsilon
+        log_Kv = torch.logsumexp(log_K, 1)
+        trace: list[float] = []
+        for _ in range(stopping.max_iterations):
+            f = rows.log - log_Kv  # u = a / Kv
+            g = columns.log - torch.logsumexp(log_K + f[:, None], 0)  # v = b / K^T u
+            log_Kv = torch.logsumexp(log_K + g, 1)
+            # |Q1 - a| / a; the columns are exact after the update of g
+            off = torch.expm1(f + log_Kv - rows.log).abs()[None]
+            l1, _, measure = violations(off, torch.zeros_like(g)[None], rows, columns, stopping, C.dtype)
+            trace.append(float(l1))
+            if measure < stopping.tolerance:
+                break
+        solutions.append(_checked(C, epsilon, f, g, (rows, columns), len(trace), trace, stopping, "plain"))
+    return solutions
 
 
 def solve_fast(
-    Zx: Tensor,
-    Zys: Sequence[Tensor],
+    costs: Costs,
     epsilon: float,
-    max_iterations: int = 200,
-    tolerance: float = 1e-6,
-    stop: Stop = "relative",
+    stopping: Stopping | None = None,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
 ) -> list[Solution]:
-    """One plan for each z-scored source layer in `Zys` (each [T, n'], all of one width) against Zx [T, n].
+    """One plan for each problem of `costs`, with marginals a [n] and b [n'] of all of them.
 
-    Kernels are built in batches within a fixed workspace; each problem leaves its batch when it has converged. Below
-    epsilon = 0.025, and for any problem whose kernel leaves the range of floating point, the log domain in fp64 takes
-    over and `solver` says "fast-log". The result of a problem does not depend on the others in its batch: on a CPU to
-    the last bit, in the log domain but for rounding in fp64.
+    Kernels are built in batches within a fixed workspace; each problem leaves its batch when it has converged. Where
+    costs spread over more than 80 epsilon, and for any problem whose kernel leaves the range of floating point, the log
+    domain in fp64 takes over and `solver` says "fast-log". The result of a problem does not depend on the others in its
+    batch: on a CPU to the last bit, in the log domain but for rounding in fp64.
+
+    Raises NumericsError for what is no marginal, and for a plan that is not finite even in the log domain.
     """
-    n, m = Zx.shape[1], Zys[0].shape[1]
-    log_domain = epsilon < KERNEL_EPSILON
-    dtype = _precision(n, m, epsilon, tolerance, stop)
-    room = WORKSPACE.get(Zx.device.type, WORKSPACE["cpu"]) // (2 if log_domain else 1)
-    size = min(len(Zys), max(1, room // (n * m * dtype.itemsize)))
-    workspace = aligned((size, n, m), dtype, Zx.device)
+    stopping = stopping or Stopping()
+    B, n, m = costs.shape
+    pair = marginals(costs, a, b)
+    log_domain = costs.spread / epsilon > KERNEL_SPREAD
+    dtype = torch.float64 if log_domain or 0 < stopping.relative(*pair) < CERTIFIABLE else torch.float32
+    room = WORKSPACE.get(costs.device.type, WORKSPACE["cpu"]) // (2 if log_domain else 1)
+    size = min(B, max(1, room // (n * m * dtype.itemsize)))
+    workspace = aligned((size, n, m), dtype, costs.device)
+    kernel = LogKernels if log_domain else Kernels
     solutions: list[Solution] = []
-    for start in range(0, len(Zys), size):
-        batch = Zys[start : start + size]
-        kernel = LogKernels if log_domain else Kernels
-        limits = (max_iterations, tolerance, stop)
-        solved = _solve_batch(kernel, workspace, Zx, batch, epsilon, limits)
-        for Zy, solution in zip(batch, solved, strict=True):
-            if solution is None:
-                space = aligned((1, n, m), torch.float64, Zx.device)
-                solution = _solve_batch(LogKernels, space, Zx, [Zy], epsilon, limits)[0]
+    for start in range(0, B, size):
+        space = workspace[: min(size, B - start)]
+        for i, found in enumerate(_solve_batch(kernel, space, costs, start, epsilon, stopping, pair), start):
+            solution = found
+            if solution is None and not log_domain:
+                space = aligned((1, n, m), torch.float64, costs.device)
+                solution = _solve_batch(LogKernels, space, costs, i, epsilon, stopping, pair, fell_back=True)[0]
             if solution is None:
                 raise NumericsError("a plan is not finite even in the log domain", hint="use a larger epsilon")
             solutions.append(solution)
@@ -110,78 +118,86 @@ def solve_fast(
 
 def _solve_batch(
     kernel: type[Kernels] | type[LogKernels],
-    workspace: Tensor,
-    Zx: Tensor,
-    Zys: Sequence[Tensor],
+    space: Tensor,
+    costs: Costs,
+    start: int,
     epsilon: float,
-    limits: tuple[int, float, Stop],
+    stopping: Stopping,
+    pair: tuple[Marginal, Marginal],
+    fell_back: bool = False,
 ) -> list[Solution | None]:
-    log_K = workspace[: len(Zys)]
-    scaled = Zx.to(workspace.dtype) / epsilon
-    for out, Zy in zip(log_K, Zys, strict=True):
-        torch.mm(scaled.T, Zy.to(workspace.dtype), out=out)
-    kernels = kernel(log_K, 2 / epsilon)
-    solver = "fast" if kernel is Kernels else "fast-log"
-    solutions: list[Solution | None] = []
-    for i, d in enumerate(iterate(kernels, *limits)):
-        if d is None:
-            solutions.append(None)
-            continue
-        cost = 1 - epsilon * kernels.cost(i, d.f, d.g, d.shift)
-        # against C = 1 - rho the constant moves into the shift
-        solutions.append(
-            Solution(
-                d.f,
-                d.g,
-                d.shift + 1 / epsilon,
-                cost,
-                d.iterations,
-                d.violation,
-                d.max_violation,
-                d.converged,
-                solver,
-                d.violations,
-            )
+    """Of the problems from `start` on, as many as `space` has room for; None as `iterate` says it."""
+    kernels = kernel(costs.log_kernels(space, start, epsilon), costs.spread / epsilon)
+
+    def solution(i: int, d: Duals) -> Solution:
+        offset = costs.offset(start + i)
+        return Solution(
+            f=d.f,
+            g=d.g,
+            shift=d.shift + offset / epsilon,  # against C = offset - S the constant moves into the shift
+            cost=offset - epsilon * kernels.cost(i, d.f, d.g, d.shift),
+            iterations=d.iterations,
+            violation=d.violation,
+            max_violation=d.max_violation,
+            converged=d.converged,
+            solver="fast" if kernel is Kernels else "fast-log",
+            fell_back=fell_back,
+            violations=d.violations,
         )
-    return solutions
+
+    return [None if d is None else solution(i, d) for i, d in enumerate(iterate(kernels, stopping, *pair))]
 
 
 def solve_pot(
-    C: Tensor, epsilon: float, max_iterations: int = 200, tolerance: float = 1e-6, stop: Stop = "relative"
-) -> Solution:
-    """The same problem given to POT (`ot.sinkhorn`, torch backend), in C's precision; log method for small epsilon.
+    costs: Costs, epsilon: float, stopping: Stopping, a: Tensor | None = None, b: Tensor | None = None
+) -> list[Solution]:
+    """The same problems given to POT (`ot.sinkhorn`, torch backend) in fp64; log method for small epsilon.
 
     POT stops on the L2 error of the columns every ten iterations; here as everywhere `converged` is what the returned
-    duals show.
+    duals show. Raises as `solve_fast` does.
     """
     import ot
 
-    n, m = C.shape
-    a, b = C.new_full((n,), 1 / n), C.new_full((m,), 1 / m)
-    l2 = tolerance / m if stop == "relative" else tolerance  # bounds every column's relative error
-    log_domain = epsilon < KERNEL_EPSILON
-    method = "sinkhorn_log" if log_domain else "sinkhorn"
-    _, log = ot.sinkhorn(a, b, C, epsilon, method=method, numItermax=max_iterations, stopThr=l2, log=True, warn=False)
-    f, g = (log["log_u"], log["log_v"]) if log_domain else (log["u"].log(), log["v"].log())
-    return _checked(C, epsilon, f, g, log["niter"] + 1, [float(e) for e in log["err"]], tolerance, stop, "pot")
+    pair = marginals(costs, a, b)
+    tolerance = stopping.tolerance
+    l2 = tolerance / pair[1].sharpest if stopping.measure == "relative" else tolerance  # bounds every column's error
+    solutions = []
+    for i in range(costs.shape[0]):
+        C = costs.matrix(i)
+        log_domain = (abs(costs.offset(i)) + costs.spread / 2) / epsilon > KERNEL_SPREAD  # of C: POT has no offset
+        _, log = ot.sinkhorn(
+            *(each.vector(C) for each in pair), C, epsilon, method="sinkhorn_log" if log_domain else "sinkhorn",
+            numItermax=stopping.max_iterations, stopThr=l2, log=True, warn=False,
+        )  # fmt: skip
+        f, g = (log["log_u"], log["log_v"]) if log_domain else (log["u"].log(), log["v"].log())
+        errors = [float(e) for e in log["err"]]
+        solutions.append(_checked(C, epsilon, f, g, pair, log["niter"] + 1, errors, stopping, "pot"))
+    return solutions
 
 
-def plan(Zx: Tensor, Zy: Tensor, epsilon: float, solution: Solution, rows: Tensor | None = None) -> Tensor:
-    """Q [n, n'] fp32 of two z-scored layers from its duals; `rows`, indices of target channels, gives only those."""
-    f, g = solution.f.to(Zx.device).double() + solution.shift, solution.g.to(Zx.device).double()
-    Z, f = (Zx, f) if rows is None else (Zx[:, rows], f[rows])
-    if solution.g.dtype == torch.float32:
-        # the arithmetic of the solve, so that the marginals are the solve's
-        K = torch.mm((Z / epsilon).T, Zy).exp_()
-        return K.mul_((f - 1 / epsilon).exp().float()[:, None]).mul_(g.exp().float())
-    log_K = torch.mm((Z.double() / epsilon).T, Zy.double())
-    return (log_K + (f - 1 / epsilon)[:, None]).add_(g).exp_().float()
+SOLVERS: dict[str, Callable[..., list[Solution]]] = {
+    "fast": solve_fast,
+    "plain": solve_plain,
+    "pot": solve_pot,
+}
 
 
-def _precision(n: int, m: int, epsilon: float, tolerance: float, stop: Stop) -> torch.dtype:
-    """fp32 unless its rounding could hide the tolerance; tolerance 0 asks for a fixed number of iterations."""
-    relative = tolerance if stop == "relative" else tolerance * max(n, m)
-    return torch.float64 if epsilon < KERNEL_EPSILON or 0 < relative < CERTIFIABLE else torch.float32
+def plan(costs: Costs, epsilon: float, solution: Solution, i: int = 0, rows: Tensor | None = None) -> Tensor:
+    """Q [n, n'] fp32 of problem i from its duals; `rows`, indices of target channels, gives only those."""
+    f, g = solution.f.to(costs.device).double() + solution.shift, solution.g.to(costs.device).double()
+    f = f if rows is None else f[rows]
+    # the precision of the solve, so that the marginals are the solve's
+    out = torch.empty(1, len(f), len(g), dtype=solution.g.dtype, device=costs.device)
+    log_K, f = costs.log_kernels(out, i, epsilon, rows)[0], f - costs.offset(i) / epsilon
+    if log_K.dtype == torch.float32:
+        return log_K.exp_().mul_(f.exp().float()[:, None]).mul_(g.exp().float())
+    return (log_K + f[:, None]).add_(g).exp_().float()
+
+
+def marginals(costs: Costs, a: Tensor | None, b: Tensor | None) -> tuple[Marginal, Marginal]:
+    """Of the rows and of the columns. Raises NumericsError for what is no marginal."""
+    _, n, m = costs.shape
+    return Marginal.of(a, n, costs.device, "a"), Marginal.of(b, m, costs.device, "b")
 
 
 def _checked(
@@ -189,18 +205,27 @@ def _checked(
     epsilon: float,
     f: Tensor,
     g: Tensor,
+    pair: tuple[Marginal, Marginal],
     iterations: int,
-    trace: list[float],
-    tolerance: float,
-    stop: Stop,
+    trace: Sequence[float],
+    stopping: Stopping,
     solver: str,
 ) -> Solution:
     """A Solution whose cost and violations are those of the duals as they are kept."""
-    n, m = C.shape
     shift = float(f.double().mean() + g.double().mean())
     f, g = f - f.mean(), g - g.mean()
     Q = torch.exp((f.double()[:, None] + shift) + g.double() - C.double() / epsilon)
-    errors = (Q.sum(1) * n - 1).abs()[None], (Q.sum(0) * m - 1).abs()[None]
-    l1, worst, measure = (float(x) for x in violations(*errors, stop, C.dtype))
-    cost = float((C * Q).sum())
-    return Solution(f, g, shift, cost, iterations, l1, worst, measure < tolerance, solver, tuple(trace))
+    errors = pair[0].errors(Q.sum(1))[None], pair[1].errors(Q.sum(0))[None]
+    l1, worst, measure = (float(x) for x in violations(*errors, *pair, stopping, C.dtype))
+    return Solution(
+        f=f,
+        g=g,
+        shift=shift,
+        cost=float((C * Q).sum()),
+        iterations=iterations,
+        violation=l1,
+        max_violation=worst,
+        converged=measure < stopping.tolerance,
+        solver=solver,
+        violations=tuple(trace),
+    )

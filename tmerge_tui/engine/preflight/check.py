@@ -11,8 +11,7 @@ from typing import Any
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
-from tmerge_tui.engine.methods.transport_merge.fuse import check_k
-from tmerge_tui.engine.methods.transport_merge.ray_solver import check as check_cluster
+from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
@@ -26,7 +25,7 @@ from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
-from tmerge_tui.models.projections import Matching, match
+from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
@@ -45,23 +44,18 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = recipe.fusion.searched
+    searched = not METHODS[recipe.method].strengths(recipe)
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
         raise CheckError(problems)
-    layouts = target.facts.layout, source.facts.layout
-    matching = _tried(problems, "transport.projections", lambda: match(*layouts, recipe.transport.projections))
+    method = METHODS[recipe.method]
+    matching = _tried(problems, "transport.projections", lambda: method.match(recipe, target, source))
     if matching is not None:
-        problems += _unmatched(recipe, matching)
-        fused = [kind for kind in recipe.fused_projections if kind in matching.kinds]
-        problems += check_k(target.facts.layout, fused, recipe.fusion.k)
-    problems += _layers(recipe, target)
+        problems += method.check(recipe, target, matching, cluster)
     problems += benchmark_problems(recipe.evaluation)
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
-    if cluster:
-        _tried(problems, "transport.ray_address", lambda: check_cluster(recipe))
     recipe, notes = fitted(recipe, source.facts, target.facts)
     reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
     if reading is not None:
@@ -143,21 +137,6 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
-
-
-def _unmatched(recipe: Recipe, matching: Matching) -> list[str]:
-    """Projections that fusion names but that cannot be aligned; those merely aligned by default are only noted."""
-    missing = [kind for kind in recipe.fusion.projections or () if kind not in matching.kinds]
-    if not missing:
-        return []
-    notes = "; ".join(note for note in matching.notes if note.split(":")[0] in missing)
-    return [f"fusion.projections: the two models do not both have {', '.join(missing)} ({notes}); take it out"]
-
-
-def _layers(recipe: Recipe, target: Party) -> list[str]:
-    depth = target.facts.layers
-    wrong = [layer for layer in recipe.fusion.layers or () if not 0 <= layer < depth]
-    return [f"fusion.layers: found {wrong}, expected layers from 0 to {depth - 1} of the target"] if wrong else []
 
 
 def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str]:

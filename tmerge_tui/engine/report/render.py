@@ -67,7 +67,8 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
         "scores": _scores(results.get("scores") or [], verdict.get("alpha")),
         "holdout": _holdout(results.get("scores") or []),
         "contrasts": [
-            (f"{c['alpha']:g}", MODELS[c["against"]], *_difference(c)) for c in results.get("contrasts") or []
+            (f"{c['alpha']:g}", MODELS.get(c["against"], c["against"]), *_difference(c))
+            for c in results.get("contrasts") or []
         ],
         "benchmarks": _benchmarks(results.get("benchmarks") or []),
         "strength": _strength(results.get("strength")),
@@ -170,11 +171,18 @@ def _scores(scores: Sequence[Row], best: float | None) -> list[dict[str, Any]]:
     """Target, source, then for each alpha the result beside its placebos."""
     order = list(MODELS)
     rows = []
-    for s in sorted(scores, key=lambda s: (s["alpha"] is not None, s["alpha"] or 0, order.index(s["model"]))):
+    for s in sorted(
+        scores,
+        key=lambda s: (
+            s["alpha"] is not None,
+            s["alpha"] or 0,
+            order.index(s["model"]) if s["model"] in order else len(order),
+        ),
+    ):
         difference, between, outcome = _difference(s)
         rows.append(
             {
-                "model": MODELS[s["model"]],
+                "model": MODELS.get(s["model"], s["model"]),
                 "alpha": NONE if s["alpha"] is None else f"{s['alpha']:g}",
                 "bits": bits(s.get("bits_per_byte")),
                 "difference": difference,

@@ -7,7 +7,7 @@ moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def judge(
     alpha: float | None = None,
     norm: str = "free",
     strength: Row | None = None,
+    claims: Collection[str] = tuple(PLACEBOS),  # the placebos that all have to be beaten
 ) -> dict[str, Any]:
     """The verdict on `alpha`, or on the best alpha above 0 when none is named.
 
@@ -81,16 +82,16 @@ def judge(
     best = min(pool, key=lambda s: s["bits_per_byte"])
     against_target = Comparison.of(best)
     against = {
-        c["against"]: Comparison.of(c) for c in contrasts if c["alpha"] == best["alpha"] and c["against"] in PLACEBOS
+        c["against"]: Comparison.of(c) for c in contrasts if c["alpha"] == best["alpha"] and c["against"] in claims
     }
-    beats = set(against) == set(PLACEBOS) and all(c.better for c in against.values())
+    beats = set(against) == set(claims) and all(c.better for c in against.values())
     choice = f" at alpha {best['alpha']:g}, the best of {len(tried)}" if len(tried) > 1 and alpha is None else ""
     numbers = f"{bits(best['bits_per_byte'])} bits per byte against the target's {bits(target['bits_per_byte'])}"
     sentences = [
         *_choice(tried, best, alpha),
         *sentences,
         *(_placebo(name, comparison) for name, comparison in against.items()),
-        *_unmeasured(against),
+        *_unmeasured(against, claims),
         *_transported(projections, norm),
         *_source(scores),
         *_text(best, against_target),
@@ -164,11 +165,11 @@ def _searched(strength: Row) -> str:
 
 def _placebo(name: str, comparison: Comparison) -> str:
     outcome = {True: "fusion is better", False: "fusion is worse", None: "the two cannot be told apart"}
-    return f"Against {PLACEBOS[name]}: {outcome[comparison.better]} ({comparison})."
+    return f"Against {PLACEBOS.get(name, name)}: {outcome[comparison.better]} ({comparison})."
 
 
-def _unmeasured(against: Mapping[str, Comparison]) -> list[str]:
-    missing = [words for name, words in PLACEBOS.items() if name not in against]
+def _unmeasured(against: Mapping[str, Comparison], claims: Collection[str]) -> list[str]:
+    missing = [PLACEBOS.get(name, name) for name in claims if name not in against]
     if not missing:
         return []
     return [f"Not measured: {listed(missing)}; without both placebos no claim of transfer can be made."]

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from tmerge_tui.engine.activations.pooling import Word, owners, place
 from tmerge_tui.engine.data.corpus import Sample, render, uses_template
 from tmerge_tui.engine.data.tokens import read_head
 from tmerge_tui.errors import DataError
+from tmerge_tui.models.forward import padded
 
 IGNORED = -100  # a label that no loss counts
 ANSWERS = ("assistant", "model", "gpt")  # roles whose words are answers
@@ -154,12 +153,12 @@ def pack_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | No
 
 def collate(blocks: Sequence[Block], pad: int = 0) -> dict[str, Any]:
     """input_ids, attention_mask and labels [B, T], padded on the right; parts and tokens as plain numbers."""
-    width = max(len(block.ids) for block in blocks)
-    rows = [width - len(block.ids) for block in blocks]
+    ids, mask = padded([block.ids for block in blocks], filler=pad)
+    labels, _ = padded([block.labels for block in blocks], filler=IGNORED)
     return {
-        "input_ids": torch.tensor([[*b.ids, *[pad] * n] for b, n in zip(blocks, rows, strict=True)]),
-        "attention_mask": torch.tensor([[*[1] * len(b.ids), *[0] * n] for b, n in zip(blocks, rows, strict=True)]),
-        "labels": torch.tensor([[*b.labels, *[IGNORED] * n] for b, n in zip(blocks, rows, strict=True)]),
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
         "parts": [list(block.parts) for block in blocks],
         "tokens": sum(len(block.ids) for block in blocks),
     }

@@ -14,7 +14,7 @@ from disk as training asks for them. `permuted` is the placebo: source channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,22 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tmerge_tui.engine.activations.extract import Subject, extract
+from tmerge_tui.engine.activations.extract import extract
 from tmerge_tui.engine.activations.pooling import Average, Rows, Word, encode
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge import channel_maps
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.examples import Lesson
-from tmerge_tui.errors import DataError, StorageError
+from tmerge_tui.errors import DataError
 from tmerge_tui.events import Emit, Event, StageFinished, StageProgressed, StageStarted
+from tmerge_tui.models.forward import HookPoint, LoadedModel, hook_point, record
 from tmerge_tui.models.layout import Layout, side_of
 from tmerge_tui.recipe import Calibration
 from tmerge_tui.recipe.adaptation import Hints
-from tmerge_tui.run_folder import RunDir, key
+from tmerge_tui.run_folder import RunDir, key, open_piece
 
 STAGE = "hints"
 CHUNK_SAMPLES = 64
@@ -89,23 +89,15 @@ class HintRows:
             count += len(words)
         return starts
 
-    @cached_property
-    def _files(self) -> dict[Path, Any]:
-        return {}
-
-    def rows(self, sample: int, at: At) -> Tensor:
-        """[words of the sample, n] fp16. Raises StorageError."""
-        path, start = self.pieces[sample // CHUNK_SAMPLES], self._starts[sample]
-        try:
-            if path not in self._files:
-                self._files[path] = safe_open(path, "pt").__enter__()  # mapped, not read; closed with this object
-            return self._files[path].get_slice(f"{at[0]}.{at[1]}")[start : start + len(self.words[sample])]
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"{path}: {error}", "a piece of hints", "delete that file and run again") from error
+    def rows(self, sample: int) -> dict[At, Tensor]:
+        """Everywhere, [words of the sample, n] fp16. Raises StorageError."""
+        start = self._starts[sample]
+        with open_piece(self.pieces[sample // CHUNK_SAMPLES]) as file:
+            return {at: file.get_slice(_name(at))[start : start + len(self.words[sample])] for at in self.places}
 
 
 def carry_hints(
-    source: Subject,
+    source: LoadedModel,
     transports: Transports,
     samples: Sequence[Sample],
     lessons: Sequence[Lesson],  # the target's, with words placed
@@ -153,7 +145,7 @@ def carry_hints(
                 continue
             rows = Rows("span", words[part])
             if not rows.count:
-                empty = {f"{l}.{s}": torch.zeros(0, _width(transports.target.layout, l, s)) for l, s in places}
+                empty = {_name(at): torch.zeros(0, _width(transports.target.layout, *at)) for at in places}
                 for path in missing.values():
                     run.save(path, {name: rows_of.half() for name, rows_of in empty.items()})
                 progress.advance(size)
@@ -166,7 +158,7 @@ def carry_hints(
             activations = extract(source, samples[part], rows, kinds, settings, run, _quietly(emit))
             for variant, path in missing.items():
                 tensors = {
-                    f"{l}.{s}": carrier.carried(activations.side, l, s, variant == "permuted").half() for l, s in places
+                    _name(at): carrier.carried(activations.side, *at, variant == "permuted").half() for at in places
                 }
                 run.save(path, tensors)
             for piece in activations.pieces:  # far larger than what was carried of them
@@ -215,37 +207,32 @@ class _Carrier:
 
 
 class HintLoss:
-    """The loss of one batch. Use: `with hints.watching(): model(...)`, then `hints.loss(parts, width)`."""
+    """The loss of one batch. Use: `with hints.watching(): logits = model(...)`, then `hints.loss(batch, logits)`."""
 
-    def __init__(self, model: nn.Module, layout: Layout, lessons: Sequence[Lesson], rows: HintRows) -> None:
-        self.lessons, self.rows = lessons, rows
-        self._seen: dict[At, Tensor] = {}
-        self._hooked = [(at, *_module(model, layout, at)) for at in rows.places]
+    replaces = False
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, lessons: Sequence[Lesson], rows: HintRows, weight: float
+    ) -> None:
+        self.lessons, self.rows, self.weight = lessons, rows, weight
+        self.model, self.points = model, {hook_point(layout, *at): at for at in rows.places}
+        self._seen: dict[HookPoint, Tensor] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes the activations of a forward pass as they are: with gradients, and nothing computed on them yet, so
-        that gradient checkpointing sees the same operations twice."""
+        """Notes the activations of a forward pass as they are: with gradients, and nothing computed on them yet for
+        which a tensor would be saved, so that gradient checkpointing saves the same tensors twice."""
         self._seen.clear()
 
-        def note(at: At, inward: bool) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                self._seen[at] = args[0] if inward else output
+        def note(point: HookPoint, seen: Tensor) -> None:
+            self._seen[point] = seen.clone() if point.end == "out" else seen
 
-            return hook
-
-        handles = [module.register_forward_hook(note(at, inward)) for at, module, inward in self._hooked]
-        try:
+        with record(self.model, self.points, note):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def loss(self, parts: Sequence[Sequence[tuple[int, int]]], width: int) -> Tensor | None:
-        """1 - correlation over the words of the batch, a scalar; None when it has fewer than 3 words.
-
-        parts: of each row of the batch, samples and where they begin. width: T of the batch.
-        """
+    def loss(self, batch: Mapping[str, Any], logits: Tensor) -> tuple[Tensor, int]:
+        """(1 - correlation over the words of the batch, 1); count 0 when it has fewer than 3 words."""
+        parts, width = batch["parts"], logits.shape[1]
         tokens: list[list[int]] = []
         chosen: list[tuple[int, list[int]]] = []  # sample, which of its rows
         for row, samples in enumerate(parts):
@@ -261,14 +248,15 @@ class HintLoss:
         seen = dict(self._seen)
         self._seen.clear()
         if len(tokens) < 3:
-            return None
+            return 0 * logits.sum(), 0
         average = Average.of(tokens, next(iter(seen.values())).device)
+        carried = [(self.rows.rows(sample), mine) for sample, mine in chosen]
         losses = []
-        for at, activations in seen.items():
-            X = average @ activations.flatten(0, -2)
-            Y = torch.cat([self.rows.rows(sample, at)[mine] for sample, mine in chosen]).to(X)
+        for point, activations in seen.items():
+            X = average @ point.take(activations).flatten(0, -2)
+            Y = torch.cat([rows[self.points[point]][mine] for rows, mine in carried]).to(X)
             losses.append(decorrelation(X, Y))
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean(), 1
 
 
 def decorrelation(X: Tensor, Y: Tensor) -> Tensor:
@@ -282,14 +270,9 @@ def decorrelation(X: Tensor, Y: Tensor) -> Tensor:
     return 1 - rho.mean()
 
 
-def _module(model: nn.Module, layout: Layout, at: At) -> tuple[nn.Module, bool]:
-    """(projection's module, whether the side is what enters it)"""
-    layer, side = at
-    for projection in layout.projections:
-        for end in ("in", "out"):
-            if projection.layer == layer and side_of(projection.kind, end) == side:
-                return model.get_submodule(projection.module), end == "in"
-    raise AssertionError(f"no projection has {side} in layer {layer}")
+def _name(at: At) -> str:
+    """Of its rows in a piece."""
+    return f"{at[0]}.{at[1]}"
 
 
 def _width(layout: Layout, layer: int, side: str) -> int:

@@ -1,104 +1,42 @@
-"""Trained tensors put to use: scored in the loaded target, compared, and folded into the target's format (eq. 18)."""
+"""Trained models on the hold-out: a row for every arm, and who beats whom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
-from tmerge_tui.engine.activations.extract import Subject
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
-from tmerge_tui.engine.evaluation.evaluator import Bench, Variant
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
+from tmerge_tui.engine.evaluation.bits_per_byte import Scores
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
+from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import School, TrainedPiece, methods, result_method
-from tmerge_tui.engine.training.distillation import ACROSS, SAME
-from tmerge_tui.engine.weights.export import Folded, write_folded
-from tmerge_tui.errors import MemoryShortage
+from tmerge_tui.engine.training.arms import CONTROLS, School, arms, result_arm
+from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
+from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.events import Emit, Metric
-from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.recipe import Recipe
-from tmerge_tui.run_folder import RunDir, key
 
 STAGE = "measure_trained"
 CONTRASTS = (  # who has to beat whom
     ("adapted", "fused"), ("adapted", "sft"), ("hinted", "adapted"), ("hinted", "hinted_permuted"), ("hinted", "sft"),
     ("distilled", "sft"), ("hinted", "distilled"), ("distilled_hinted", "distilled"),
+    ("adapted_distilled", "fused"), ("adapted_distilled", "adapted"), ("adapted_distilled", "sft"),
+    ("adapted_distilled", "distilled"),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TrainedVariant(Variant):
-    """The target with the tensors of one training; `fusion` is the training itself, which names the content."""
-
-    piece: TrainedPiece | None = None
-    facts: ModelFacts | None = None
-    checkpoint: Checkpoint | None = None
-
-    def on(self, model: Any, norm: str) -> AbstractContextManager[None]:
-        assert self.piece is not None and self.facts is not None and self.checkpoint is not None
-        return installed(model, self.piece, self.facts, self.checkpoint)
-
-
-def variant_of(piece: TrainedPiece, school: School) -> TrainedVariant:
+def variant_of(piece: TrainedPiece) -> Variant:
     """One training as a variant of the target, for whatever is measured on it."""
-    return TrainedVariant(piece.method, None, piece, piece, school.target, school.checkpoint)  # type: ignore[arg-type]
-
-
-@contextmanager
-@torch.no_grad()
-def installed(model: Any, piece: TrainedPiece, facts: ModelFacts, checkpoint: Checkpoint) -> Iterator[None]:
-    """Inside the block the target computes with the trained weights, rounded to the type of its file as folding does.
-
-    Raises MemoryShortage when its layers are streamed from disk.
-    """
-    names = {p.weight: f"{p.module}.weight" for p in facts.layout.projections}
-    names |= {p.bias: f"{p.module}.bias" for p in facts.layout.projections if p.bias}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    own: dict[Any, Any] = {}
-    for stored in piece.names:
-        parameter = parameters[names.get(stored, stored)]
-        if parameter.is_meta:
-            raise MemoryShortage(
-                f"{facts.name} is streamed from disk, which trained weights are not",
-                "room for the model",
-                "raise memory: in the recipe, or leave adaptation out",
-            )
-        own.setdefault(parameter, parameter.detach().to("cpu", copy=True))
-        parameter.copy_(piece.read(stored).to(checkpoint.info(stored).dtype).to(parameter.dtype))
-    try:
-        yield
-    finally:
-        for parameter, value in own.items():
-            parameter.copy_(value)
-
-
-def fold_trained(
-    checkpoint: Checkpoint, piece: TrainedPiece, alpha: float, out: Path, run: RunDir, emit: Emit, progress: Progress
-) -> Folded:
-    """Writes the trained model as a plain checkpoint: what `fold` does, with every trained tensor patched."""
-    patches = {name: (lambda W, name=name: piece.read(name).to(W.device)) for name in piece.names}
-    named = key("fold-trained-1", checkpoint.fingerprint(), piece.key, out.name)
-    return write_folded(checkpoint, patches, named, alpha, out, run, emit, progress)
+    return Variant(piece.arm, None, piece)
 
 
 def measure_trained(
     school: School,
-    target: Subject,
+    target: Evaluator,
     trained: Sequence[TrainedPiece],
-    fused: Fusion,
-    alpha: float,  # of the fused model without training, the first of the recipe's
+    fused: Candidate,  # the merged model without training
     holdout: Sequence[Sample],
-    recipe: Recipe,
-    run: RunDir,
     emit: Emit,
 ) -> dict[str, Any]:
     """`adaptation` of report.json (stage "measure_trained"): a row for every method, and who beats whom.
@@ -106,40 +44,39 @@ def measure_trained(
     A row's score is the mean over seeds, `spread` their standard deviation; intervals are paired over texts, with each
     text's bits averaged over seeds: they cover chance in the choice of texts, the spread covers the seeds.
     """
-    bench = Bench(target, recipe, run, emit)
     total = (len(trained) + 2) * len(holdout)
+    alpha = fused.alpha
     found: dict[str, list[Scores]] = {}
     with Progress(emit, STAGE, "Measuring trained models", total, "texts") as progress:
-        baseline = bench.scores(Variant("target"), holdout, progress)
-        found["fused"] = [bench.scores(Variant("fused", alpha, fused), holdout, progress)]
+        baseline = target.scores(Variant("target"), holdout, progress)
+        found["fused"] = [target.scores(Variant("fused", alpha, fused.update), holdout, progress)]
         for piece in trained:
-            variant = variant_of(piece, school)
-            found.setdefault(piece.method, []).append(bench.scores(variant, holdout, progress))
-        rows = [_row("target", [baseline], None, None, recipe)]
-        rows += [_row(m, s, alpha if m == "fused" else _alpha(m, school), baseline, recipe) for m, s in found.items()]
+            found.setdefault(piece.arm, []).append(target.scores(variant_of(piece), holdout, progress))
+        rows = [_row("target", [baseline], None, None, target)]
+        rows += [_row(m, s, alpha if m == "fused" else _alpha(m, school), baseline, target) for m, s in found.items()]
     for row in rows[2:]:
-        interval = {name: row[name] for name in ("difference", "low", "high")}
-        emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **interval))
+        between = {name: row[name] for name in ("difference", "low", "high")}
+        emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
     contrasts = [
-        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), recipe)}
-        for ours, theirs in CONTRASTS
+        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target)}
+        for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
     options = school.options
     first = trained[0].figures
     return {
         "method": options.method,
-        "result": result_method(options),
+        "result": result_arm(options),
         "seeds": list(options.seeds),
         "steps": first.steps,
         "tokens": first.tokens,
         "samples": len(school.lessons.samples),
-        "distillation": (SAME if school.same_tokenizer else ACROSS) if school.source is not None else None,
+        "distillation": _rule(school),
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
             {
-                "model": piece.method,
+                "model": piece.arm,
                 "seed": piece.seed,
                 "steps": piece.figures.steps,
                 "tokens": piece.figures.tokens,
@@ -154,24 +91,34 @@ def measure_trained(
 
 
 def _alpha(method: str, school: School) -> float | None:
-    residual = {each.name: each.residual for each in methods(school.options)}
-    return school.alpha if residual[method] else None
+    start = {arm.name: arm.start for arm in arms(school.options)}
+    return school.alpha if start[method] == "merged" else None
+
+
+def _rule(school: School) -> str | None:
+    """How source and target were compared; None when nothing was distilled."""
+    if school.source is not None:
+        return SAME
+    if school.teacher is None:
+        return None
+    options = school.options.teaching
+    return ACROSS.format(events=options.events, positions=POSITIONS[options.positions])
 
 
 def _row(
-    model: str, scores: Sequence[Scores], alpha: float | None, baseline: Scores | None, recipe: Recipe
+    model: str, scores: Sequence[Scores], alpha: float | None, baseline: Scores | None, target: Evaluator
 ) -> dict[str, Any]:
     values = [each.bits_per_byte for each in scores]
-    interval: dict[str, Any] = {"difference": None, "low": None, "high": None}
+    between: dict[str, Any] = {"difference": None, "low": None, "high": None}
     if baseline is not None:
-        interval = _interval(_mean(scores), baseline, recipe)
+        between = _interval(_mean(scores), baseline, target)
     return {
         "model": model,
         "alpha": alpha,
         "bits_per_byte": mean(values),
         "spread": stdev(values) if len(values) > 1 else None,
         "seeds": values,
-        **interval,
+        **between,
     }
 
 
@@ -181,6 +128,5 @@ def _mean(scores: Sequence[Scores]) -> Scores:
     return Scores(tuple(mean(bits) for bits in zip(*(each.bits for each in scores), strict=True)), scores[0].bytes)
 
 
-def _interval(a: Scores, b: Scores, recipe: Recipe) -> dict[str, float]:
-    names = ("difference", "low", "high")
-    return dict(zip(names, paired_interval(a, b, recipe.evaluation.resamples, recipe.seed), strict=True))
+def _interval(a: Scores, b: Scores, target: Evaluator) -> dict[str, float]:
+    return interval(a, b, target.options.resamples, target.seed)

@@ -1,59 +1,53 @@
 """The frozen residual of adaptation: W = W_base + alpha mask Delta, with W_base to be trained (eqs. 15, 16).
 
-alpha mask Delta is what fusion at alpha adds to the target's weight, so that training begins at the fused model. It is
-a buffer: no gradient reaches it, no optimiser moves it, no checkpoint of the training stores it. Since it only adds,
-the gradient of W_base is the gradient of W: without weight decay this is fine-tuning of the fused weights
+alpha mask Delta is what a merge adds to the target's weight, so that training begins at the merged model. It is a
+buffer: no gradient reaches it, no optimiser moves it, no checkpoint of the training stores it. Since it only adds, the
+gradient of W_base is the gradient of W: without weight decay this is fine-tuning of the merged weights
 (docs/adaptation.md), and a test holds it to that.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion, apply
+from tmerge_tui.engine.weights.install import places
+from tmerge_tui.engine.weights.update import Update
 
 
 class Residual(nn.Module):
-    """W_base -> W_base + Delta on the fused rows (dim 0) or columns (dim 1)."""
+    """W_base -> W_base + Delta, on the rows (dim 0) or columns (dim 1) that change, or on all of it."""
 
-    index: Tensor  # int64 [k]
-    delta: Tensor  # fp32 [k, d_in], [d_out, k] as stored, or [k] of a bias: alpha times the mask times Delta
+    index: Tensor | None  # int64 [k]
+    delta: Tensor  # fp32, as stored: alpha times the mask times Delta
 
-    def __init__(self, dim: int, index: Tensor, delta: Tensor) -> None:
+    def __init__(self, dim: int | None, index: Tensor | None, delta: Tensor) -> None:
         super().__init__()
         self.dim = dim
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("delta", delta, persistent=False)
 
     def forward(self, base: Tensor) -> Tensor:
+        if self.dim is None or self.index is None:
+            return base + self.delta
         return base.index_add(self.dim, self.index, self.delta)
 
 
 @torch.no_grad()
-def attach(model: nn.Module, fusion: Fusion, alpha: float, norm: str) -> list[Residual]:
-    """Puts the residual of `fusion` at `alpha` on the target's projections: the model now computes as the fused one.
+def attach(model: nn.Module, update: Update) -> list[Residual]:
+    """Puts the residual of `update` on the target's weights: the model now computes as the merged one.
 
-    The trainable weight of a projection is then `parametrizations.weight.original`, and `weight` the sum. The weights
-    have to be float32 and in memory.
+    The trainable weight of a module is then `parametrizations.weight.original`, and `weight` the sum. The weights have
+    to be float32 and in memory.
     """
     attached = []
-    for fused in fusion:
-        projection = fusion.projection(fused.layer, fused.kind)
-        module: Any = model.get_submodule(projection.module)
-        W, bias = projection.take(module.weight), None if fused.bias is None else projection.take(module.bias)
-        new, new_bias = apply(W, bias, fused, alpha, norm)
-        index = fused.index.to(W.device)
-        dim, places = projection.locate(fused.axis, index)
-        delta = (new - W).index_select(0 if fused.axis == "rows" else 1, index).float()
-        changes = [("weight", dim, delta.T if projection.transposed else delta)]
-        if bias is not None and new_bias is not None:
-            changes.append(("bias", 0, (new_bias - bias)[index].float()))
-        for name, along, change in changes:
-            residual = Residual(along, places, change.contiguous())
-            parametrize.register_parametrization(module, name, residual)
-            attached.append(residual)
+    for name, (module, attribute) in places(model, update.names).items():
+        stored = getattr(module, attribute).detach()
+        change = update.change(name, stored)
+        index = None if change.index is None else change.index.to(stored.device)
+        own = stored if change.dim is None or index is None else stored.index_select(change.dim, index)
+        residual = Residual(change.dim, index, (change.values - own).float().contiguous())
+        parametrize.register_parametrization(module, attribute, residual)
+        attached.append(residual)
     return attached

@@ -6,26 +6,20 @@ import filecmp
 import hashlib
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from tmerge_tui.engine.methods.transport_merge.fusion import Fusion, apply
 from tmerge_tui.engine.progress import Progress
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import ModelError, StorageError
 from tmerge_tui.events import Artifact, Emit, Warned
 from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes, patch_checkpoint
-from tmerge_tui.models.layout import Projection
-from tmerge_tui.models.parameters import read_weight
 from tmerge_tui.run_folder import RunDir, key
-
-T = TypeVar("T")
 
 WRITTEN_LATER = ("README.md", "tmerge_recipe.yaml")  # the model card and recipe are put beside the weights afterwards
 
@@ -36,98 +30,26 @@ class Folded:
 
     alpha: float
     folder: str
-    fused: tuple[str, ...]  # tensors that fusion changed
+    fused: tuple[str, ...]  # tensors that changed
     copied: int  # tensors that are the target's, byte for byte
     files: tuple[dict[str, Any], ...]  # {"path", "bytes", "sha256"} of every file
 
 
-def fold_bytes(target: Checkpoint, fusion: Fusion) -> int:
-    """Bytes that one fold copies and overwrites: what it adds to its progress."""
-    return copy_bytes(target, fused_names(fusion))
-
-
-def fold(
-    target: Checkpoint,
-    fusion: Fusion,
-    alpha: float,
-    norm: str,
+def export(
+    update: Update,
+    alpha: float,  # as the report names the result
     out: Path,
     run: RunDir,
     emit: Emit,
-    progress: Progress | None = None,  # in bytes, see fold_bytes; its own when None
+    progress: Progress | None = None,  # in bytes, see copy_bytes; its own when None
 ) -> Folded:
-    """Writes target + fusion at `alpha` to the folder `out`; the same fold found finished there is not redone.
+    """Writes the target with `update` to the folder `out`; the same found finished there is not redone.
 
     `out` appears whole or not at all. Statistics were fp32; each weight is cast once, here, to its own dtype.
-    Raises StorageError when there is no room, ModelError when a fused tensor is not in the target's file or the written
-    folder is not the target's but for the fused tensors, NumericsError when a weight is not finite.
+    Raises StorageError when there is no room, ModelError when a changed tensor is not in the target's file or the
+    written folder is not the target's but for the changed tensors, NumericsError when a weight is not finite.
     """
-    patches = _patches(target, fusion, alpha, norm)
-    named = key("fold-1", target.fingerprint(), fusion.key, alpha, norm, out.name)
-    return write_folded(target, patches, named, alpha, out, run, emit, progress)
-
-
-def write_folded(
-    target: Checkpoint,
-    patches: Mapping[str, Callable[[Tensor], Tensor]],
-    named: str,  # names the content of what is written, and `out`
-    alpha: float,
-    out: Path,
-    run: RunDir,
-    emit: Emit,
-    progress: Progress | None = None,
-) -> Folded:
-    """The target with `patches`, written, accounted for and described; see `fold`."""
-    if target.pickled:
-        emit(
-            Warned("fold", "the target's weights are .bin files; the result has the same tensors in safetensors files")
-        )
-    marker = run.piece("folded", named, ".json")
-    work = copy_bytes(target, patches)
-    with nullcontext(progress) if progress else Progress(emit, "fold", "Writing the model", work, "bytes") as shown:
-        found = _finished(marker, out)
-        if found:
-            shown.skip(work)
-            return found
-        _check_room(target, out)
-        patch_checkpoint(target, out, patches, shown.advance)
-        _account(target, Checkpoint(out))
-    files = tuple(_describe(path, out) for path in sorted(out.rglob("*")) if path.is_file())
-    folded = Folded(alpha, str(out), tuple(patches), len(target.names) - len(patches), files)
-    run.save_json(marker, asdict(folded))
-    emit(Artifact("model", str(out), sum(file["bytes"] for file in files)))
-    return folded
-
-
-def fused_names(fusion: Fusion) -> list[str]:
-    """Names of the target's tensors that fusion changes; one that holds several projections is named once.
-
-    Raises ModelError when two projections are the same rows of the same tensor.
-    """
-    changes = _changes(fusion)
-    for name, projections in changes.items():
-        if len({p.block for p in projections}) < len(projections):
-            raise ModelError(
-                f"{name} is shared by several projections",
-                "weights of its own for every projection",
-                "leave its projections or layers out of the fusion",
-            )
-    return list(changes)
-
-
-def _changes(fusion: Fusion) -> dict[str, list[Projection]]:
-    """Tensor -> the fused projections in it."""
-    found: dict[str, list[Projection]] = defaultdict(list)
-    for line in fusion.figures():
-        projection = fusion.projection(line["layer"], line["kind"])
-        found[projection.weight].append(projection)
-        if line["bias"]:
-            found[_present(projection.bias)].append(projection)
-    return dict(found)
-
-
-def _patches(target: Checkpoint, fusion: Fusion, alpha: float, norm: str) -> dict[str, Callable[[Tensor], Tensor]]:
-    names = fused_names(fusion)
+    target, names = update.target, update.names
     missing = sorted(set(names) - set(target.names))
     if missing:
         raise ModelError(
@@ -135,28 +57,29 @@ def _patches(target: Checkpoint, fusion: Fusion, alpha: float, norm: str) -> dic
             "the target model the plans were made for",
             "run again from the start with this target",
         )
+    if target.pickled:
+        emit(
+            Warned("fold", "the target's weights are .bin files; the result has the same tensors in safetensors files")
+        )
+    marker = run.piece("folded", key("fold-1", target.fingerprint(), *update.key[1:], out.name), ".json")
+    work = copy_bytes(target, names)
+    with nullcontext(progress) if progress else Progress(emit, "fold", "Writing the model", work, "bytes") as shown:
+        found = _finished(marker, out)
+        if found:
+            shown.skip(work)
+            return found
+        _check_room(target, out)
+        patch_checkpoint(target, out, {name: partial(_changed, update, name) for name in names}, shown.advance)
+        _account(target, Checkpoint(out))
+    files = tuple(_describe(path, out) for path in sorted(out.rglob("*")) if path.is_file())
+    folded = Folded(alpha, str(out), names, len(target.names) - len(names), files)
+    run.save_json(marker, asdict(folded))
+    emit(Artifact("model", str(out), sum(file["bytes"] for file in files)))
+    return folded
 
-    def patch(name: str, projections: list[Projection]) -> Callable[[Tensor], Tensor]:
-        def changed(stored: Tensor) -> Tensor:
-            new = stored.to(torch.promote_types(stored.dtype, torch.float32), copy=True)
-            for p in projections:
-                fused = fusion.fused(p.layer, p.kind)
-                if name == p.weight:
-                    W, _ = apply(p.take(stored), None, fused, alpha, norm)
-                    p.put(new, W)
-                else:  # norm: keep rescales a bias with its row, so the row is read again
-                    _, b = apply(read_weight(target, p), p.take(stored), fused, alpha, norm)
-                    p.put(new, _present(b))
-            return new
 
-        return changed
-
-    return {name: patch(name, projections) for name, projections in _changes(fusion).items()}
-
-
-def _present(value: T | None) -> T:
-    assert value is not None
-    return value
+def _changed(update: Update, name: str, stored: Tensor) -> Tensor:
+    return update.change(name, stored).applied(stored)
 
 
 def _check_room(target: Checkpoint, out: Path) -> None:

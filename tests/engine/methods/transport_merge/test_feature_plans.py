@@ -112,6 +112,24 @@ def test_finished_pieces_are_read(target: FakeActivations, source: FakeActivatio
     assert third.key == first.key
 
 
+def test_a_piece_that_does_not_say_whether_its_kernel_left_fp32_is_taken_up(
+    target: FakeActivations, source: FakeActivations, run: RunDir
+) -> None:
+    """As earlier versions wrote them."""
+    transports, _ = go(target, source, run, ("q",))
+    expected = transports.result("q.out", 1, 2)
+    for l, side in transports.solved():
+        tensors, meta = run.load(transports.piece(l, side))
+        for pair in meta["pairs"].values():
+            del pair["fell_back"]
+        run.save(transports.piece(l, side), tensors, meta)
+    again, events = go(target, source, run, ("q",))
+    assert only(events, StageFinished)[0].outcome == "cached"
+    assert replace(again.result("q.out", 1, 2).solution, f=None, g=None) == replace(
+        expected.solution, f=None, g=None, violations=()
+    )
+
+
 def test_what_a_piece_depends_on(target: FakeActivations, source: FakeActivations, run: RunDir) -> None:
     transports, _ = go(target, source, run, ("q",))
     pieces = set(run.state.iterdir())

@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tmerge_tui.engine.methods.transport_merge.layer_plans import keep_largest, layer_plan, median_scaled
+from tmerge_tui.engine.optimal_transport.cost import DenseCosts
 from tmerge_tui.engine.optimal_transport.sinkhorn import solve_plain
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.recipe import Transport
 
@@ -38,7 +40,7 @@ def test_median_scaled_gives_the_authors_plan(epsilon: str) -> None:
     assert plan.converged
     # The same number of plain iterations gives theirs to fp32.
     scaled = median_scaled(C.double())
-    s = solve_plain(scaled, 0.1, 1000, 1e-9)
+    (s,) = solve_plain(DenseCosts(scaled), 0.1, Stopping(1000, 1e-9))
     plain = torch.exp(s.f.double()[:, None] + s.g.double() + s.shift - scaled / 0.1)
     assert (plain - expected).abs().max() < 1e-6
 

@@ -25,6 +25,7 @@ import torch
 from tests.engine.methods.transport_merge.clustered import KINDS, models
 from tests.engine.pair import make_pair, recipe_of
 from tests.test_imports import FILES, imports
+from tests.waiting import PATIENCE, until
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.methods.transport_merge import feature_plans as stage
 from tmerge_tui.engine.methods.transport_merge import ray_solver
@@ -373,7 +374,8 @@ def test_what_keeps_a_cluster_from_being_joined(tmp_path: Path, monkeypatch: pyt
 def test_another_version_of_ray_is_refused(nodes: Any) -> None:
     """In a process of its own: the process of the tests is connected already."""
     code = (
-        "from tmerge_tui.engine import cluster\nfrom tmerge_tui.errors import ClusterError\nimport ray\n"
+        "from tmerge_tui.engine.methods.transport_merge import ray_solver\n"
+        "from tmerge_tui.errors import ClusterError\nimport ray\n"
         f"with ray_solver.connected({nodes.address!r}): assert ray.nodes()\n"
         "ray.__version__ = '2.1.0'\n"
         f"try:\n    with ray_solver.connected({nodes.address!r}): pass\n"
@@ -392,7 +394,7 @@ def test_without_the_extra(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_ray_is_imported_in_one_file() -> None:
     found = {path.name for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
-    assert found == {"cluster.py"}
+    assert found == {"ray_solver.py"}
     assert not [n for n in imports(Path(ray_solver.__file__), top_only=True) if n.split(".")[0] == "ray"]
 
 
@@ -417,23 +419,23 @@ def test_a_stopped_and_a_killed_run_go_on(
     for signal_, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
         worker = spawn.start(run)
         try:
-            until(lambda already=done: len(pieces(run)) > already, run)
+            until(lambda already=done: len(pieces(run)) > already)
             theirs = psutil.Process(worker.pid).children(recursive=True)
             assert any("raylet" in process.name() for process in theirs)
             os.kill(worker.pid, signal_)
-            assert worker.wait(20) == code
+            assert worker.wait(PATIENCE) == code
         finally:
-            worker.process.kill()
-            worker.process.wait()
+            with worker.process as process:
+                process.kill()
         left = [process for process in theirs if signal_ == signal.SIGTERM or not agent(process)]
-        until(lambda left=left: not any(runs(process) for process in left), run)
+        until(lambda left=left: not any(runs(process) for process in left))
         done = len(pieces(run))
         assert 0 < done < 12
         lines = list(Follower(run).poll())
         assert isinstance(lines[-1].event, RunInterrupted) == (signal_ == signal.SIGTERM)
     run.recipe.write_text(dump_recipe(recipe(executor="local")))
     worker = spawn.start(run)
-    assert worker.wait(60) == 0
+    assert worker.wait(PATIENCE) == 0
     assert pieces(run) == expected
 
 
@@ -446,10 +448,3 @@ def agent(process: psutil.Process) -> bool:
 
 def runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def until(true: Callable[[], bool], run: RunDir, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, run.log.read_text()
-        time.sleep(0.1)

@@ -20,15 +20,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from tmerge_tui.engine.methods.transport_merge.layer_plans import LayerPlan, layer_plan
-from tmerge_tui.engine.optimal_transport.cost import correlation, zscore
-from tmerge_tui.engine.optimal_transport.sinkhorn import (
-    KERNEL_EPSILON,
-    Solution,
-    plan,
-    solve_fast,
-    solve_plain,
-    solve_pot,
-)
+from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
+from tmerge_tui.engine.optimal_transport.sinkhorn import SOLVERS, Solution, plan
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Convergence, Emit, HeatMap, LayerPlanSolved, PairSolved, Warned, pack_cells
 from tmerge_tui.models.layout import SIDES, Layout, side_of
@@ -70,7 +64,7 @@ class TransportResult:
 
     def plan(self, Zx: Tensor, Zy: Tensor, rows: Tensor | None = None) -> Tensor:
         """Q [n, n'] fp32 (or only `rows` of it) from the z-scores of both layers."""
-        return plan(Zx, Zy, self.epsilon, self.solution, rows)
+        return plan(CorrelationCosts(Zx, [Zy]), self.epsilon, self.solution, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ class Transports:
     @property
     def key(self) -> str:
         """Names the content: activations and every option that plans depend on; not what was asked for, nor where."""
-        how = self.options.model_dump(exclude={"projections", "executor", "ray_address"})
+        how = self.options.that_affect("plans", "layers")
         return key("transports-1", self.target.key, self.source.key, how)
 
     def sources(self, side: str) -> tuple[int, ...]:
@@ -133,8 +127,7 @@ class Transports:
         return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s))
 
     def piece(self, l: int, side: str) -> Path:
-        o = self.options
-        how = [o.epsilon, o.max_iterations, o.tolerance, o.stop, o.solver]
+        how = [getattr(self.options, name) for name in self.options.affecting("plans")]
         parts = ["transport-1", self.target.key, self.source.key, l, side, self.sources(side), how]
         return self.run.piece(STAGE, key(*parts))
 
@@ -273,11 +266,8 @@ def here(transports: Transports, missing: Sequence[Piece]) -> Parts:
 
 def solve(Zx: Tensor, Zys: Sequence[Tensor], options: Transport) -> list[Solution]:
     """Plans of a target layer Zx [T, n] with source layers of one width, Zys [T, n'] each; within `exact_products`."""
-    limits = (options.epsilon, options.max_iterations, options.tolerance, options.stop)
-    if options.solver == "fast":
-        return solve_fast(Zx, Zys, *limits)
-    one = solve_plain if options.solver == "plain" else solve_pot
-    return [one(1 - correlation(Zx.double(), Zy.double()), *limits) for Zy in Zys]
+    stopping = Stopping(options.max_iterations, options.tolerance, options.stop)
+    return SOLVERS[options.solver](CorrelationCosts(Zx, Zys), options.epsilon, stopping)
 
 
 def chunks(transports: Transports, side: str, shape: Sequence[int], device: str) -> Iterator[list[int]]:
@@ -318,11 +308,9 @@ def _warn(transports: Transports, emit: Emit) -> None:
                 "raise max_iterations or epsilon",
             )
         )
-    left = [pair for pair in pairs if pair["solver"] == "fast-log"]
-    if left and transports.options.epsilon >= KERNEL_EPSILON:
-        emit(
-            Warned(STAGE, f"{len(left)} of {len(pairs)} plans left the range of fp32 and were solved in the log domain")
-        )
+    left = sum(pair.get("fell_back", False) for pair in pairs)  # pieces of earlier versions do not say
+    if left:
+        emit(Warned(STAGE, f"{left} of {len(pairs)} plans left the range of fp32 and were solved in the log domain"))
 
 
 class _Showcase:

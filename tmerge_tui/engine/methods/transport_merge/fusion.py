@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tmerge_tui.errors import StorageError
+from tmerge_tui.engine.weights.update import Change
+from tmerge_tui.errors import ModelError
+from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout, Projection
-from tmerge_tui.run_folder import RunDir, key
+from tmerge_tui.models.parameters import read_weight
+from tmerge_tui.run_folder import RunDir, key, open_piece
 
 COLUMN_KINDS = ("o", "down")  # they read the neurons that are fused; all others write them
 Axis = Literal["rows", "columns"]
@@ -69,12 +73,9 @@ class Fusion:
         named = sorted((layer, path.name) for layer, path in self.pieces.items())
         self.key = key("fusion", named) if self.shares is None else key("fusion", named, self.shares)
 
-    def at(self, strengths: Mapping[str, float]) -> tuple[Fusion, float]:
-        """(fusion, alpha) that mix every kind in at a strength of its own: alpha is the largest of `strengths`, and the
-        fusion knows the share of each kind in it. A kind at 0, or not named, is left out."""
-        alpha = max(strengths.values(), default=0.0)
-        shares = {kind: strength / alpha for kind, strength in strengths.items() if strength}
-        return Fusion(self.run, self.pieces, self.layout, self.notes, self.permuted, shares), alpha
+    def sharing(self, shares: Mapping[str, float] | None) -> Fusion:
+        """The same, each kind mixed in at its share of alpha; None: all of it at every kind."""
+        return Fusion(self.run, self.pieces, self.layout, self.notes, self.permuted, shares)
 
     def layers(self) -> tuple[int, ...]:
         return tuple(sorted(self.pieces))
@@ -108,14 +109,9 @@ class Fusion:
     @contextmanager
     def _open(self, layer: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         path = self.pieces[layer]
-        try:
-            with safe_open(path, "pt") as file:
-                lines = json.loads(file.metadata()["meta"])["projections"]
-                yield file, [line for line in lines if self.shares is None or line["kind"] in self.shares]
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{path}: {error}", "a piece that fusion has finished", "delete that file and run again"
-            ) from error
+        with open_piece(path) as file:
+            lines = json.loads(file.metadata()["meta"])["projections"]
+            yield file, [line for line in lines if self.shares is None or line["kind"] in self.shares]
 
     def _read(self, file: Any, line: Mapping[str, Any]) -> FusedProjection:
         kind = line["kind"]
@@ -165,8 +161,77 @@ def apply(
     W.index_copy_(dim, index, new)
     if bias is None:
         return W, None
-    bias = bias.to(W, copy=True)
+    return W, _mixed_bias(bias.to(W, copy=True), fused, alpha, factor, transported)
+
+
+def _mixed_bias(
+    bias: Tensor, fused: FusedProjection, alpha: float, factor: Tensor | float, transported: bool
+) -> Tensor:
     if fused.bias is not None:
+        index = fused.index.to(bias.device)
         own = bias[index]
-        bias[index] = own.lerp(fused.bias.to(W) if transported else torch.zeros_like(own), alpha) * factor
-    return W, bias
+        bias[index] = own.lerp(fused.bias.to(bias) if transported else torch.zeros_like(own), alpha) * factor
+    return bias
+
+
+@dataclass(frozen=True, eq=False)
+class FusedUpdate:
+    """A fusion mixed into the target at one strength. transported=False: the shrink placebo."""
+
+    fusion: Fusion
+    target: Checkpoint
+    alpha: float
+    norm: str
+    transported: bool = True
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return not self.transported, self.fusion.key, self.alpha, self.norm
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Raises ModelError when two projections are the same rows of the same tensor."""
+        for name, projections in self._projections.items():
+            if len({p.block for p in projections}) < len(projections):
+                raise ModelError(
+                    f"{name} is shared by several projections",
+                    "weights of its own for every projection",
+                    "leave its projections or layers out of the fusion",
+                )
+        return tuple(self._projections)
+
+    def change(self, name: str, stored: Tensor) -> Change:
+        parts = [self._part(name, p, stored) for p in self._projections[name]]
+        dim = parts[0][0]
+        return Change(torch.cat([values for _, _, values in parts], dim), dim, torch.cat([at for _, at, _ in parts]))
+
+    def _part(self, name: str, p: Projection, stored: Tensor) -> tuple[int, Tensor, Tensor]:
+        """(dimension, indices, new entries) of one projection in a stored tensor."""
+        fused = self.fusion.fused(p.layer, p.kind)
+        index = fused.index.to(stored.device)
+        if name == p.weight:
+            W, _ = apply(p.take(stored), None, fused, self.alpha, self.norm, self.transported)
+            dim, places = p.locate(fused.axis, index)
+            entries = W.index_select(0 if fused.axis == "rows" else 1, index)
+            return dim, places, entries.T if p.transposed else entries
+        bias = p.take(stored)
+        if self.norm == "keep":  # a bias is rescaled with its row, so the row is read again
+            W = read_weight(self.target, p).to(stored.device)
+            _, b = apply(W, bias, fused, self.alpha, self.norm, self.transported)
+            assert b is not None
+        else:
+            wide = bias.to(torch.promote_types(bias.dtype, torch.float32), copy=True)
+            b = _mixed_bias(wide, fused, self.alpha * fused.share, 1.0, self.transported)
+        return 0, p.locate("rows", index)[1], b[index]
+
+    @cached_property
+    def _projections(self) -> dict[str, list[Projection]]:
+        """Tensor of the file -> the fused projections in it."""
+        found: dict[str, list[Projection]] = defaultdict(list)
+        for line in self.fusion.figures():
+            p = self.fusion.projection(line["layer"], line["kind"])
+            found[p.weight].append(p)
+            if line["bias"]:
+                assert p.bias is not None
+                found[p.bias].append(p)
+        return dict(found)

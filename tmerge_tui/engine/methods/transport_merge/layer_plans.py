@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tmerge_tui.engine.optimal_transport.anderson import Duals, iterate
 from tmerge_tui.engine.optimal_transport.kernels import LogKernels
+from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.recipe import Transport
 
@@ -69,9 +70,7 @@ def _solve(C: Tensor, options: Transport) -> tuple[Duals, Tensor]:
     log_K = -cost / eta
     duals = iterate(
         LogKernels(log_K[None], float(cost.max() - cost.min()) / eta),
-        options.layer_max_iterations,
-        options.layer_tolerance,
-        options.stop,
+        Stopping(options.layer_max_iterations, options.layer_tolerance, options.stop),
     )[0]
     if duals is None:
         raise NumericsError("a layer plan is not finite", hint="use a larger eta")

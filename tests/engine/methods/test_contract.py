@@ -1,0 +1,123 @@
+"""What every merge method has to keep, and what adding one costs. References: the target's own bytes and tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.methods.toy import Toy
+from tests.engine.pair import make_pair, recipe_of
+from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.preflight.check import prepare
+from tmerge_tui.engine.weights.export import export
+from tmerge_tui.events import Event, RunStarted, StageFinished
+from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
+
+NAMES = [*METHODS, Toy.name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Any:
+    """The toy is a method like any other: a line of the registry is all that knows of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, Toy.name, Toy())
+        yield
+
+
+@pytest.fixture(scope="module")
+def mapping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+def recipe_for(mapping: dict[str, Any], name: str, output: Path, **changes: Any) -> Recipe:
+    return recipe_of(mapping, output=str(output), **changes).model_copy(update={"method": name})
+
+
+def ran(recipe: Recipe) -> tuple[RunDir, list[Event]]:
+    run, seen = RunDir.create(recipe.output), []
+    pipeline.run(recipe, run, seen.append)
+    return run, seen
+
+
+@pytest.fixture(scope="module")
+def finished(mapping: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: ran(recipe_for(mapping, name, folder / name)) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_run_as_announced(finished: dict[str, Any], name: str) -> None:
+    _, seen = finished[name]
+    announced = [stage["name"] for stage in next(e for e in seen if isinstance(e, RunStarted)).stages]
+    assert [e.stage for e in seen if isinstance(e, StageFinished)] == announced
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strength_0_is_the_target_byte_for_byte(mapping: dict[str, Any], tmp_path: Path, name: str) -> None:
+    run, _ = ran(recipe_for(mapping, name, tmp_path / "run", fusion={"alpha": 0.0}))
+    target = Path(mapping["target"])
+    for file in target.iterdir():
+        assert (run.model / file.name).read_bytes() == file.read_bytes() or file.name == "README.md", file.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_is_accounted_for_and_finite(mapping: dict[str, Any], finished: dict[str, Any], name: str) -> None:
+    run, _ = finished[name]
+    report = json.loads((run.path / "report.json").read_text())
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run.model, Path(mapping["target"])))
+    assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {k: (v.shape, v.dtype) for k, v in theirs.items()}
+    changed = {key for key in ours if not torch.equal(ours[key], theirs[key])}
+    assert changed and changed <= set(report["tensors"]["fused"])
+    assert report["tensors"]["copied"] + len(report["tensors"]["fused"]) == len(theirs)
+    assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in ours.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_placebos_are_measured_beside_the_result(finished: dict[str, Any], name: str) -> None:
+    run, _ = finished[name]
+    report = json.loads((run.path / "report.json").read_text())
+    against = {row["against"] for row in report["contrasts"]}
+    assert against and against <= {row["model"] for row in report["scores"]}
+    assert isinstance(report["verdict"]["beats_placebos"], bool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_running_again_computes_nothing_and_gives_the_same(
+    mapping: dict[str, Any], finished: dict[str, Any], name: str
+) -> None:
+    run, _ = finished[name]
+    before = (run.model / "model.safetensors").read_bytes(), json.loads((run.path / "report.json").read_text())
+    _, seen = ran(recipe_for(mapping, name, run.path))
+    outcomes = {e.stage: e.outcome for e in seen if isinstance(e, StageFinished)}
+    assert outcomes["evaluate"] == outcomes["fold"] == "cached"
+    assert (run.model / "model.safetensors").read_bytes() == before[0]
+    assert json.loads((run.path / "report.json").read_text())["scores"] == before[1]["scores"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_has_a_name_of_its_own_at_every_strength(
+    mapping: dict[str, Any], finished: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    run, _ = finished[name]
+    prepared = prepare(recipe_for(mapping, name, run.path), cluster=False)
+    merge = METHODS[name].merge(prepared, run, lambda event: None, lambda source: None)
+    candidates = [merge.candidate(alpha) for alpha in (0.1, 0.2)]
+    updates = [update for one in candidates for update in (one.update, *one.placebos.values())]
+    assert len({json.dumps(update.key) for update in updates}) == len(updates)
+    export(candidates[0].update, 0.1, tmp_path / "out", RunDir.create(tmp_path / "run"), lambda event: None)
+    assert set(candidates[0].update.names) <= set(prepared.target.checkpoint.names)
+
+
+def test_the_reports_of_any_method_have_its_own_part(finished: dict[str, Any]) -> None:
+    run, _ = finished[Toy.name]
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["volume"] == [1.0] and "layer_plans" not in report
+    for name in ("report.html", "report.md"):
+        assert (run.path / name).stat().st_size > 1000

@@ -1,0 +1,70 @@
+"""Answers that need a model in memory. Reference: the continuation of the same model loaded by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engine.pair import make_pair
+from tests.tiny import make_model
+from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.generation import continue_prompts
+from tmerge_tui.models.tokenizer import load_tokenizer
+from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker import questions
+from tmerge_tui.worker.helper import Cancelled, Request
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded() -> Iterator[None]:
+    yield
+    questions._runnable.cache_clear()
+
+
+def ask(run: Path, **args: Any) -> Request:
+    return Request(1, "generate", {"run": str(run), "prompt": "Two rivers", **args})
+
+
+def finished(tmp_path: Path, **changes: Any) -> Path:
+    """A run folder with a recipe and a model in it."""
+    mapping = {**make_pair(tmp_path), **changes}
+    run = RunDir.create(mapping["output"])
+    run.recipe.write_text(dump_recipe(make_recipe(mapping)))
+    make_model(run.model, "llama", seed=4)
+    return run.path
+
+
+@pytest.mark.parametrize("model", ["target", "fused"])
+def test_the_wizard_writes_what_the_report_does(tmp_path: Path, model: str) -> None:
+    run = finished(tmp_path)
+    folder = tmp_path / "target" if model == "target" else run / "model"
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    (expected,) = continue_prompts(loaded, load_tokenizer(folder), ["Two rivers"], questions.NEW_TOKENS)
+    answer = questions.generate(ask(run, model=model))
+    assert answer["text"] == expected
+    assert 0 < answer["tokens"] <= questions.NEW_TOKENS and answer["seconds"] > 0
+
+
+def test_a_cancelled_question_ends_at_the_next_token(tmp_path: Path) -> None:
+    request = ask(finished(tmp_path), model="fused")
+    request.stop.set()
+    with pytest.raises(Cancelled):
+        questions.generate(request)
+
+
+def test_the_recipes_memory_holds_for_both_models_together(tmp_path: Path) -> None:
+    facts = read_facts(make_model(tmp_path / "known"), "m")
+    whole = facts.weight_bytes(torch.float32)
+    room = 2 * whole - 2  # for all of one and not quite all of two
+    run = finished(tmp_path, memory=room)
+    answer = questions.generate(ask(run, model="fused"))
+    loaded, _ = questions._runnable(str(run / "model"), False, "cpu", room)
+    assert any(parameter.is_meta for parameter in loaded.parameters())
+    plain = questions.generate(ask(finished(tmp_path / "plain"), model="fused"))
+    assert answer["text"] == plain["text"]
