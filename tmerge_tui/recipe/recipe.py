@@ -69,8 +69,10 @@ class Calibration(Section):
     column: str | None = option(
         None, "field that holds text or chat messages; found by itself when it is clear", "text"
     )
-    samples: int = option(2000, "calibration samples T", "text", unit="samples", equation="eq. 6", ge=2)
-    holdout: int = option(400, "samples held out for measuring, never aligned on", "text", unit="samples", ge=2)
+    samples: int = option(2000, "calibration samples T", "text", unit="samples", equation="eq. 6", ge=2, le=10**9)
+    holdout: int = option(
+        400, "samples held out for measuring, never aligned on", "text", unit="samples", ge=2, le=10**9
+    )
     validation: int = option(
         200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", "text",
         unit="samples", expert=True, ge=2,
