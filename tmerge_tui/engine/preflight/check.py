@@ -10,12 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tmerge_tui import machine
 from tmerge_tui.engine.data.corpus import Corpus, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
+from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
@@ -24,7 +28,7 @@ from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
-from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.loading import free_memory, pick_device
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.quantities import size
@@ -33,11 +37,16 @@ from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 def check(recipe: Recipe) -> list[str]:
     """Every problem of a recipe on this machine; empty when it can run."""
+    return examine(recipe)[0]
+
+
+def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
     try:
-        prepare(recipe)
+        prepared = prepare(recipe)
     except ProblemsError as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), []
+    return [], list(prepared.warnings)
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -59,16 +68,27 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
     needs = estimate(recipe, target.facts, source.facts, texts)
     problems += _disk(recipe, needs, (source, target))
+    notes: list[str] = []
+    if device is not None:
+        too_much, notes = in_memory(recipe, needs, device)
+        problems += too_much
     if problems:
         raise CheckError(problems)
-    notes = [party.located.note for party in (source, target) if party.located.note]
-    warnings = [*notes, *corpus.warnings]
+    warnings = [*(party.located.note for party in (source, target) if party.located.note), *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
         warnings.append(
             f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
             f"the result is bound by both"
         )
+
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def with_time(prepared: Prepared) -> Estimate:
+    """The estimate with the time that it takes on this machine, which a second of measuring says."""
+    calibration = prepared.recipe.calibration
+    batch = calibration.batch_size * calibration.max_length
+    return timed(prepared.estimate, prepared.source.facts, prepared.target.facts, batch, prepared.device)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:
@@ -160,6 +180,34 @@ def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list
         f"output: {size(free)} free at {output}, the run needs about {size(needs.disk_bytes)}{download}; "
         f"free space or choose another output"
     ]
+
+
+def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[list[str], list[str]]:
+    """(what does not fit this machine, what fits only by streaming weights from disk): the figures are estimates."""
+    cuda = device.type == "cuda"
+    free = int(torch.cuda.mem_get_info(device)[0]) if cuda else machine.memory().available
+    where = f"{size(free)} are free" + (f" on {device}" if cuda else "")
+    problems, notes = [], []
+    parts = needs.memory
+    if parts.get("training", 0) > free:
+        problems.append(
+            f"adaptation: training takes about {size(parts['training'])} of memory, {where}; "
+            "use adaptation.method: lora, a smaller batch_size or block_length, or a larger machine"
+        )
+    if parts.get("transport", 0) > free:
+        problems.append(
+            f"transport: plans take about {size(parts['transport'])} of memory, {where}; "
+            "use fewer calibration.samples, or calibration.pooling: sample"
+        )
+    budget = recipe.memory_bytes or free_memory(device)
+    streamed = [name for name in ("weights", "teacher") if parts.get(name, 0) // (1 + cuda) > budget]
+    if streamed:
+        most = max(parts[name] for name in streamed)
+        notes.append(
+            f"memory: {size(most)} of weights in float32, {size(budget)} for them here: where bfloat16 does not fit "
+            "either they are streamed layer by layer from disk in every pass, which is slower"
+        )
+    return problems, notes
 
 
 def _existing(folder: Path) -> Path:
