@@ -50,6 +50,8 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
+TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
+TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
 HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
 TRAINING = (("adapt", "Train", 2.0), ("fold_trained", "Write the adapted model", 0.05))  # only with adaptation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
@@ -68,6 +70,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
+    recipe = prepared.recipe  # lengths that fit, and what can be compared
     merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
     candidates, strength = _candidates(merge, prepared, run, log)
     folded = [] if until else _fold(candidates, prepared, run, log)
@@ -106,6 +109,8 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
         FOLD,
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
+        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
+        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
         *(TRAINING if trained else ()),
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
@@ -137,7 +142,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         "device": str(prepared.device),
         "versions": versions(),
     }
-    recipe = recipe.model_copy(update={"resolved": resolved})
+    recipe = prepared.recipe.model_copy(update={"resolved": resolved})
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)

@@ -7,7 +7,6 @@ one on the Hub only the small files and the headers of the weights are read.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,10 +16,13 @@ import torch
 
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, read_corpus, read_pool, render, uses_template
+from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
-from tmerge_tui.engine.preflight.check import examine, in_memory, open_party
+from tmerge_tui.engine.preflight.check import examine, open_party
 from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.room import in_memory
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.errors import CheckError, DataError, ModelError, TmergeError
@@ -89,7 +91,7 @@ def preview(request: Request) -> dict[str, Any]:
             entry[role] = {"text": text[:PREVIEW_CHARACTERS], "tokens": tokens, "cut": tokens > calibration.max_length}
     return {
         "column": corpus.column,
-        "columns": columns(Path(calibration.path or "")),
+        "columns": columns_of(Path(calibration.path)) if calibration.path else [],
         "calibration": len(corpus.calibration),
         "holdout": len(corpus.holdout),
         "samples": samples,
@@ -105,11 +107,12 @@ def estimated(request: Request) -> dict[str, Any]:
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
     try:
         corpus = _corpus(recipe.calibration, recipe.seed)
-        texts = [sample.plain for sample in corpus.calibration]
+        seen = read_text(recipe, source, target, corpus, ())
+        read, texts = (seen.rows, seen.tokens) if not seen.problems else None, len(corpus.calibration)
     except DataError:
-        texts = None  # the Data step says why; the figures are those of the text asked for
+        read, texts = None, None  # the Data step says why; the figures are those of the text asked for
     request.check()
-    needs = estimate(recipe, target.facts, source.facts, texts)
+    needs = estimate(recipe, target.facts, source.facts, read, texts)
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     needs = timed(needs, source.facts, target.facts, batch, device)
@@ -142,7 +145,7 @@ def checked(request: Request) -> dict[str, list[str]]:
 
 def fields(request: Request) -> list[str]:
     """args: path. The fields of a file that one may choose from."""
-    return columns(Path(request.args["path"]))
+    return columns_of(Path(request.args["path"]))
 
 
 def lacking(request: Request) -> dict[str, str]:
@@ -175,27 +178,6 @@ def plan(request: Request) -> dict[str, Any]:
     args = request.args
     heat = _transports(args["run"]).heatmap(args["side"], int(args["l"]), int(args["m"]))
     return asdict(heat)
-
-
-def columns(path: Path) -> list[str]:
-    """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        return list(parquet.read_schema(path).names)
-    if path.suffix in (".jsonl", ".csv"):
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
-        if path.suffix == ".csv":
-            import csv
-
-            return next(csv.reader([first]), [])
-        try:
-            record = json.loads(first)
-        except ValueError as error:
-            raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
-        return list(record) if isinstance(record, dict) else []
-    return []
 
 
 def _strangers(source: ModelFacts, target: ModelFacts) -> bool:
@@ -245,7 +227,7 @@ def _transports(run: str) -> Transports:
 
 def _corpus(calibration: Calibration, seed: int) -> Corpus:
     """A file is read once for all numbers that one tries on it; a data set of the Hub is streamed anew."""
-    if calibration.path is None:
+    if calibration.path is None or Path(calibration.path).is_dir():
         return read_corpus(calibration, seed)
     file = Path(calibration.path)
     try:

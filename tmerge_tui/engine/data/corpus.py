@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tmerge_tui.engine.data.records import without_halves
 from tmerge_tui.engine.data.text_files import Read, read_file
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration
@@ -163,7 +164,7 @@ def hash_samples(samples: Iterable[Sample]) -> str:
     """sha256 of the exact ordered texts."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(sample.identity.encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(sample.identity.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -217,7 +218,11 @@ def _read(calibration: Calibration, seed: int) -> tuple[Read, Path | str, str | 
 def _distinct(read: Read, path: Path | str) -> tuple[list[Sample], list[str]]:
     """The non-empty samples of a file, each once, in file order; and what was left out."""
     warnings = list(read.warnings)
-    samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in read.values]
+    values = [without_halves(value) for value in read.values]
+    halved = sum(a != b for a, b in zip(values, read.values, strict=True))
+    if halved:
+        warnings.append(f"{path}: {halved} samples hold half a character (a lone surrogate): � stands for it")
+    samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in values]
     filled = [s for s in samples if any(content.strip() for content in s.contents)]
     if len(filled) < len(samples) + read.empty:
         warnings.append(f"{path}: {len(samples) + read.empty - len(filled):,} empty samples left out")

@@ -13,7 +13,7 @@ from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
-TOKENS_PER_WORD = 1.5  # upper end for English; other scripts have more tokens, and then max_length is the limit
+WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
 SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 2_000, 4, 60  # of a usual task of lm-evaluation-harness
 SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kinds of projections
@@ -29,12 +29,19 @@ class _Pair:
     n_source: int
 
 
-def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequence[str] | None = None) -> Estimate:
+def estimate(
+    recipe: Recipe,
+    target: ModelFacts,
+    source: ModelFacts,
+    read: tuple[int, int] | None = None,
+    texts: int | None = None,
+) -> Estimate:
     """What the whole run takes, training, benchmarks and prompts included.
 
-    An upper figure without `texts`, the calibration text: every sample asked for, `max_length` tokens each.
+    An upper figure: every sample asked for, `max_length` tokens each; closer when it is known what the tokenizers
+    `read`: (rows, tokens) of so many calibration `texts`.
     """
-    rows, tokens = _text(recipe, texts)
+    rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
     pairs = _pairs(target, source, kinds)
     weights = max(_weights(recipe, facts) for facts in (target, source))
@@ -50,8 +57,8 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
     models = target.bytes_on_disk * count
     disk = state + duals + fused + models + kept
 
-    read = len(texts) if texts is not None else recipe.calibration.samples
-    each = tokens / max(read, 1)
+    count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
+    each = tokens / max(count_of_texts, 1)
     rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
     passes = _passes(recipe)
     asked = _asked(recipe)
@@ -60,7 +67,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
     held = each * recipe.calibration.holdout
     searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
-    learned = _learned(recipe, each, read)
+    learned = _learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters),
         "transport": sum(2.0 * rows * rebuilt * pair.n * pair.n_source for pair in pairs),
@@ -74,7 +81,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
     }
-    batches = (2 * read + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)) / max(
+    batches = (2 * count_of_texts + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)) / max(
         recipe.calibration.batch_size, 1
     )
     steps = {
@@ -88,7 +95,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         disk,
         sum(work.values()),
         (
-            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
+            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else ""),
             f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
             f"{size(transport)}"
             + (f" and training {size(training + teacher)}" if training else "")
@@ -101,7 +108,7 @@ def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequ
         sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
         steps,
         {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
-        texts is None,
+        read is None,
     )
 
 
@@ -149,16 +156,11 @@ def _learning(recipe: Recipe, learned: float, target: ModelFacts, source: ModelF
     return learned * (each * target.parameters * options.trainings + 2.0 * source.parameters * taught)
 
 
-def _text(recipe: Recipe, texts: Sequence[str] | None) -> tuple[int, int]:
-    """(rows T, tokens) of the calibration text."""
+def _most(recipe: Recipe) -> tuple[int, int]:
+    """(rows T, tokens) of the calibration text, at most."""
     calibration = recipe.calibration
-    longest, span = calibration.max_length, calibration.pooling == "span"
-    if texts is None:
-        words = int(longest / TOKENS_PER_WORD)
-        return calibration.samples * (words if span else 1), calibration.samples * longest
-    counts = [max(len(text.split()), 1) for text in texts]
-    tokens = sum(min(int(count * TOKENS_PER_WORD), longest) for count in counts)
-    return sum(min(count, longest) for count in counts) if span else len(texts), tokens
+    words = int(calibration.max_length * WORDS_PER_TOKEN) if calibration.pooling == "span" else 1
+    return calibration.samples * words, calibration.samples * calibration.max_length
 
 
 def _pairs(target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> list[_Pair]:

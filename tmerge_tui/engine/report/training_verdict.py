@@ -19,6 +19,11 @@ METHODS = {
     "hinted": "fused, adapted, hints",
     "hinted_permuted": "placebo: hints permuted",
     "distilled_hinted": "distilled, hints",
+    "adapted_distilled": "fused, distilled",
+    "control_other_text": "placebo: events of another text",
+    "control_permuted": "placebo: masses permuted",
+    "control_unigram": "placebo: the source's unigram",
+    "control_self": "placebo: the target as its own teacher",
 }
 OUTCOMES = {True: "better", False: "worse", None: "cannot tell"}
 

@@ -27,14 +27,16 @@ from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.finder import DATA_SETS, Finder, type_into
 from tmerge_tui.tui.widgets.toggles import OneOf
 
-SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (
+    ".txt", ".text", ".md", ".markdown", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz",
+)  # fmt: skip
 ORIGINS = ("file", "Hub data set", "preset")
 PASTED = ("calibration.path", "calibration.holdout_path", "calibration.repo_id")
 HINTS = {"calibration.column": "or question+answer"}
 QUIET = 0.4  # seconds without a change before the preview is read anew
 SHOWN = 4  # samples
 NOTHING = {  # said where the samples will be
-    "file": "Choose a file: .txt (a sample a line), .jsonl, .csv or .parquet.",
+    "file": "Choose a file: .txt (a sample a line), .md, .json, .jsonl, .csv, .parquet; or a folder of them.",
     "Hub data set": "Type a few letters to search the Hub, or an id such as org/name.",
     "preset": "Choose a preset: its text, its method, and its models unless you have chosen others.",
 }
@@ -307,7 +309,8 @@ class DataScreen(WizardPage):
     @work
     async def action_browse(self) -> None:
         current = Path(str(self.wizard.draft.get("calibration.path") or ".")).expanduser()
-        path = await self.app.push_screen_wait(PickFolder("Open a text file", current.parent, suffixes=SUFFIXES))
+        question = PickFolder("Open a text file, or a folder of them", current.parent, suffixes=SUFFIXES, either=True)
+        path = await self.app.push_screen_wait(question)
         if path is not None:
             if self.wizard.draft.preset:
                 self._leave_preset()

@@ -75,7 +75,8 @@ def _kind(folder: Path) -> str:
 
 
 class PickFolder(ModalScreen[Path | None]):
-    """Answers a path, or None. With `folders` a folder is picked, otherwise a file with one of `suffixes`."""
+    """Answers a path, or None. With `folders` a folder is picked, otherwise a file with one of `suffixes`; with
+    `either` a folder will do as well."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="pick.close"),
@@ -83,8 +84,11 @@ class PickFolder(ModalScreen[Path | None]):
         Binding("ctrl+n", "take", "Choose", id="pick.take"),
     ]
 
-    def __init__(self, title: str, start: Path, folders: bool = False, suffixes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, title: str, start: Path, folders: bool = False, suffixes: tuple[str, ...] = (), either: bool = False
+    ) -> None:
         super().__init__()
+        self.either = either
         self.heading, self.folders, self.suffixes = title, folders, suffixes
         self.start = start if start.is_dir() else Path.cwd()
 
@@ -122,7 +126,7 @@ class PickFolder(ModalScreen[Path | None]):
     @on(Button.Pressed, "#take")
     def action_take(self) -> None:
         path = Path(tidy(self.query_one(Input).value)).expanduser()
-        if self.folders == path.is_dir() and path.exists():
+        if path.exists() and (self.either or self.folders == path.is_dir()):
             self.dismiss(path)
         else:
             self.notify(f"{path} is no {'folder' if self.folders else 'file'}", severity="warning")

@@ -113,7 +113,7 @@ class Transports:
     @property
     def key(self) -> str:
         """Names the content: activations and every option that plans depend on; not what was asked for, nor where."""
-        how = self.options.model_dump(exclude={"projections", "executor", "ray_address"})
+        how = self.options.that_affect("plans", "layers")
         return key("transports-1", self.target.key, self.source.key, how)
 
     def sources(self, side: str) -> tuple[int, ...]:
@@ -127,8 +127,7 @@ class Transports:
         return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s))
 
     def piece(self, l: int, side: str) -> Path:
-        o = self.options
-        how = [o.epsilon, o.max_iterations, o.tolerance, o.stop, o.solver]
+        how = [getattr(self.options, name) for name in self.options.affecting("plans")]
         parts = ["transport-1", self.target.key, self.source.key, l, side, self.sources(side), how]
         return self.run.piece(STAGE, key(*parts))
 
