@@ -17,8 +17,9 @@ from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
-from tmerge_tui.engine.preflight.room import memory_warning, output_problems
-from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.preflight.room import in_memory, output_problems
+from tmerge_tui.engine.preflight.speed import timed
+from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
@@ -33,11 +34,16 @@ from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 def check(recipe: Recipe) -> list[str]:
     """Every problem of a recipe on this machine; empty when it can run."""
+    return examine(recipe)[0]
+
+
+def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
     try:
-        prepare(recipe)
+        prepared = prepare(recipe)
     except ProblemsError as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), []
+    return [], list(prepared.warnings)
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -63,8 +69,12 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         problems += reading.problems
         notes += reading.warnings
     facts = Pair(target=target.facts, source=source.facts)
-    needs = estimate(recipe, facts, None if reading is None else (reading.rows, reading.tokens))
+    seen = None if reading is None else (reading.rows, reading.tokens)
+    needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
     problems += output_problems(recipe, needs, (source, target))
+    if device is not None:
+        too_much, streamed = in_memory(recipe, needs, device)
+        problems, notes = problems + too_much, notes + streamed
     if problems:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None
@@ -72,13 +82,21 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
         recipe = recipe.model_copy(update={"evaluation": measured})
     located = [party.located.note for party in (source, target) if party.located.note]
-    warnings = [*located, *corpus.warnings, *notes, *memory_warning(needs, device)]
+    warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
         warnings.append(
             f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
             f"the result is bound by both"
         )
+
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def with_time(prepared: Prepared) -> Estimate:
+    """The estimate with the time that it takes on this machine, which a second of measuring says."""
+    calibration = prepared.recipe.calibration
+    batch = calibration.batch_size * calibration.max_length
+    return timed(prepared.estimate, prepared.source.facts, prepared.target.facts, batch, prepared.device)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:
