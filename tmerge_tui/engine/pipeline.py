@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tmerge_tui.engine.evaluation.alpha_search import search
@@ -70,6 +71,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
+    recipe = prepared.recipe  # lengths that fit, and what can be compared
     merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
     candidates, strength = _candidates(merge, prepared, run, log)
     folded = [] if until else _fold(candidates, prepared, run, log)
@@ -78,8 +80,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
         return
     if adapted is not None:
         folded.insert(0, adapted.fold(run.model, run, log))
-        smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
-        release()
+        _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
     parts.append(Part("strength", strength))
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
@@ -141,7 +142,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         "device": str(prepared.device),
         "versions": versions(),
     }
-    recipe = recipe.model_copy(update={"resolved": resolved})
+    recipe = prepared.recipe.model_copy(update={"resolved": resolved})
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)
@@ -201,8 +202,7 @@ def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log
         for one in candidates:
             out = run.model if alone else run.path / f"model-alpha-{one.alpha:g}"
             folded.append(export(one.update, one.alpha, out, run, log, progress))
-            smoke(out, _prompt(prepared), prepared.device, log, prepared.recipe.target.trust_remote_code)
-            release()
+            _try_out(out, prepared, log)
     return folded
 
 
@@ -214,6 +214,14 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
 
     school = make_school(prepared, fused, run, log)
     return None if until == "adapt" else Adapted.of(school)
+
+
+def _try_out(folder: Path, prepared: Prepared, log: Log) -> None:
+    """Loads and tries a written model as the run's own models are loaded."""
+    recipe = prepared.recipe
+    trust = recipe.target.trust_remote_code
+    smoke(folder, _prompt(prepared), prepared.device, log, trust, recipe.memory_bytes, recipe.dtype)
+    release()
 
 
 def _prompt(prepared: Prepared) -> str:

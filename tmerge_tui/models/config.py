@@ -46,11 +46,19 @@ def refuse_quantised(folder: Path, name: str) -> None:
     method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
+    base = base if isinstance(base, str) else None
     raise ModelError(
         f"{name} is quantised ({method or 'unknown method'})",
         "plain float32, float16 or bfloat16 weights",
         f"name the model it was made from{f': {base}' if base else ''}",
     )
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a model was made to read at once; None where its configuration sets no limit."""
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
 
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:

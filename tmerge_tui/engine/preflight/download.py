@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tmerge_tui.engine.preflight.check import open_party
+from tmerge_tui.engine.preflight.finite import check_ends
 from tmerge_tui.engine.preflight.lora_merge import merged
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
@@ -33,8 +34,16 @@ def needs_stage(recipe: Recipe) -> bool:
 def download_models(prepared: Prepared, emit: Emit) -> Prepared:
     """`prepared` with all weights on this disk, and adapters merged onto their bases.
 
-    A killed download goes on where it was. Raises ModelError, StorageError.
+    A killed download goes on where it was. Raises ModelError, StorageError; NumericsError for weights of embeddings,
+    last norm or head that are not finite.
     """
+    prepared = _brought(prepared, emit)
+    for party in (prepared.source, prepared.target):
+        check_ends(party)
+    return prepared
+
+
+def _brought(prepared: Prepared, emit: Emit) -> Prepared:
     if not needs_stage(prepared.recipe):
         return prepared
     parties = (prepared.source, prepared.target)

@@ -46,10 +46,7 @@ from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
-NOT_IN_LOSS = (
-    *("seeds", "compare", "hints", "distill_weight", "path", "column", "samples", "alpha", "checkpoints"),
-    *("teacher", "start", "controls"),
-)
+NOT_IN_LOSS = set(Adaptation.model_fields) - set(Adaptation.affecting("training"))
 CONTROLS = "control_"  # prefix of the arms of `adaptation.controls`
 
 
@@ -193,7 +190,7 @@ def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, st
 def _piece(school: School, arm: Arm, seed: int) -> Path:
     options = school.options
     parts: list[Any] = [
-        "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=set(NOT_IN_LOSS)),
+        "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
         list(school.merged.key[1:]) if arm.start == "merged" else None,
     ]  # fmt: skip
     for term in arm.terms:

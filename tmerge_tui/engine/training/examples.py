@@ -13,6 +13,7 @@ from typing import Any
 
 from tmerge_tui.engine.activations.pooling import Word, owners, place
 from tmerge_tui.engine.data.corpus import Sample, render, uses_template
+from tmerge_tui.engine.data.tokens import read_head
 from tmerge_tui.errors import DataError
 from tmerge_tui.models.forward import padded
 
@@ -62,16 +63,19 @@ def _has_answers(sample: Sample) -> bool:
 
 def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only: bool, placed: bool) -> Lesson:
     text = render(sample, tokenizer, mode)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    options = {"add_special_tokens": False, "return_offsets_mapping": True}
+    head, encoded = read_head(text, tokenizer, length if length > 0 else len(text), **options)
     ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
     if not uses_template(sample, tokenizer, mode):
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         if bos is not None and ids[:1] != [bos]:
             ids, offsets = [bos, *ids], [(0, 0), *offsets]
         if eos is not None and ids[-1:] != [eos]:
-            ids, offsets = [*ids, eos], [*offsets, (len(text), len(text))]
+            ids, offsets = [*ids, eos], [*offsets, (len(head), len(head))]
+    if not ids:  # nothing that a tokenizer without begin-of-text makes of it
+        return Lesson((), (), {}, {})
     stop = len(ids) if length <= 0 else min(length, len(ids))
-    where = place(sample, text, tokenizer, mode) if placed or answer_only else []
+    where = place(sample, text, tokenizer, mode, len(head)) if placed or answer_only else []
     learnt = [True] * len(ids)
     if answer_only:
         learnt = _answers(sample, where, offsets)
