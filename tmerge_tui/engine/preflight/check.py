@@ -51,7 +51,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe)
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
