@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
+from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
+from tmerge_tui.engine.training.teacher import TRIED, check_teacher
 from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
@@ -51,7 +54,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
+    chosen = recipe.adaptation is not None and recipe.adaptation.validated
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -68,6 +72,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
+    if corpus is not None and reading is not None and not reading.problems:
+        problems += _teaching(recipe, source, target, training or corpus.calibration)
     facts = Pair(target=target.facts, source=source.facts)
     seen = None if reading is None else (reading.rows, reading.tokens)
     needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
@@ -164,6 +170,19 @@ def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str
     if options is None or options.hints is None or matching is None:
         return []
     return check_hints(options.hints, matching.kinds, target.facts.layers)
+
+
+def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:
+    """Why the source cannot tell the target what it says next."""
+    options, mode, problems = recipe.adaptation, recipe.calibration.chat_template, []
+    if options is None or not options.distilled:
+        return []
+    tried = texts[:TRIED]
+    if same_tokenizer(target.tokenizer, source.tokenizer, tried, mode) and set(options.controls) <= {"untuned"}:
+        return []  # token by token, whatever bytes those stand for
+    sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
+    _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
+    return problems
 
 
 def _training_text(recipe: Recipe, corpus: Corpus | None, problems: list[str]) -> tuple[Sample, ...]:

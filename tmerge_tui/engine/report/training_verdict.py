@@ -24,6 +24,7 @@ METHODS = {
     "control_permuted": "placebo: masses permuted",
     "control_unigram": "placebo: the source's unigram",
     "control_self": "placebo: the target as its own teacher",
+    "control_untuned": "control: the source as it was, untuned",
 }
 OUTCOMES = {True: "better", False: "worse", None: "cannot tell"}
 
@@ -94,4 +95,28 @@ def view_adaptation(adaptation: Row | None) -> dict[str, Any] | None:
     ]
     if adaptation.get("distillation"):
         facts.append(f"Distillation compares {adaptation['distillation']}.")
+    if tuned := adaptation.get("tuned"):
+        how = "low-rank updates" if tuned["method"] == "lora" else "every weight but embeddings and head"
+        facts.append(
+            f"The source was tuned first ({how}): {bits(tuned['before'])} bits per byte of {count(tuned['texts'])} "
+            f"validation texts before, {bits(tuned['after'])} after; the fine-tuned target {bits(tuned['sft'])}."
+        )
+        if tuned["why_not"]:
+            facts.append(f"Nothing was distilled: {tuned['why_not']}.")
+    if search := adaptation.get("search"):
+        facts.append(_searched(search))
     return {"rows": rows, "contrasts": contrasts, "facts": facts}
+
+
+def _searched(search: Row) -> str:
+    """What short trainings chose, with all that they found."""
+    curve = ", ".join(
+        f"{trial['learning_rate']:g}"
+        + (f" with weight {trial['weight']:g}" if trial["weight"] is not None else "")
+        + (": not finite" if trial["loss"] is None else f": {trial['loss']:.4f}")
+        for trial in search["trials"]
+    )
+    return (
+        f"Chosen by trainings of {count(search['steps'])} steps on {count(search['texts'])} validation texts: learning "
+        f"rate {search['learning_rate']:g}, weight {search['distill_weight']:g} (nats a token: {curve})."
+    )

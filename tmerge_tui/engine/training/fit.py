@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def fit(
     run: RunDir,
     emit: Emit,
     report: Callable[[Step], None],
-    frozen: Callable[[str], bool] = lambda name: False,  # parameters that stay as they are, by runtime name
+    frozen: Callable[[Any], Collection[str]] = lambda model: (),  # parameters that stay as they are, by runtime name
 ) -> None:
     """Trains and writes the piece: trained tensors in fp32 under their names in the file, how it went in the header."""
     torch.manual_seed(seed)  # of the low-rank updates; the Trainer seeds itself
@@ -76,7 +76,12 @@ def _first_process() -> bool:
 
 
 def _trainable(
-    model: Any, facts: ModelFacts, checkpoint: Checkpoint, method: str, frozen: Callable[[str], bool], emit: Emit
+    model: Any,
+    facts: ModelFacts,
+    checkpoint: Checkpoint,
+    method: str,
+    frozen: Callable[[Any], Collection[str]],
+    emit: Emit,
 ) -> dict[str, list[str]]:
     """Runtime parameter -> its names in the target's file.
 
@@ -85,10 +90,11 @@ def _trainable(
     """
     in_file, _ = file_names(model, checkpoint.names)
     reached = {id(p) for module in (trunk(model), model.get_output_embeddings()) for p in module.parameters()}
+    kept = set(frozen(model))
     names: dict[str, list[str]] = {}
     same: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in reached or frozen(name):
+        if id(parameter) not in reached or name in kept:
             continue
         first = same.setdefault(id(parameter), name)  # tied tensors train once and are written under all their names
         if name in in_file:
