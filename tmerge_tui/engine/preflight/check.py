@@ -119,8 +119,9 @@ def _extras(recipe: Recipe) -> list[str]:
     """Options that need an optional package which is not installed."""
     found = []
     for option in NEEDED_BY:
-        section, _, name = option.rpartition(".")
-        value = getattr(getattr(recipe, section) if section else recipe, name, None)  # None: the section is off
+        value: Any = recipe
+        for part in option.split("."):
+            value = getattr(value, part, None)  # None: the section is off
         extra = needed_by(option, value)
         if extra and not present(extra):
             found.append(str(missing(option if isinstance(value, tuple) else f"{option}: {value}", extra)))

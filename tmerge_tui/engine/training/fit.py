@@ -17,7 +17,7 @@ from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.engine.training.residual import attach
 from tmerge_tui.engine.training.trainer import Step, train
 from tmerge_tui.engine.weights.update import Update
-from tmerge_tui.errors import ModelError
+from tmerge_tui.errors import ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
@@ -60,19 +60,38 @@ def fit(
         if _first_process():
             run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _processes() > 1:
             torch.distributed.barrier()  # the others go on to read the piece
     finally:
         del model
         release()
 
 
+def require_one_process(option: str) -> None:
+    """For trainings that come before those a launcher spreads: the others would wait for them for ever.
+
+    Raises UsageError under a launcher with several processes.
+    """
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise UsageError(
+            f"{option} trains in one process, before the trainings that a launcher spreads",
+            "its finished piece in the run folder",
+            "run the recipe with tmerge --batch, stop it when the stage adapt begins, and launch again",
+        )
+
+
+def _processes() -> int:
+    """How many train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
 def _first_process() -> bool:
-    return (
-        not torch.distributed.is_available()
-        or not torch.distributed.is_initialized()
-        or (torch.distributed.get_rank() == 0)
-    )
+    return _processes() == 1 or torch.distributed.get_rank() == 0
 
 
 def _trainable(

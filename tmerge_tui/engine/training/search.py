@@ -19,6 +19,7 @@ from typing import Any
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import Arm, School, piece_of, train_arm
 from tmerge_tui.engine.training.examples import Block
+from tmerge_tui.engine.training.fit import require_one_process
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.trainer import Step, steps_of
 from tmerge_tui.errors import NumericsError
@@ -58,7 +59,8 @@ class Searched:
 
 
 def search(school: School, validation: Sequence[Block], texts: int) -> Searched:
-    """Chooses what the recipe leaves to `auto`. Raises NumericsError when no training keeps a finite loss."""
+    """Chooses what the recipe leaves to `auto`. Raises NumericsError when no training keeps a finite loss,
+    UsageError under a launcher."""
     options = school.options
     searched = options.searched
     steps = min(STEPS, steps_of(options, len(school.lessons.blocks)))
@@ -127,6 +129,7 @@ def _loss(
         progress.skip(steps)
         found: float | None = json.loads(kept.read_text(encoding="utf-8"))["loss"]
         return found
+    require_one_process(f"{' and '.join(school.options.searched)}: auto")
     done = progress.done
     told = f"learning rate {rate:g}" + ("" if weight is None else f", weight {weight:g}")
 

@@ -20,7 +20,7 @@ from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.examples import Block, pack_blocks, pad_blocks, read_lessons
-from tmerge_tui.engine.training.fit import fit
+from tmerge_tui.engine.training.fit import fit, require_one_process
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.trainer import Step, steps_of
 from tmerge_tui.errors import DataError
@@ -60,8 +60,10 @@ class Tuned:
 
 
 def tune(prepared: Prepared, samples: Sequence[Sample], run: RunDir, emit: Emit) -> Tuned:
-    """Trains the source on `samples`, or reads the piece of an earlier run. Raises DataError, NumericsError, ModelError
-    and, where low-rank updates are asked for, ExtraMissing."""
+    """Trains the source on `samples`, or reads the piece of an earlier run.
+
+    Raises DataError, NumericsError, ModelError, UsageError under a launcher, ExtraMissing for low-rank updates.
+    """
     recipe, party = prepared.recipe, prepared.source
     options, facts = recipe.adaptation, party.facts
     assert options is not None
@@ -97,6 +99,7 @@ def tune(prepared: Prepared, samples: Sequence[Sample], run: RunDir, emit: Emit)
         if piece.path.exists():
             progress.skip(steps)
         else:
+            require_one_process("adaptation.teacher.tune")
             fit(
                 load, facts, party.checkpoint, None, blocks, validation, asked, seed, lambda model: (), piece.path,
                 prepared.device, run, emit, report, embeddings,
