@@ -175,12 +175,13 @@ def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str
 
 def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:
     """Why the source cannot tell the target what it says next."""
-    options, mode, problems = recipe.adaptation, recipe.calibration.chat_template, []
+    options, mode = recipe.adaptation, recipe.calibration.chat_template
+    problems: list[str] = []
     if options is None or not options.distilled:
-        return []
+        return problems
     tried = texts[:TRIED]
     if same_tokenizer(target.tokenizer, source.tokenizer, tried, mode) and set(options.controls) <= {"untuned"}:
-        return []  # token by token, whatever bytes those stand for
+        return problems  # token by token, whatever bytes those stand for
     sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
     _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
     return problems

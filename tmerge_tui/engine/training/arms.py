@@ -203,7 +203,7 @@ def adapt(school: School) -> list[TrainedPiece]:
     if school.tuned is not None:
         chosen = tuple(sorted(chosen, key=lambda arm: arm.taught))  # what is judged first
     steps = steps_of(options, len(school.lessons.blocks))
-    trained = []
+    trained: list[TrainedPiece] = []
     with Progress(school.emit, STAGE, "Training", steps * len(chosen) * len(options.seeds), "steps") as progress:
         for arm in chosen:
             if arm.taught and (reason := nothing_to_teach(school, trained)):

@@ -3,7 +3,8 @@ later measure_trained."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -211,7 +212,8 @@ def _teacher(
         longest = 2 * max(len(lesson.ids) for lesson in lessons.lessons)
         theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
     model = prepared.model(party, emit)
-    content, inside = [party.facts.fingerprint, str(model.dtype)], nullcontext
+    content = [party.facts.fingerprint, str(model.dtype)]
+    inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
     if tuned is not None:
         content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
