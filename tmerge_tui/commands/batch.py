@@ -19,7 +19,7 @@ from tmerge_tui.recipe.presets import read_recipe_mapping
 from tmerge_tui.recipe.yamlfile import read_scalar
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
-from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel
+from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def run(recipe: Recipe, options: Options) -> int:
     """
     folder = RunDir.create(recipe.output)
     spawn.refuse_if_busy(folder)
+    before = folder.recipe.read_bytes() if (folder.path / REPORT).is_file() else None
     with storage(folder.recipe):
         write_atomic(folder.recipe, dump_recipe(recipe).encode())
     unpack()
@@ -66,7 +67,12 @@ def run(recipe: Recipe, options: Options) -> int:
             stopping.explain(interrupted(folder))
             return stopping.asked() or 0
         worker.wait(spawn.LEAVING)  # so that the same command may follow at once
-        return conclude(folder, ended, options)
+        code = conclude(folder, ended, options)
+        if before is not None and code != 0:  # refused, or failed: the finished run keeps the recipe that made it
+            with storage(folder.recipe):
+                write_atomic(folder.recipe, before)
+            say(f"the result in {folder.path} is as it was: tmerge watch {folder.path}")
+        return code
 
 
 def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:

@@ -242,6 +242,12 @@ class Recipe(Section):
     fusion: Fusion = option(Fusion(), "weights from plans")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
+    select: Literal["recipe", "validation"] = option(
+        "recipe",
+        "what becomes model/: the result that the recipe names, or whatever is best on validation text, the target "
+        "itself included",
+        "outputs",
+    )
     output: str = option(..., "run folder; the merged model is in its model/", "nothing", min_length=1)
     device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", "nothing", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = option(

@@ -18,14 +18,16 @@ from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
-from tmerge_tui.engine.preflight.room import memory_warning, output_problems
-from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.preflight.room import in_memory, output_problems
+from tmerge_tui.engine.preflight.speed import timed
+from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
@@ -33,11 +35,16 @@ from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 def check(recipe: Recipe) -> list[str]:
     """Every problem of a recipe on this machine; empty when it can run."""
+    return examine(recipe)[0]
+
+
+def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
     try:
-        prepare(recipe)
+        prepared = prepare(recipe)
     except ProblemsError as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), []
+    return [], list(prepared.warnings)
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -45,7 +52,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe)
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -62,8 +69,13 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
-    needs = estimate(recipe, target.facts, source.facts, None if reading is None else (reading.rows, reading.tokens))
+    facts = Pair(target=target.facts, source=source.facts)
+    seen = None if reading is None else (reading.rows, reading.tokens)
+    needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
     problems += output_problems(recipe, needs, (source, target))
+    if device is not None:
+        too_much, streamed = in_memory(recipe, needs, device)
+        problems, notes = problems + too_much, notes + streamed
     if problems:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None
@@ -71,13 +83,21 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
         recipe = recipe.model_copy(update={"evaluation": measured})
     located = [party.located.note for party in (source, target) if party.located.note]
-    warnings = [*located, *corpus.warnings, *notes, *memory_warning(needs, device)]
+    warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
         warnings.append(
             f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
             f"the result is bound by both"
         )
+
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def with_time(prepared: Prepared) -> Estimate:
+    """The estimate with the time that it takes on this machine, which a second of measuring says."""
+    calibration = prepared.recipe.calibration
+    batch = calibration.batch_size * calibration.max_length
+    return timed(prepared.estimate, prepared.source.facts, prepared.target.facts, batch, prepared.device)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:

@@ -12,6 +12,7 @@ from tmerge_tui import machine
 from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
+from tmerge_tui.models.loading import free_memory
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
@@ -32,15 +33,32 @@ def output_problems(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party
     return _disk(output, there, needs, parties)
 
 
-def memory_warning(needs: Estimate, device: torch.device) -> list[str]:
-    """Said when a run on the CPU is expected to need more than the machine has."""
-    total = machine.memory().total
-    if device.type != "cpu" or needs.memory_bytes <= total:
-        return []
-    return [
-        f"the run may need {size(needs.memory_bytes)} of memory, this machine has {size(total)}; set memory: in the "
-        f"recipe to less, so that layers are streamed from disk"
-    ]
+def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[list[str], list[str]]:
+    """(what does not fit this machine, what fits only by streaming weights from disk): the figures are estimates."""
+    cuda = device.type == "cuda"
+    free = int(torch.cuda.mem_get_info(device)[0]) if cuda else machine.memory().available
+    where = f"{size(free)} are free" + (f" on {device}" if cuda else "")
+    problems, notes = [], []
+    parts = needs.memory
+    if parts.get("training", 0) > free:
+        problems.append(
+            f"adaptation: training takes about {size(parts['training'])} of memory, {where}; "
+            "use adaptation.method: lora, a smaller batch_size or block_length, or a larger machine"
+        )
+    if parts.get("transport", 0) > free:
+        problems.append(
+            f"transport: plans take about {size(parts['transport'])} of memory, {where}; "
+            "use fewer calibration.samples, or calibration.pooling: sample"
+        )
+    budget = recipe.memory_bytes or free_memory(device)
+    streamed = [name for name in ("weights", "teacher") if parts.get(name, 0) // (1 + cuda) > budget]
+    if streamed:
+        most = max(parts[name] for name in streamed)
+        notes.append(
+            f"memory: {size(most)} of weights in float32, {size(budget)} for them here: where bfloat16 does not fit "
+            "either they are streamed layer by layer from disk in every pass, which is slower"
+        )
+    return problems, notes
 
 
 def _overlapping(output: Path, parties: tuple[Party, Party]) -> str | None:
