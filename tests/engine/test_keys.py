@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.engine.optimal_transport.problems import make_activations
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.training.arms import NOT_IN_LOSS
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir, key
@@ -29,7 +30,7 @@ def unused(layer: int, side: str) -> Tensor:
 def test_plans(recorded: dict[str, Any]) -> None:
     target, source = (make_activations(name, [("q",)], 4, 4) for name in ("target", "source"))
     options = Transport(**recorded["options"])
-    transports = Transports(target, source, ("q",), options, RunDir(Path("run")), unused, unused)
+    transports = Transports(Pair(target=target, source=source), ("q",), options, RunDir(Path("run")), unused, unused)
     assert transports.key == recorded["plans"]
     assert transports.piece(0, "q.out").stem == recorded["piece"]
 

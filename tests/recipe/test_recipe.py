@@ -295,3 +295,19 @@ def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         make_recipe(BASE).seed = 3  # type: ignore[misc]
     assert isinstance(make_recipe(BASE), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [
+        ("adaptation", "seeds", [2**33]),
+        ("calibration", "samples", 99999999999999999999),
+        ("calibration", "holdout", 10**12),
+        ("adaptation", "samples", 10**12),
+    ],
+)
+def test_numbers_have_an_upper_end(section: str, option: str, value: Any) -> None:
+    data: dict[str, Any] = {"source": "a/b", "target": "a/c", "calibration": {"path": "t.txt"}, "output": "run"}
+    data[section] = {**data.get(section, {}), option: value}
+    with pytest.raises(RecipeError, match=option):
+        make_recipe(data)

@@ -16,6 +16,7 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Heads, Layout
+from tmerge_tui.models.licence import licence_of
 from tmerge_tui.models.projections import decoder_layers, find_projections
 from tmerge_tui.models.spaces import with_spaces
 from tmerge_tui.recipe import is_folder
@@ -168,9 +169,3 @@ def _licence(folder: Path) -> str | None:
     card = front_matter(folder)
     value = card.get("license_name") if card.get("license") in (None, "other") else card.get("license")
     return licence_of(value or card.get("license"))
-
-
-def licence_of(value: Any) -> str | None:
-    """A field of a card as words: several licences in order, none where it says something else than words."""
-    given = value if isinstance(value, list) else [value]
-    return ", ".join(sorted(one for one in given if isinstance(one, str) and one)) or None

@@ -62,7 +62,9 @@ class Adaptation(Section):
     column: str | None = option(
         None, "field of that file; found by itself when it is clear", "training text", expert=True
     )
-    samples: int = option(2000, "training samples at most", "training text", unit="samples", equation="eq. 17", ge=1)
+    samples: int = option(
+        2000, "training samples at most", "training text", unit="samples", equation="eq. 17", ge=1, le=10**9
+    )
     epochs: float = option(1.0, "passes over the training text", "training", equation="eq. 17", gt=0)
     max_steps: int | None = option(None, "optimiser steps, instead of epochs", "training", unit="steps", ge=1)
     block_length: int = option(
@@ -99,7 +101,7 @@ class Adaptation(Section):
     lora_rank: int = option(
         16, "rank of the updates with method: lora", "training", equation="eq. 16", expert=True, ge=1
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = option(
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = option(
         (0,), "one training for each; the first one is the result", "nothing", min_length=1
     )
     compare: tuple[Literal["sft", "distill"], ...] = option(

@@ -38,6 +38,10 @@ class Evaluation(Section):
         16, "samples in one forward pass; halved when memory runs out", "nothing", expert=True, ge=1
     )
     resamples: int = option(1000, "bootstrap resamples behind the 95 % intervals", "nothing", expert=True, ge=100)
+    margin: float = option(
+        0.001, "smallest difference of interest: below it two models are called equal", "nothing", unit="bits per byte",
+        ge=0, le=1,
+    )  # fmt: skip
     source: bool = option(True, "measure the source model too", "nothing", expert=True)
     controls: tuple[Literal["shrink", "permuted"], ...] = option(
         ("shrink", "permuted"),

@@ -69,8 +69,10 @@ class Calibration(Section):
     column: str | None = option(
         None, "field that holds text or chat messages; found by itself when it is clear", "text"
     )
-    samples: int = option(2000, "calibration samples T", "text", unit="samples", equation="eq. 6", ge=2)
-    holdout: int = option(400, "samples held out for measuring, never aligned on", "text", unit="samples", ge=2)
+    samples: int = option(2000, "calibration samples T", "text", unit="samples", equation="eq. 6", ge=2, le=10**9)
+    holdout: int = option(
+        400, "samples held out for measuring, never aligned on", "text", unit="samples", ge=2, le=10**9
+    )
     validation: int = option(
         200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", "text",
         unit="samples", expert=True, ge=2,
@@ -240,6 +242,12 @@ class Recipe(Section):
     fusion: Fusion = option(Fusion(), "weights from plans")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
+    select: Literal["recipe", "validation"] = option(
+        "recipe",
+        "what becomes model/: the result that the recipe names, or whatever is best on validation text, the target "
+        "itself included",
+        "outputs",
+    )
     output: str = option(..., "run folder; the merged model is in its model/", "nothing", min_length=1)
     device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", "nothing", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = option(

@@ -31,6 +31,7 @@ from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.generation import continue_prompt
 from tmerge_tui.models.loading import load_model, pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import match
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe, load_recipe, make_recipe
@@ -50,7 +51,8 @@ def facts(request: Request) -> dict[str, Any]:
 def matching(request: Request) -> dict[str, Any]:
     """args: source, target (models), kinds. What can be fused, what is skipped and why."""
     source, target = (_party(**request.args[role]).facts for role in ("source", "target"))
-    found = match(target.layout, source.layout, tuple(request.args["kinds"]))
+    layouts = Pair(target=target.layout, source=source.layout)
+    found = match(layouts, tuple(request.args["kinds"]))
     warnings = []
     if source.licence != target.licence:
         warnings.append(f"licences differ: target {target.licence or 'unknown'}, source {source.licence or 'unknown'}")
@@ -112,7 +114,7 @@ def estimated(request: Request) -> dict[str, Any]:
     except DataError:
         read, texts = None, None  # the Data step says why; the figures are those of the text asked for
     request.check()
-    needs = estimate(recipe, target.facts, source.facts, read, texts)
+    needs = estimate(recipe, Pair(target=target.facts, source=source.facts), read, texts)
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     needs = timed(needs, source.facts, target.facts, batch, device)

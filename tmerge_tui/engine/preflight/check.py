@@ -26,6 +26,7 @@ from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
@@ -50,7 +51,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe)
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -67,8 +68,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
+    facts = Pair(target=target.facts, source=source.facts)
     seen = None if reading is None else (reading.rows, reading.tokens)
-    needs = estimate(recipe, target.facts, source.facts, seen, len(corpus.calibration) if corpus else None)
+    needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
     problems += output_problems(recipe, needs, (source, target))
     if device is not None:
         too_much, streamed = in_memory(recipe, needs, device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
@@ -20,7 +21,7 @@ SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kin
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Problem:
     """One side of one layer pair."""
 
     side: str
@@ -31,8 +32,7 @@ class _Pair:
 
 def estimate(
     recipe: Recipe,
-    target: ModelFacts,
-    source: ModelFacts,
+    models: Pair[ModelFacts],
     read: tuple[int, int] | None = None,
     texts: int | None = None,
 ) -> Estimate:
@@ -41,21 +41,22 @@ def estimate(
     An upper figure: every sample asked for, `max_length` tokens each; closer when it is known what the tokenizers
     `read`: (rows, tokens) of so many calibration `texts`.
     """
+    target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
-    pairs = _pairs(target, source, kinds)
+    pairs = _pairs(models, kinds)
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
     transport = _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
-    training, teacher, kept = _training(recipe, target, source, kinds)
+    training, teacher, kept = _training(recipe, models, kinds)
     memory = RUNTIME + WORKSPACE + max(forward, transport, training + teacher)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
     duals = sum(4 * (pair.n + pair.n_source) for pair in pairs)
     fused = sum(4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
     count = len(recipe.fusion.alpha)
-    models = target.bytes_on_disk * count
-    disk = state + duals + fused + models + kept
+    merged = target.bytes_on_disk * count
+    disk = state + duals + fused + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
@@ -101,7 +102,7 @@ def estimate(
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(models)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
         ),
         work,
@@ -163,15 +164,16 @@ def _most(recipe: Recipe) -> tuple[int, int]:
     return calibration.samples * words, calibration.samples * calibration.max_length
 
 
-def _pairs(target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> list[_Pair]:
+def _pairs(models: Pair[ModelFacts], kinds: Sequence[str]) -> list[_Problem]:
     """Every side of every layer pair that both models have."""
+    target, source = models.target, models.source
     pairs = []
     for side in SIDES:
         widths = [source.layout.width(m, side) for m in range(source.layers) if side in source.layout.sides(m, kinds)]
         for layer in range(target.layers):
             n = target.layout.width(layer, side) if side in target.layout.sides(layer, kinds) else None
             if n is not None:
-                pairs += [_Pair(side, layer, n, width) for width in widths if width is not None]
+                pairs += [_Problem(side, layer, n, width) for width in widths if width is not None]
     return pairs
 
 
@@ -196,13 +198,13 @@ def _forward(recipe: Recipe, facts: ModelFacts) -> int:
     return weights + batch * (4 * facts.hidden + 3 * widest) * size
 
 
-def _training(recipe: Recipe, target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> tuple[int, int, int]:
+def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) -> tuple[int, int, int]:
     """(memory, that of a teacher beside it, disk) of adaptation.
 
     Every trained parameter costs its weight, gradient and two moments in fp32, and in a checkpoint three of them. On
     disk stay the trained tensors of every training, one checkpoint, hints in fp16 and the model.
     """
-    options = recipe.adaptation
+    options, target, source = recipe.adaptation, models.target, models.source
     if options is None:
         return 0, 0, 0
     full = options.method == "full"
@@ -222,7 +224,7 @@ def _training(recipe: Recipe, target: ModelFacts, source: ModelFacts, kinds: Seq
     return memory, teacher, disk
 
 
-def _transport(pairs: Sequence[_Pair], rows: int) -> int:
+def _transport(pairs: Sequence[_Problem], rows: int) -> int:
     """One target layer's z-scores with those of all source layers, on the widest side, and one kernel with its plan."""
     sides: dict[tuple[str, int], int] = {}
     for pair in pairs:

@@ -19,7 +19,7 @@ def fitted(recipe: Recipe, source: ModelFacts, target: ModelFacts) -> tuple[Reci
     recipe = recipe.model_copy(update={"calibration": calibration.model_copy(update={"max_length": longest})})
     adaptation = recipe.adaptation
     if adaptation is not None:
-        reads_source = adaptation.hints is not None or "distill" in adaptation.compare
+        reads_source = adaptation.hints is not None or adaptation.distilled
         models = (source, target) if reads_source else (target,)
         given = adaptation.block_length
         asked = "block_length" in adaptation.model_fields_set

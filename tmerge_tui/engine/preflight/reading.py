@@ -148,7 +148,7 @@ def _read(
     for sample in (*corpus.holdout, *corpus.validation):
         yield "the held-out text", text_of(sample.plain, tokenizer, settings.max_length).ids
     options = recipe.adaptation
-    if options is not None and (party.role == "target" or options.hints is not None or "distill" in options.compare):
+    if options is not None and (party.role == "target" or options.hints is not None or options.distilled):
         for lesson in read_lessons(lessons, tokenizer, 0, settings.chat_template):
             yield "the training text", lesson.ids
     for prompt in recipe.evaluation.prompts:

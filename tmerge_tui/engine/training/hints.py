@@ -182,12 +182,11 @@ class _Carrier:
         for m, weight in enumerate(self._weights(side)[l].tolist()):
             if weight <= 0:
                 continue
-            Q = self.transports.plan(side, l, m)
-            if permuted:
-                Q = Q[:, channel_maps.permutation(self.seed, side, m, Q.shape[1]).to(Q.device)]
+            seed = self.seed if permuted else None
+            Phi = channel_maps.channel_map(self.transports, side, l, m, "out", "barycentric", permuted=seed)
             mean, inverse = self._scale(m, side)
             Z = (side_of_source(m, side) - mean) * inverse
-            part = weight * (Z.to(Q) @ channel_maps.out_map(Q, "barycentric").T)
+            part = weight * (Z.to(Phi) @ Phi.T)
             total = part if total is None else total + part
         assert total is not None, f"no source layer for {side} of target layer {l}"
         return total.cpu()

@@ -13,7 +13,7 @@ from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import Lessons, School, adapt, arms, prepare_lessons, result_arm
+from tmerge_tui.engine.training.arms import CONTROLS, Lessons, School, adapt, arms, prepare_lessons, result_arm
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import carry_hints
 from tmerge_tui.engine.training.measure import measure_trained, variant_of
@@ -57,6 +57,14 @@ class Adapted:
         """The same in the loaded target."""
         return variant_of(self.result)
 
+    @property
+    def candidates(self) -> list[Variant]:
+        """One of every arm, that of the first seed; placebos are none."""
+        first = self.school.options.seeds[0]
+        return [
+            variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
+        ]
+
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
         total = copy_bytes(self.school.checkpoint, self.result.names)
@@ -66,6 +74,11 @@ class Adapted:
     def measure(self, target: Evaluator, fused: Candidate, corpus: Corpus, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
         return measure_trained(self.school, target, self.trained, fused, corpus.holdout, emit)
+
+
+def placebo_arms(adapted: Adapted) -> set[str]:
+    """Names of the arms that are never a result."""
+    return {piece.arm for piece in adapted.trained if piece.arm.startswith(CONTROLS) or piece.arm == "hinted_permuted"}
 
 
 def make_school(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import webbrowser
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Input, Static, TabbedContent, TabPane
 
+from tmerge_tui import bundle
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import duration, size
 from tmerge_tui.tui import human
@@ -292,11 +292,7 @@ class ResultScreen(Page):
     def action_report(self) -> None:
         """Over SSH there is no browser to open: the path is shown either way."""
         report = self.path / "report.html"
-        try:
-            webbrowser.get()
-            opened = webbrowser.open(report.as_uri())
-        except webbrowser.Error:
-            opened = False
+        opened = bundle.open_in_browser(report.as_uri())
         said = str(report) if opened else f"{report}\nno browser here: copy the file to where there is one"
         self.app.call_from_thread(self.notify, said, title="Report")
 
