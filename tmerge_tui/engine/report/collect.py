@@ -14,6 +14,7 @@ from tmerge_tui.engine.evaluation.holdout import Measured
 from tmerge_tui.engine.methods.method import Merge
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.report.next_steps import next_steps
 from tmerge_tui.engine.report.training_verdict import with_adaptation
 from tmerge_tui.engine.report.verdict import judge, with_benchmarks
 from tmerge_tui.engine.resources import peaks
@@ -39,7 +40,7 @@ def collect(
     timings: list[dict[str, Any]],
     warnings: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """The results as plain data, version 1 of report.json: what every run has, and each part at its own key."""
+    """The results as plain data, version 1 of report.json: what every run has, each part at its own key, and `next`."""
     recipe = prepared.recipe
     rss, gpu = peaks()
     first = folded[0]
@@ -53,7 +54,7 @@ def collect(
         strength=own.get("strength"),
         claims=merge.claims,
     )
-    return {
+    results = {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -83,6 +84,7 @@ def collect(
         "skipped": [*prepared.matching.notes, *merge.notes],
         "files": list(first.files),
     }
+    return results | {"next": next_steps(results)}
 
 
 def _model(party: Party) -> dict[str, Any]:
