@@ -81,8 +81,8 @@ def trained_contrasts(rows: Sequence[Row]) -> Content:
 
 def _row(name: str, row: Row, bold: bool, success: bool) -> Content:
     alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
-    start = [(f"{name:<{NAME}}", "bold" if bold else ""), f"{alpha:>6}{bits(row['bits_per_byte']):>11}"]
-    return Content.assemble(*start, *_difference(row, success))
+    start = f"{name:<{NAME}}", "bold" if bold else ""
+    return Content.assemble(start, f"{alpha:>6}{bits(row['bits_per_byte']):>11}", *_difference(row, success))
 
 
 def _difference(row: Row, success: bool) -> list[tuple[str, str]]:
