@@ -24,7 +24,7 @@ import torch
 
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.report.training_verdict import METHODS
+from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.quantities import bits, interval, signed
 from tmerge_tui.recipe import make_recipe
 from tmerge_tui.run_folder import RunDir
@@ -112,7 +112,7 @@ def table(title: str, report: dict[str, Any]) -> Iterator[str]:
     trained = [row for row in adaptation["rows"] if row["model"] not in ("target", "fused")]
     for row in [*fused, *untrained, *trained]:
         spread = "–" if row.get("spread") is None else f"{row['spread']:.4f}"
-        name = UNTRAINED.get(row["model"]) or METHODS[row["model"]]
+        name = UNTRAINED.get(row["model"]) or beside_trained(row["model"])
         between = interval(row["low"], row["high"])
         yield f"| {name} | {bits(row['bits_per_byte'])} | {spread} | {signed(row['difference'])} | {between} |"
     yield ""
@@ -120,7 +120,8 @@ def table(title: str, report: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---:|---:|"
     for c in adaptation["contrasts"]:
         between = interval(c["low"], c["high"])
-        yield f"| {METHODS[c['model']]} | {METHODS[c['against']]} | {signed(c['difference'])} | {between} |"
+        ours, theirs = beside_trained(c["model"]), beside_trained(c["against"])
+        yield f"| {ours} | {theirs} | {signed(c['difference'])} | {between} |"
     yield ""
     yield f"Distillation compares {adaptation['distillation']}."
     yield ""
