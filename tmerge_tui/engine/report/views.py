@@ -111,7 +111,27 @@ def compared(row: Row) -> tuple[str, str, str]:
     return signed(found.difference), interval(found.low, found.high), outcome
 
 
+def selection(found: Row) -> Shown:
+    """What `select: validation` chose from, by their scores on validation text."""
+    rows = [
+        (
+            beside_trained(row["model"]),
+            NONE if row["alpha"] is None else f"{row['alpha']:g}",
+            bits(row["bits_per_byte"]),
+            *compared(row)[:2],
+            "chosen" if (row["model"], row["alpha"]) == (found["model"], found["alpha"]) else "",
+        )
+        for row in found["rows"]
+    ]
+    told = (
+        f"Scores of {count(found['texts'])} validation texts, which nothing was aligned, trained or measured on; the "
+        f"target stays unless a candidate is better by {found['margin']:g} bits per byte."
+    )
+    return {"rows": rows, "told": told}
+
+
 VIEWS = {  # in the report's order
+    "selection": View("Which model", selection),
     "benchmarks": View("Benchmarks", benchmarks),
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),
