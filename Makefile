@@ -36,7 +36,7 @@ demo: $(VENV)/installed
 	$(BIN)/tmerge demo $(ARGS)
 
 test: lint typecheck
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 moments: $(VENV)/installed-dev
 	TMERGE_MOMENTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/test_stopping.py $(ARGS)

@@ -204,3 +204,24 @@ def test_a_child_gets_none_of_the_executables_own_settings(split: Path, monkeypa
     monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", "/opt/lib")
     assert bundle.environment()["LD_LIBRARY_PATH"] == "/opt/lib"
     assert "LD_LIBRARY_PATH_ORIG" not in bundle.environment()
+
+
+def test_a_browser_sees_the_machines_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import webbrowser
+
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/tmp/_MEI1")
+    monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", "/opt/lib")
+    monkeypatch.setenv("_PYI_APPLICATION_HOME_DIR", "/tmp/_MEI1")
+    before, seen = dict(os.environ), {}
+
+    def start(address: str) -> bool:
+        seen.update(os.environ)
+        if "broken" in address:
+            raise webbrowser.Error("no browser")
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", start)
+    assert bundle.open_in_browser("file:///report.html")
+    assert seen == bundle.environment() and seen["LD_LIBRARY_PATH"] == "/opt/lib"
+    assert not bundle.open_in_browser("file:///broken.html") and dict(os.environ) == before

@@ -279,6 +279,27 @@ def test_watch_shows_the_last_start_of_a_finished_run(recipe: Path, run: RunDir)
     assert len(EventFile(run.events).read_new()) > len(names)
 
 
+def test_what_fails_on_a_finished_run_leaves_it_as_it_was(recipe: Path, run: RunDir) -> None:
+    assert tmerge("--batch", recipe).returncode == 0
+    run.save_json(run.path / "report.json", {"verdict": {"headline": "it helped"}})
+    before = run.recipe.read_bytes()
+    done = tmerge("--batch", recipe, "--device", "cuda", fake="refused")
+    assert done.returncode == 2 and f"the result in {run.path} is as it was" in done.stderr
+    assert run.recipe.read_bytes() == before and state_of(run) == "finished"
+    shown = tmerge("watch", run.path)
+    assert shown.returncode == 0 and shown.stdout.startswith("seed 0, alpha 0.1\nmodel ")
+    assert "note: a later attempt failed" in shown.stderr
+
+
+def test_a_run_goes_on_with_resume_and_every_start_is_on_the_list(recipe: Path, run: RunDir, tmp_path: Path) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    assert tmerge("--batch", recipe, fake="numerics", **state).returncode == 1
+    done = tmerge("resume", run.path, **state)
+    assert done.returncode == 0 and done.stdout.startswith("seed 0, alpha 0.1\n")
+    listed = tmerge("runs", **state)
+    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 1 and str(run.path) in listed.stdout
+
+
 def test_report_needs_a_report(recipe: Path, run: RunDir) -> None:
     tmerge("--batch", recipe, "--quiet")
     missing = tmerge("report", run.path)
@@ -330,7 +351,8 @@ def test_plan_prints_a_recipe_with_its_needs_and_runs_nothing(
 def test_check_lists_everything_or_shows_a_model(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert inside(models, monkeypatch, capsys, "check", "recipe.yaml") == (0, "", "no problems found\n")
+    code, out, err = inside(models, monkeypatch, capsys, "check", "recipe.yaml")
+    assert (code, out) == (0, "") and err.endswith("no problems found\n") and "note: calibration.max_length" in err
     (models / "bad.yaml").write_text(
         "source: ./nowhere\ntarget: target\ncalibration: {path: none.txt}\nfusion: {k: 8}\noutput: run\n"
     )
@@ -354,7 +376,11 @@ def test_check_shows_where_a_projection_is_stored(
         bias = f" + {name}.bias" if family in qkv else ""
         make_model(tmp_path / family, family)
         code, out, _ = inside(tmp_path, monkeypatch, capsys, "check", family)
-        assert code == 0 and f"  layer   1  {kind:<5} {shape}  {name}.weight{bias}{place}\n" in out
+        assert (
+            code == 0
+            and f"{shape}  {name}.weight{bias}{place}\n".replace("s.1.", "s.0.").replace("h.1.", "h.0.") in out
+        )
+        assert f"  {kind:<5} layers 0-1" in out
 
 
 def test_check_of_a_hub_id_asks_the_hub(

@@ -29,6 +29,7 @@ import yaml
 
 from tests.engine.report.sample_results import make_results
 from tests.tiny import make_model, make_text
+from tests.waiting import until
 from tmerge_tui.cli import tmerge
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import MARK as RUN
@@ -93,12 +94,6 @@ def processes(mark: str) -> Iterator[psutil.Process]:
                 yield process
         except psutil.Error:
             continue
-
-
-def until(seen: Callable[[], object]) -> None:
-    """Waits for it; pytest's own limit is the only clock."""
-    while not seen():
-        time.sleep(0.002)
 
 
 def listens(process: subprocess.Popen[str]) -> bool:
@@ -218,6 +213,58 @@ def test_any_command_any_moment(name: str, number: signal.Signals, place: Place)
         RunDir.create(run.parent)  # taken for what it is
         if (run.parent / "recipe.yaml").exists():
             load_recipe(run.parent / "recipe.yaml")
+
+
+def python(place: Place, code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=place.work, env=place.environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+HEED = "import os, sys\nfrom tmerge_tui import stopping\nstopping.heed()\n"
+
+
+def test_what_is_held_is_carried_out_and_what_is_undone_is_taken_back(place: Place) -> None:
+    code = HEED + (
+        "def undo(): open('undone', 'w').close()\n"
+        "with stopping.undone(undo):\n"
+        "    with stopping.held(): print('in', flush=True); sys.stdin.readline(); print('whole', flush=True)\n"
+        "    print('too far', flush=True)"
+    )
+    with python(place, code) as process:
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate("go on\n")
+    assert (process.returncode, out, err) == (143, "whole\n", "stopped\n")
+    assert (place.work / "undone").exists()
+
+
+def test_a_signal_between_two_programs_is_not_lost(place: Place) -> None:
+    """The terminal part of the one-file executable goes on as its engine."""
+    then = HEED + "print('too far')"
+    code = HEED + (
+        "stopping.block(); print('in', flush=True); sys.stdin.readline()\n"
+        f"os.execv(sys.executable, [sys.executable, '-c', {then!r}])"
+    )
+    with python(place, code) as process:
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate("go on\n")
+    assert (process.returncode, out, err) == (130, "", "stopped\n")
+
+
+def test_a_program_that_is_asked_goes_too(place: Place) -> None:
+    tool = place.work / "nvidia-smi"
+    tool.write_text("#!/bin/sh\ntouch asked\nexec sleep 600\n")
+    tool.chmod(0o755)
+    code = HEED + f"from tmerge_tui import machine\nmachine.PATIENCE = 600\nmachine.answer_of([{str(tool)!r}], 600)"
+    with python(place, code) as process:
+        until((place.work / "asked").exists)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (143, "", "stopped\n")
+    until(lambda: place.left() == [])
 
 
 # the wizard

@@ -49,7 +49,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     surroundings = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     launched = subprocess.run(
         [*command, "-m", "tmerge_tui.commands.train", str(two)],
-        cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, env=surroundings, capture_output=True, text=True,
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr[-3000:]
     target = load_file(tmp_path / "target" / "model.safetensors")

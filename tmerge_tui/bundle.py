@@ -171,6 +171,28 @@ def environment() -> dict[str, str]:
     return found
 
 
+def open_in_browser(address: str) -> bool:
+    """Whether a browser could be started; it sees the environment of the machine, not that of a frozen executable."""
+    import webbrowser
+
+    ours, theirs = dict(os.environ), environment()
+    changed = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+
+    def become(wanted: dict[str, str]) -> None:
+        for name in changed:
+            os.environ.pop(name, None)
+            if name in wanted:
+                os.environ[name] = wanted[name]
+
+    become(theirs)  # the module starts the browser itself and takes no environment
+    try:
+        return webbrowser.open(address)
+    except webbrowser.Error:
+        return False
+    finally:
+        become(ours)
+
+
 @cache
 def payload() -> Payload:
     """Where this executable holds its engine. Raises StorageError when it is not there."""

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 usage, recipe or check, 130 stopped by C
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, Setting
 from tmerge_tui.commands.output import complain, hush, say
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
@@ -36,7 +38,14 @@ RUN_OPTIONS = [
     ),
     click.option("--output", metavar="DIR", help="Run folder, instead of the recipe's."),
     click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk."),
-    click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: fusion.alpha=0.05."),
+    click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        type=Setting(),
+        metavar="KEY=VALUE",
+        help="Change the recipe: fusion.alpha=0.05.",
+    ),
 ]
 
 
@@ -46,15 +55,44 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(str(edition()), prog_name="tmerge", message="%(prog)s %(version)s")
-@click.option("--batch", metavar="RECIPE", help="Run a recipe without the wizard.")
+class Commands(click.Group):
+    """Says what was probably meant: a recipe file goes with --batch, a name that is close, `help`, `version`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and self.get_command(ctx, name) is None:
+            if name in ("help", "version"):
+                raise click.UsageError(f"tmerge --{name} says it", ctx)
+            if name.startswith("preset:") or name.endswith((".yaml", ".yml")):
+                raise click.UsageError(f"a recipe is run with: tmerge --batch {name}", ctx)
+            if os.path.isfile(os.path.join(name, "tmerge-run.json")):
+                raise click.UsageError(f"{name} is a run: tmerge watch {name}, or tmerge resume {name}", ctx)
+            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            if close:
+                raise click.UsageError(f"no such command {name!r}; did you mean {close[0]}?", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(str(edition()), "--version", "-V", prog_name="tmerge", message="%(prog)s %(version)s")
+@click.option("--batch", metavar="RECIPE", type=RecipeFile(), help="Run a recipe without the wizard.")
 @run_options
 @click.pass_context
 def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | None:
     """Merge language models of different architectures by optimal transport, and see whether it helped.
 
     Without arguments the wizard opens.
+
+    \b
+    For example:
+      tmerge demo                             two small models, no network
+      tmerge presets                          the paper's tasks
+      tmerge init org/big org/small text.txt > recipe.yaml
+      tmerge plan recipe.yaml                 what it needs: time, memory, disk
+      tmerge --batch recipe.yaml
+      tmerge runs                             every run of this machine
     """
     if context.invoked_subcommand is not None:
         stray = [name for name in ("batch", *given) if {"batch": batch, **given}[name]]
@@ -105,10 +143,79 @@ def demo(**given: Any) -> int:
 
 
 @tmerge.command()
-@click.argument("recipe")
+@click.argument("name", required=False, type=Preset())
+def presets(name: str | None) -> int:
+    """List the paper's tasks, or print the recipe of preset NAME."""
+    from tmerge_tui.commands.presets import presets as show
+
+    return show(name)
+
+
+@tmerge.command()
+@click.argument("source")
+@click.argument("target")
+@click.argument("text")
+@click.option("--output", default="runs/merge", metavar="DIR", help="Run folder.")
+@click.option("--to", "file", metavar="FILE", help="Write it there; otherwise it is printed.")
+def init(source: str, target: str, text: str, output: str, file: str | None) -> int:
+    """Write a commented recipe: SOURCE into TARGET, aligned on TEXT (a file or a data set of the Hub)."""
+    from tmerge_tui.commands.init import init as write
+
+    return write(source, target, text, output, file)
+
+
+@tmerge.command()
+@click.argument("words", nargs=-1)
+@click.option("--json", is_flag=True, help="Print them as JSON.")
+def runs(words: tuple[str, ...], json: bool) -> int:
+    """List the runs of this machine: state, verdict, time, models, folder. WORDS filter."""
+    from tmerge_tui.commands.listing import runs as show
+
+    return show(words, json)
+
+
+@tmerge.command()
+@click.argument("first", type=Run())
+@click.argument("second", type=Run())
+def compare(first: str, second: str) -> int:
+    """Show two runs side by side: what they achieved, and the settings in which they differ."""
+    from tmerge_tui.commands.listing import compare as show
+
+    return show(first, second)
+
+
+@tmerge.command()
+@click.argument("run", type=Run())
+@run_options
+def resume(run: str, **given: Any) -> int:
+    """Go on with the RUN in a folder where it stopped."""
+    chosen = options(**given)
+    from tmerge_tui.commands.resume import resume as go_on
+
+    return go_on(run, chosen)
+
+
+@tmerge.command()
+@click.argument("run", type=Run())
+@click.argument("prompts", nargs=-1, required=True)
+@click.option(
+    "--model", "folder", metavar="FOLDER", help="Which model of the run, instead of the one its verdict is about."
+)
+@click.option("--json", is_flag=True, help="Print JSON lines.")
+@click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
+def generate(run: str, prompts: tuple[str, ...], folder: str | None, json: bool, offline: bool) -> int:
+    """Let target and result of a finished RUN continue PROMPTS."""
+    set_offline(offline)
+    from tmerge_tui.commands.generate import generate as write
+
+    return write(run, prompts, folder, json)
+
+
+@tmerge.command()
+@click.argument("recipe", type=RecipeFile())
 @run_options
 def plan(recipe: str, **given: Any) -> int:
-    """Print the resolved RECIPE and what it needs of memory, disk and work. Runs nothing."""
+    """Print the resolved RECIPE and what it needs of time, memory and disk. Runs nothing; --json prints JSON."""
     chosen = options(**given)
     from tmerge_tui.commands.inspect import plan as show_plan
 
@@ -116,7 +223,7 @@ def plan(recipe: str, **given: Any) -> int:
 
 
 @tmerge.command()
-@click.argument("recipe_or_model")
+@click.argument("recipe_or_model", type=RecipeFile())
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 def check(recipe_or_model: str, offline: bool) -> int:
     """List every problem of a recipe, or the projections of a model (folder or Hub id) with their shapes."""
@@ -127,7 +234,7 @@ def check(recipe_or_model: str, offline: bool) -> int:
 
 
 @tmerge.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 def watch(run: str, json: bool) -> int:
     """Follow a RUN folder: going on, finished or crashed. Ctrl-C stops watching, not the run."""
@@ -137,7 +244,7 @@ def watch(run: str, json: bool) -> int:
 
 
 @tmerge.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 def cancel(run: str) -> int:
     """Stop the RUN that is going on in a folder; what it has finished is kept."""
     from tmerge_tui.commands.runs import cancel as stop
@@ -146,7 +253,7 @@ def cancel(run: str) -> int:
 
 
 @tmerge.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 def report(run: str) -> int:
     """Write the report of a RUN again from its report.json, and print where it is."""
     from tmerge_tui.commands.runs import report as rebuild
@@ -155,7 +262,7 @@ def report(run: str) -> int:
 
 
 @tmerge.command("eval")
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.option("--tasks", "tasks", multiple=True, metavar="NAMES", help="Tasks of lm-evaluation-harness, or task files.")
 @click.option("--choices", multiple=True, metavar="FILE", help="A .jsonl file of multiple-choice questions.")
 @click.option("--include-path", metavar="DIR", help="Folder of more task files.")
@@ -179,12 +286,12 @@ def evaluate(
 
 
 @tmerge.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.option("--repo", required=True, metavar="ORG/NAME", help="Repository on the Hub; made when it is not there.")
-@click.option("--model", default="model", metavar="FOLDER", help="Which model of a run with several alphas.")
+@click.option("--model", metavar="FOLDER", help="Which model of the run, instead of the one its verdict is about.")
 @click.option("--public", is_flag=True, help="A new repository is public; otherwise it is private.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def push(run: str, repo: str, model: str, public: bool, yes: bool) -> int:
+def push(run: str, repo: str, model: str | None, public: bool, yes: bool) -> int:
     """Upload the model, card, recipe and report of a finished RUN to the Hub."""
     from tmerge_tui.commands.push import push as upload
 

@@ -19,7 +19,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-HANGUP = (signal.SIGHUP,) if sys.platform != "win32" else ()  # the terminal of this process is gone, or its shell
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 KILLED = -9  # return code of a process that SIGKILL has ended; on Windows no code tells of it
 IN_USE = 1.0  # seconds that Windows is given until another program, often a virus scanner, has closed a file
@@ -33,10 +32,12 @@ if sys.platform == "win32":
     APART = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
     BINARY = os.O_BINARY
     STOPPED_BY_FORCE = "TerminateProcess"
+    HANGUP: tuple[signal.Signals, ...] = ()  # the terminal of this process is gone, or its shell
 else:
     APART = 0
     BINARY = 0  # for os.open, which on Windows would write \r\n for \n
     STOPPED_BY_FORCE = "SIGKILL"
+    HANGUP = (signal.SIGHUP,)
 
 
 # processes

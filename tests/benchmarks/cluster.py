@@ -19,6 +19,7 @@ from tests.engine.optimal_transport.problems import make_activations
 from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
 from tmerge_tui.engine.methods.transport_merge.ray_solver import on_ray
 from tmerge_tui.events import Event, Logged, PairSolved
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import make_recipe
 from tmerge_tui.run_folder import RunDir
 
@@ -58,7 +59,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 run = RunDir.create(f"{folder}/run")
                 start = time.monotonic()
-                transport(target, source, KINDS, recipe.transport, run, emit, "cpu", solver)
+                transport(Pair(target=target, source=source), KINDS, recipe.transport, run, emit, "cpu", solver)
                 end = time.monotonic()
             times[name].append(end - start)
             if name == "ray":

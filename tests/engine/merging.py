@@ -27,6 +27,7 @@ from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import PROJECTIONS, Recipe, make_recipe
@@ -99,11 +100,14 @@ class Bench:
         self, target: str, source: str, alpha: float, out: Path, norm: str = "free", emit: Emit = lambda event: None
     ) -> Merged:
         ours, theirs = self.open("target", target), self.open("source", source)
-        matching = match(ours.facts.layout, theirs.facts.layout, PROJECTIONS)
+        both = Pair(target=ours, source=theirs)
+        layouts = both.each(lambda opened: opened.facts.layout)
+        matching = match(layouts, PROJECTIONS)
         options = self.recipe
-        plans = transport(ours.activations, theirs.activations, matching.kinds, options.transport, self.run, emit)
-        layouts = (ours.facts.layout, theirs.facts.layout)
-        fusion = fuse(plans, ours.checkpoint, theirs.checkpoint, layouts, matching.kinds, options, self.run, emit)
+        activations = both.each(lambda opened: opened.activations)
+        plans = transport(activations, matching.kinds, options.transport, self.run, emit)
+        checkpoints = both.each(lambda opened: opened.checkpoint)
+        fusion = fuse(plans, checkpoints, layouts, matching.kinds, options, self.run, emit)
         update = FusedUpdate(fusion, ours.checkpoint, alpha, norm)
         folded = export(update, alpha, out, self.run, emit)
         return Merged(self.path("target", target), out, matching, fusion, update, folded)

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from tests.engine.pair import make_pair, recipe_of
 from tests.tiny import edit_config, make_tokenizer
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.preflight import check as check_module
+from tmerge_tui.engine.preflight import room
 from tmerge_tui.engine.preflight.check import check
 from tmerge_tui.errors import CheckError, NumericsError, RecipeError, RunFolderError
 from tmerge_tui.run_folder import RunDir
@@ -156,6 +156,6 @@ def test_an_output_that_is_something_else_is_not_touched(pair: Mapping, tmp_path
 
 def test_too_little_room_for_the_output_is_said_beforehand(pair: Mapping, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(check_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     (problem,) = check(recipe_of(pair))
     assert problem.startswith("output: 1 kB free at ") and "choose another output" in problem

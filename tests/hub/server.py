@@ -12,7 +12,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +33,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut_at: int | None = None  # bytes of the body after which the connection is cut
-    delay: float = 0.0  # seconds
+    silent: bool = False  # no answer for as long as the server is there
     damage: bool = False  # one byte of the body is wrong
     no_ranges: bool = False
     method: str = "*"
@@ -60,6 +59,7 @@ class Hub:
         self.answered: list[Asked] = []
         self.answering = 0
         self.idle = threading.Condition()
+        self.closing = threading.Event()
         self.uploads: dict[str, bytes] = {}  # large files by sha256
         self.commits: list[dict[str, Any]] = []
         self.allowed: set[str] = set()  # gated repositories that TOKEN may read
@@ -73,6 +73,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -95,7 +96,7 @@ class Hub:
     def requests(self) -> list[Asked]:
         """All that were answered: a client may have its answer before the server has written down that it gave it."""
         with self.idle:
-            self.idle.wait_for(lambda: not self.answering, timeout=5)
+            self.idle.wait_for(lambda: not self.answering)
             return list(self.answered)
 
     def asked(self, pattern: str, method: str = "*") -> list[Asked]:
@@ -137,14 +138,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         hub, parts = self.server.hub, urlsplit(self.path)
-        with hub.idle:
-            hub.answering += 1
         path, query = unquote(parts.path), parse_qs(parts.query)
         self._sent, self._fault = 0, hub.fault_for(path, self.command)
+        if self._fault and self._fault.silent:
+            hub.closing.wait()
+            return
+        with hub.idle:
+            hub.answering += 1
         try:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self._fault and self._fault.delay:
-                time.sleep(self._fault.delay)
             if self._fault and self._fault.status:
                 self._answer(self._fault.status, self._fault.body, self._fault.headers)
             elif self.server.role == "blobs":

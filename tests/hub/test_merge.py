@@ -63,9 +63,7 @@ def run(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def tmerge(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tmerge_tui", *arguments], capture_output=True, text=True, env=env, timeout=200
-    )
+    return subprocess.run([sys.executable, "-m", "tmerge_tui", *arguments], capture_output=True, text=True, env=env)
 
 
 def test_merge_by_hub_id_online_then_offline(hub: Hub, pair: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.families import make_family
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.families.catalogue import FAMILIES, REFUSED
 from tmerge_tui.models.layout import Layout
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import match
 from tmerge_tui.recipe import PROJECTIONS
 
@@ -43,7 +44,7 @@ def matrix_table(found: dict[str, Layout], families: tuple[str, ...]) -> str:
     """What is fused for every pair: targets down, sources across."""
     lines = [f"| target \\ source | {' | '.join(families)} |", "|---" * (len(families) + 1) + "|"]
     for target in families:
-        kinds = [match(found[target], found[source], PROJECTIONS).kinds for source in families]
+        kinds = [match(Pair(target=found[target], source=found[source]), PROJECTIONS).kinds for source in families]
         lines.append(f"| {target} | " + " | ".join("".join(LETTERS[k] for k in each) for each in kinds) + " |")
     return "\n".join(lines)
 

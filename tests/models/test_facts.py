@@ -16,6 +16,7 @@ from tests.tiny import edit_config, make_model
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Recipe, make_recipe
 
 
@@ -53,7 +54,7 @@ def test_facts_are_those_of_the_loaded_model(tmp_path: Path, family: str, tied: 
         ("---\nlicense: apache-2.0\n---\n# Model", "apache-2.0"),
         ("---\nlicense: other\nlicense_name: llama3\n---\n", "llama3"),
         ("---\nlicense: other\n---\n", "other"),
-        ("---\nlicense:\n- mit\n- gpl\n---\n", "mit, gpl"),
+        ("---\nlicense:\n- mit\n- gpl\n---\n", "gpl, mit"),
         ("---\nlicense: [broken\n---\n", None),
         ("---\ntags: [x]\n---\n", None),
         ("# No front matter", None),
@@ -176,9 +177,9 @@ def test_reading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str])
 
 
 @pytest.fixture(scope="module")
-def pair(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFacts, ModelFacts]:
+def pair(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair[ModelFacts]:
     other = make_model(tmp_path_factory.mktemp("source"), "qwen2", hidden=64, layers=5, heads=4, kv_heads=4)
-    return read_facts(llama, "target"), read_facts(other, "source")
+    return Pair(target=read_facts(llama, "target"), source=read_facts(other, "source"))
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -189,9 +190,9 @@ def recipe(**changes: Any) -> Recipe:
     return make_recipe(data)
 
 
-def test_estimate_of_hand_counted_shapes(pair: tuple[ModelFacts, ModelFacts]) -> None:
-    target, source = pair
-    found = estimate(recipe(calibration__samples=100, transport__projections=["q"]), target, source)
+def test_estimate_of_hand_counted_shapes(pair: Pair[ModelFacts]) -> None:
+    target, source = pair.target, pair.source
+    found = estimate(recipe(calibration__samples=100, transport__projections=["q"]), Pair(target=target, source=source))
     T = 100
     activations = 4 * T * (3 * (32 + 32) + 5 * (64 + 64))  # q.in and q.out of every layer
     duals = 4 * (2 * 3 * 5) * (32 + 64)
@@ -216,21 +217,21 @@ def test_estimate_of_hand_counted_shapes(pair: tuple[ModelFacts, ModelFacts]) ->
     ],
     ids=str,
 )
-def test_estimate_grows(pair: tuple[ModelFacts, ModelFacts], changes: dict[str, Any], grows: tuple[str, ...]) -> None:
-    before, after = estimate(recipe(), *pair), estimate(recipe(**changes), *pair)
+def test_estimate_grows(pair: Pair[ModelFacts], changes: dict[str, Any], grows: tuple[str, ...]) -> None:
+    before, after = estimate(recipe(), pair), estimate(recipe(**changes), pair)
     for figure in ("memory_bytes", "disk_bytes", "flops"):
         assert getattr(after, figure) >= getattr(before, figure)
         if figure in grows:
             assert getattr(after, figure) > getattr(before, figure)
 
 
-def test_estimate_shrinks_with_less_memory_smaller_type_and_known_text(pair: tuple[ModelFacts, ModelFacts]) -> None:
-    full = estimate(recipe(), *pair)
-    assert estimate(recipe(memory="10KB"), *pair).memory_bytes < full.memory_bytes
-    assert estimate(recipe(dtype="bfloat16"), *pair).memory_bytes < full.memory_bytes
+def test_estimate_shrinks_with_less_memory_smaller_type_and_known_text(pair: Pair[ModelFacts]) -> None:
+    full = estimate(recipe(), pair)
+    assert estimate(recipe(memory="10KB"), pair).memory_bytes < full.memory_bytes
+    assert estimate(recipe(dtype="bfloat16"), pair).memory_bytes < full.memory_bytes
     for pooling in ("sample", "span"):
-        limit = estimate(recipe(calibration__pooling=pooling), *pair)
-        known = estimate(recipe(calibration__pooling=pooling), *pair, texts=["four words of text"] * 50)
+        limit = estimate(recipe(calibration__pooling=pooling), pair)
+        known = estimate(recipe(calibration__pooling=pooling), pair, (50, 300))
         assert known.disk_bytes < limit.disk_bytes and known.flops < limit.flops
 
 
@@ -251,7 +252,7 @@ def test_estimate_of_the_papers_pair() -> None:
         tie_word_embeddings=True,
     )
     assert big.parameters == pytest.approx(8.03e9, rel=0.01) and small.parameters == pytest.approx(1.236e9, rel=0.01)
-    found = estimate(recipe(dtype="bfloat16", calibration__samples=2000), small, big)
+    found = estimate(recipe(dtype="bfloat16", calibration__samples=2000), Pair(target=small, source=big))
     assert 1.6e16 < found.flops < 5e16  # 2000 x 512 tokens through 8B alone are 1.6e16
     assert 16e9 < found.memory_bytes < 30e9  # 8B in bfloat16 is 16 GB
     activations = 2000 * 4 * (16 * (4 * 2048 + 2 * 512) + 32 * (4 * 4096 + 2 * 1024))
@@ -293,14 +294,15 @@ def _facts(family: str, **config: Any) -> ModelFacts:
 
 def test_training_needs_room_for_gradients_moments_and_every_trained_model(tmp_path: Path) -> None:
     facts = read_facts(make_model(tmp_path / "m"), "m")
-    off = estimate(recipe(), facts, facts)
+    same = Pair(target=facts, source=facts)
+    off = estimate(recipe(), same)
     on = {
-        seeds: estimate(recipe(adaptation__seeds=list(range(seeds)), adaptation__compare=["sft"]), facts, facts)
+        seeds: estimate(recipe(adaptation__seeds=list(range(seeds)), adaptation__compare=["sft"]), same)
         for seeds in (1, 3)
     }
     assert on[3].disk_bytes - on[1].disk_bytes == 4 * facts.parameters * 4  # two methods, two more seeds
     assert on[1].disk_bytes > off.disk_bytes + facts.bytes_on_disk
-    hinted = estimate(recipe(adaptation__hints={}), facts, facts)
-    assert hinted.disk_bytes > estimate(recipe(adaptation__seeds=[0]), facts, facts).disk_bytes
-    huge = estimate(recipe(adaptation__block_length=10**6), facts, facts)
+    hinted = estimate(recipe(adaptation__hints={}), same)
+    assert hinted.disk_bytes > estimate(recipe(adaptation__seeds=[0]), same).disk_bytes
+    huge = estimate(recipe(adaptation__block_length=10**6), same)
     assert huge.memory_bytes >= 12 * 10**6 * facts.vocab

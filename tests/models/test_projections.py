@@ -15,6 +15,7 @@ from tests.tiny import make_model
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import SIDES, Layout, Projection, side_of
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import find_projections, match
 from tmerge_tui.recipe import ATTENTION, PROJECTIONS
 
@@ -196,12 +197,14 @@ def layout(*kinds: str, notes: tuple[str, ...] = ()) -> Layout:
 
 
 def test_match_of_equals_says_nothing() -> None:
-    matching = match(layout("qkvo", "qkvo"), layout("qkvogud", "qkvogud", "qkvogud"), ATTENTION)
+    matching = match(Pair(target=layout("qkvo", "qkvo"), source=layout("qkvogud", "qkvogud", "qkvogud")), ATTENTION)
     assert matching.kinds == ATTENTION and matching.notes == ()
 
 
 def test_match_skips_what_one_side_lacks() -> None:
-    matching = match(layout("qkvoud"), layout("qkvogud", notes=("layer 0: odd",)), ("q", "gate", "up"))
+    matching = match(
+        Pair(target=layout("qkvoud"), source=layout("qkvogud", notes=("layer 0: odd",))), ("q", "gate", "up")
+    )
     assert matching.kinds == ("q", "up")
     assert matching.notes == (
         "gate: skipped, no gate projection in the target",
@@ -210,7 +213,7 @@ def test_match_skips_what_one_side_lacks() -> None:
 
 
 def test_match_says_which_layers_differ() -> None:
-    matching = match(layout("qu", "u", "u", "qu", "u"), layout("q", "qu", "qu"), ("q", "up"))
+    matching = match(Pair(target=layout("qu", "u", "u", "qu", "u"), source=layout("q", "qu", "qu")), ("q", "up"))
     assert matching.kinds == ("q", "up")
     assert matching.notes == (
         "q: target layers 1-2, 4 without it: left as they are",
@@ -220,5 +223,5 @@ def test_match_says_which_layers_differ() -> None:
 
 def test_match_of_strangers() -> None:
     with pytest.raises(ModelError, match="share none of the projections q, k") as caught:
-        match(layout("u"), layout("k"), ("q", "k"))
+        match(Pair(target=layout("u"), source=layout("k")), ("q", "k"))
     assert "q: skipped, no q projection in the target and the source" in caught.value.found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe import (
@@ -20,6 +22,8 @@ from tmerge_tui.recipe import (
     parse_bytes,
     parse_recipe,
 )
+from tmerge_tui.recipe.problems import section_of
+from tmerge_tui.recipe.section import PIECES
 
 BASE: dict[str, Any] = {"source": "a/b", "target": "c/d", "calibration": {"path": "/x.txt"}, "output": "/out"}
 
@@ -50,8 +54,44 @@ def test_every_leaf_option_says_what_it_means() -> None:
     assert len(leaves) > 40 and "transport.epsilon" in leaves and "source.model" in leaves
     for name, field in leaves.items():
         assert field.description and len(field.description) > 5, name
-        assert set(field.json_schema_extra) == {"unit", "equation", "expert"}, name
+        assert set(field.json_schema_extra) == {"unit", "equation", "expert", "affects"}, name
     assert leaves["transport.epsilon"].json_schema_extra["equation"] == "eq. 8"
+
+
+def sections(section: type[BaseModel] = Recipe) -> Iterator[type[BaseModel]]:
+    """The recipe and every section in it, also those in lists."""
+    yield section
+    for field in section.model_fields.values():
+        for inner in (field.annotation, *every_type_in(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from sections(inner)
+
+
+def every_type_in(annotation: Any) -> Iterator[Any]:
+    for inner in get_args(annotation):
+        yield inner
+        yield from every_type_in(inner)
+
+
+def test_every_option_says_what_it_invalidates() -> None:
+    found = {section.__name__: section for section in sections()}
+    assert {"ModelChoice", "Calibration", "Transport", "Fusion", "Adaptation", "Hints", "ChoiceSet"} <= set(found)
+    for section in found.values():
+        for name, field in section.model_fields.items():
+            where, affects = f"{section.__name__}.{name}", field.json_schema_extra["affects"]
+            assert set(affects) <= set(PIECES), where
+            if section_of(field.annotation) is None and name != "choices":  # a list of sections
+                assert affects, f"{where}: say which pieces it affects, or nothing"
+            assert affects == ("nothing",) or "nothing" not in affects, where
+
+
+def test_options_by_what_they_affect() -> None:
+    transport = make_recipe({**BASE, "transport": {"epsilon": 0.2}}).transport
+    assert transport.affecting("plans") == ("epsilon", "max_iterations", "tolerance", "stop", "solver")
+    assert transport.that_affect("activations") == {"projections": ("q", "k", "v", "o")}
+    assert transport.that_affect("plans")["epsilon"] == 0.2
+    everything = {name for piece in PIECES for name in transport.affecting(piece)}  # type: ignore[arg-type]
+    assert everything == set(type(transport).model_fields)
 
 
 fractions = st.floats(0, 1)
@@ -255,3 +295,19 @@ def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         make_recipe(BASE).seed = 3  # type: ignore[misc]
     assert isinstance(make_recipe(BASE), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [
+        ("adaptation", "seeds", [2**33]),
+        ("calibration", "samples", 99999999999999999999),
+        ("calibration", "holdout", 10**12),
+        ("adaptation", "samples", 10**12),
+    ],
+)
+def test_numbers_have_an_upper_end(section: str, option: str, value: Any) -> None:
+    data: dict[str, Any] = {"source": "a/b", "target": "a/c", "calibration": {"path": "t.txt"}, "output": "run"}
+    data[section] = {**data.get(section, {}), option: value}
+    with pytest.raises(RecipeError, match=option):
+        make_recipe(data)

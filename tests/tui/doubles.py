@@ -57,7 +57,8 @@ class FakeProbe(Probe):
                 "notes": [],
                 "download": 0,
             },
-            "check": [],
+            "check": {"problems": [], "warnings": []},
+            "fields": ["text", "label"],
             "extras": {},
             "generate": {"text": " and go on together", "tokens": 4, "seconds": 0.2},
         }

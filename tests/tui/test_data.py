@@ -16,7 +16,9 @@ from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import step_problems
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.widgets import finder
+from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.finder import Finder
+from tmerge_tui.tui.widgets.toggles import OneOf
 
 
 @pytest.fixture
@@ -162,7 +164,7 @@ async def test_a_data_set_is_found_by_typing(app: TmergeApp, probe: FakeProbe, a
         assert asked == ["brook"], "once, when typing pauses"
         text = screen_text(app)
         assert "↓52 k  cc0-1.0  2026-01" in text and "↓12  gated" in text and "Data sets on the Hub" in text, text
-        assert "org/brook-l…the-nineteenth-century" in text, "a long name keeps both ends"
+        assert "letters-of-the-nineteenth-century" in text, "a long name keeps its end"
         assert not [call for call, _ in probe.asked if call == "preview"], "half an id is not read"
         await pilot.press("down", "down", "enter")
         await settle(pilot, 0.2)
@@ -243,3 +245,62 @@ async def test_a_search_without_result_says_why(app: TmergeApp, monkeypatch, ans
         await pilot.press("down", "enter")
         await settle(pilot)
         assert app.draft.get("calibration.repo_id") == "x", "a remark cannot be taken"
+
+
+async def test_f4_takes_a_field_of_a_file_that_cannot_be_read_as_it_is(app: TmergeApp, probe, text_file: str) -> None:
+    probe.fails["preview"] = DataError("fields id, teks, tajuk", "one to read", "set calibration.column to it")
+    probe.answers["fields"] = ["id", "teks", "tajuk"]
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.draft.set("calibration.path", text_file)
+        app.goto("data")
+        await settle(pilot, 0.2)
+        text = screen_text(app)
+        assert "its fields: id, teks, tajuk" in text and "→ set column to it" in text
+        await pilot.press("f4", "f4")
+        assert app.draft.get("calibration.column") == "teks"
+
+
+async def test_the_meaning_of_the_field_in_focus_is_shown_and_nothing_moves(app: TmergeApp, text_file: str) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.set("calibration.path", text_file)
+        app.goto("data")
+        await settle(pilot, 0.2)
+        rows = [field.region.y for field in app.screen.query(OptionField)]
+        app.screen.fields("pooling")[0].query_one(OneOf).focus()
+        await settle(pilot)
+        assert "one row per sample (the paper)" in screen_text(app)
+        samples = app.screen.fields("samples")[0]
+        samples.query_one(Input).focus()
+        await pilot.press("ctrl+u", *"1")
+        await settle(pilot)
+        assert samples.wrong and [field.region.y for field in app.screen.query(OptionField)] == rows
+
+
+async def test_the_path_comes_back_after_a_look_at_the_hub(app: TmergeApp, text_file: str) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.set("calibration.path", text_file)
+        app.goto("data")
+        await settle(pilot, 0.2)
+        app.screen.query_one("#origin").focus()
+        await pilot.press("right", "left")
+        await settle(pilot)
+        assert app.draft.get("calibration.path") == text_file
+
+
+async def test_a_preset_left_on_data_takes_its_settings_along(app: TmergeApp) -> None:
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.draft.set("fusion.k", "64")
+        app.goto("data")
+        await settle(pilot)
+        app.screen.query_one("#origin").focus()
+        await pilot.press("right", "right")
+        app.screen.query_one("#preset").focus()
+        await pilot.press("left")
+        await settle(pilot)
+        said = next(notice.message for notice in app._notifications)
+        assert "training" in said and "tasks" in said and "k" in said
+        assert app.draft.get("adaptation")
+        app.screen.query_one("#origin").focus()
+        await pilot.press("left", "left")
+        await settle(pilot)
+        assert app.draft.values == {"fusion.k": "64"}

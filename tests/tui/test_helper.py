@@ -131,8 +131,10 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
     assert seen["samples"][0]["source"]["tokens"] > 0
     needs = await probe.ask("estimate", recipe=recipe, **models)
     assert needs["memory"] > 0 and needs["disk"] > 0 and needs["seconds"] > 0
-    problems = await probe.ask("check", recipe=recipe)
-    assert any("fusion.k" in problem for problem in problems)
+    assert not needs["bound"] and any("fusion.k" in problem for problem in needs["problems"])
+    said = await probe.ask("check", recipe=recipe)
+    assert any("fusion.k" in problem for problem in said["problems"])
+    assert await probe.ask("fields", path=str(text)) == []
     with pytest.raises(ModelError):
         await probe.ask("facts", folder=str(tmp_path), name="nothing")
     unfinished = RunDir.create(recipe["output"])

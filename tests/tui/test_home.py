@@ -16,6 +16,7 @@ from tmerge_tui.tui.screens.models import ModelsScreen
 from tmerge_tui.tui.screens.result import ResultScreen
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.screens.run import RunScreen
+from tmerge_tui.worker import run_index
 
 
 async def test_machine_and_start_are_shown(app: TmergeApp) -> None:
@@ -41,13 +42,13 @@ async def test_n_opens_the_wizard_and_escape_comes_back(app: TmergeApp) -> None:
 async def test_runs_are_listed_with_their_state_and_open(app: TmergeApp, tmp_path: Path) -> None:
     done = write_run(tmp_path / "done")
     dead = write_run(tmp_path / "dead", until="transport")
-    storage.remember_run(dead.path, "org/a", "org/b")
-    storage.remember_run(done.path, "org/source", "org/target")
-    storage.remember_run(tmp_path / "gone", "x", "y")  # its folder was removed: not listed
+    run_index.remember(dead.path)
+    run_index.remember(done.path)
+    run_index.remember(tmp_path / "gone")  # its folder was removed: not listed
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         text = screen_text(app)
-        assert "✓ finished" in text and "✗ crashed" in text and "source → target" in text, text
+        assert "✓ finished" in text and "✗ crashed" in text and "helped -0.0011" in text and "done" in text, text
         table = app.screen.query_one(DataTable)
         assert table.row_count == 2
         table.focus()
@@ -63,7 +64,7 @@ async def test_runs_are_listed_with_their_state_and_open(app: TmergeApp, tmp_pat
 
 async def test_delete_asks_and_removes_the_folder(app: TmergeApp, tmp_path: Path) -> None:
     run = write_run(tmp_path / "done")
-    storage.remember_run(run.path, "a", "b")
+    run_index.remember(run.path)
     async with app.run_test(size=(100, 30)) as pilot:
         await settle(pilot)
         app.screen.query_one(DataTable).focus()
@@ -78,7 +79,7 @@ async def test_delete_asks_and_removes_the_folder(app: TmergeApp, tmp_path: Path
         await pilot.press("shift+tab", "shift+tab", "enter")
         await settle(pilot)
         assert not run.path.exists()
-        assert storage.recent_runs() == []
+        assert run_index.entries() == []
 
 
 async def test_a_half_filled_draft_is_offered_and_continued(probe, tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ async def test_a_half_filled_draft_is_offered_and_continued(probe, tmp_path: Pat
 
 async def test_a_damaged_state_folder_is_no_obstacle(probe) -> None:
     storage.write("draft", {"values": 3})
-    (storage.folder() / "runs.json").write_text("{ torn")
+    (storage.folder() / "runs.jsonl").write_text("{ torn\n[]\n3\n")
     (storage.folder() / "settings.json").write_text(json.dumps({"theme": "no such theme"}))
     app = TmergeApp(probe=probe)
     async with app.run_test(size=(80, 24)) as pilot:

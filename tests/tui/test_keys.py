@@ -77,11 +77,11 @@ async def test_ctrl_c_asks_for_a_second_one(app: TmergeApp) -> None:
 async def test_the_palette_reaches_every_step(app: TmergeApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         titles = [command.title for command in app.get_system_commands(app.screen)]
-        for expected in ("Home", "Wizard: Method", "New merge", "Theme"):
+        for expected in ("Home", "Wizard 3: Method", "New merge", "Theme"):
             assert expected in titles
         await pilot.press("ctrl+p")
         await pilot.pause()
-        await pilot.press(*"wizard: data", "enter")
+        await pilot.press(*"wizard 2: data", "enter")
         await settle(pilot)
         assert app.screen.step == "data"
 
@@ -102,7 +102,7 @@ async def test_focus_is_always_somewhere_and_tab_reaches_the_buttons(app: Tmerge
         assert "next" in seen
 
 
-@pytest.mark.parametrize(("size", "small"), [((79, 24), True), ((80, 23), True), ((80, 24), False)])
+@pytest.mark.parametrize(("size", "small"), [((59, 20), True), ((60, 19), True), ((60, 20), False)])
 async def test_too_small(app: TmergeApp, size: tuple[int, int], small: bool) -> None:
     async with app.run_test(size=size) as pilot:
         await settle(pilot)
@@ -129,3 +129,16 @@ async def test_a_chosen_theme_is_kept(app: TmergeApp, probe: FakeProbe) -> None:
         await settle(pilot)
     assert storage.read("settings") == {"theme": "tmerge-light"}
     assert TmergeApp(probe=probe).theme == "tmerge-light"
+
+
+async def test_a_picture_of_the_screen_is_saved_here_or_says_why_not(app: TmergeApp, monkeypatch) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.action_picture()
+        (picture,) = Path.cwd().glob("tmerge-*.svg")
+        assert "<svg" in picture.read_text()
+        picture.unlink()
+        monkeypatch.setattr(Path, "write_text", lambda *given, **more: (_ for _ in ()).throw(OSError(13, "not yours")))
+        app.action_picture()
+        await pilot.pause()
+        assert any("not yours" in notice.message for notice in app._notifications)

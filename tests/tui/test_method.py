@@ -24,7 +24,7 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
     async with app.run_test(size=(160, 50)) as pilot:
         app.goto("method")
         await settle(pilot)
-        await pilot.press("f2")
+        await pilot.press("f5")
         await settle(pilot)
         shown = {f.option for f in app.screen.query(OptionField)}
         elsewhere = ("source.", "target.", "calibration.", "output")
@@ -40,7 +40,7 @@ async def test_adaptation_is_a_section_that_is_switched_on(app: TmergeApp) -> No
             app.draft.set(name, value)
         app.goto("method")
         await settle(pilot)
-        await pilot.press("f2")
+        await pilot.press("f5")
         await settle(pilot)
         for switch, opened in (
             ("adaptation", "adaptation.learning_rate"),
@@ -87,10 +87,10 @@ async def test_expert_view_toggles(app: TmergeApp) -> None:
         await settle(pilot)
         simple = {f.option for f in app.screen.query(OptionField)}
         assert "transport.epsilon" in simple and "transport.solver" not in simple
-        await pilot.press("f2")
+        await pilot.press("f5")
         await settle(pilot)
         assert {f.option for f in app.screen.query(OptionField)} > simple
-        await pilot.press("f2")
+        await pilot.press("f5")
         await settle(pilot)
         assert {f.option for f in app.screen.query(OptionField)} == simple
 
@@ -134,7 +134,7 @@ async def test_defaults_take_everything_back(app: TmergeApp) -> None:
         app.draft.set("source.model", "org/a")
         app.goto("method")
         await settle(pilot)
-        await pilot.press("f3")
+        await pilot.press("f6", "left", "enter")
         await settle(pilot)
         assert app.draft.values == {"source.model": "org/a"}
         assert field(app, "fusion.k").query_one(Input).value == "128"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.widgets import Input, Static
 
 from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
+from tests.tui.fakes import write_run
 from tmerge_tui.errors import ModelError
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.app import TmergeApp
@@ -13,6 +16,7 @@ from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.models import ModelsScreen
 from tmerge_tui.tui.widgets import finder
 from tmerge_tui.tui.widgets.verdict import Verdict
+from tmerge_tui.worker import run_index
 
 
 async def choose(pilot, role: str, name: str) -> None:
@@ -164,7 +168,7 @@ async def test_offline_says_so_and_offers_the_cache(app: TmergeApp, monkeypatch,
         await pilot.press("escape")
         await settle(pilot)
         assert isinstance(app.screen, ModelsScreen), "escape closes the list first"
-        assert not app.screen.query_one("#source").listing
+        assert app.screen.query_one("#source").input.value == ""
 
 
 async def test_a_path_lists_folders(app: TmergeApp, models, tmp_path) -> None:
@@ -196,3 +200,44 @@ async def test_the_picker_chooses_a_folder(app: TmergeApp, models, tmp_path) -> 
         await settle(pilot)
         assert app.draft.get("target.model") == models["target"]
         assert "can be merged" in str(app.screen.query_one("#verdict-text", Static).render())
+
+
+@pytest.mark.parametrize(
+    ("pasted", "name"),
+    [
+        ("https://huggingface.co/org/name", "org/name"),
+        ("huggingface.co/org/name/tree/v2", "org/name@v2"),
+        ("https://hf.co/org/name/tree/main", "org/name"),
+        ("https://huggingface.co/datasets/org/verses", "org/verses"),
+        ("'/home/ann/my model'", "/home/ann/my model"),
+        ('"~/models/small"  ', "~/models/small"),
+        ("file:///home/ann/my%20model", "/home/ann/my model"),
+        ("org/name@rev", "org/name@rev"),
+    ],
+)
+def test_names_as_they_are_pasted(pasted: str, name: str) -> None:
+    assert catalog.tidy(pasted) == name
+
+
+async def test_a_quoted_path_is_a_model_and_the_title_names_it(app: TmergeApp, models) -> None:
+    async with app.run_test(size=(60, 20)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        await type_text(pilot, f"'{models['source']}'")
+        await pilot.press("enter")
+        await settle(pilot, 0.1)
+        assert app.draft.get("source.model") == models["source"]
+        assert "Source · source-llama" in screen_text(app), "whatever the width"
+
+
+async def test_models_of_earlier_runs_are_offered_before_one_types(app: TmergeApp, models, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "done")
+    run.recipe.write_text(run.recipe.read_text().replace("org/source-llama", models["source"]))
+    run_index.remember(run.path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot, 0.1)
+        assert models["source"].rpartition("/")[2] in screen_text(app)
+        await pilot.press("down", "enter")
+        await settle(pilot, 0.1)
+        assert app.draft.get("source.model") == models["source"]

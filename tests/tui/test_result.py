@@ -71,6 +71,11 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
         assert "1 Scores  2 Training  3 Tasks  4 Alpha  5 Layers  6 Plans  7 Text  8 Files" in text
         assert "fine-tuned (SFT)         2.1040 0.0017   -0.0666 [-0.0670, -0.0662] better" in text
         assert "fused, adapted         fine-tuned (SFT)           +0.0019 worse" in text
+        await show(app, pilot, done, "1")
+        shown = str(app.screen.query_one("#chosen").render())
+        assert "on 200 validation texts" in shown
+        assert [line.endswith("chosen") for line in shown.splitlines()] == [False, False, False, True]
+        await show(app, pilot, done, "2")
         charts = [chart for chart in app.screen.query(".loss").results(Chart)]
         assert [chart.caption.split(":")[0] for chart in charts] == ["fused, adapted", "fine-tuned (SFT)", "distilled"]
         assert all(len(chart.series) == 2 and len(chart.series[0].points) == 6 for chart in charts)

@@ -9,10 +9,10 @@ from textual.widgets import Input
 from tests.tui.doubles import screen_text, settle, until
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir
-from tmerge_tui.tui import storage
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.screens.run import RunScreen
+from tmerge_tui.worker import run_index
 
 CHOSEN = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "text.txt", "fusion.alpha": "0.05, 0.1"}
 
@@ -63,7 +63,7 @@ async def test_the_command_is_copied(app: TmergeApp) -> None:
         app.goto("review")
         await settle(pilot)
         app.screen.query_one("#recipe-path", Input).value = "my recipe.yaml"
-        await pilot.press("f3")
+        await pilot.press("f7")
         await pilot.pause()
         assert app.clipboard == "tmerge --batch 'my recipe.yaml'"
 
@@ -79,7 +79,7 @@ async def test_starting_writes_the_recipe_and_follows_the_run(app: TmergeApp, mo
         await settle(pilot)
         run = RunDir.open("runs/a-into-b")
         assert load_recipe(run.recipe).source.model == "org/a"
-        assert [entry["path"] for entry in storage.recent_runs()] == [str(run.path.absolute())]
+        assert [entry.path for entry in run_index.entries()] == [run.path.absolute()]
         assert not app.draft, "the draft has become a run"
 
 

@@ -91,6 +91,15 @@ async def test_screen(app: TmergeApp, still: dict[str, str], name: str, size: tu
         compare(f"{name}-{size[0]}x{size[1]}.txt", screen_text(app))
 
 
+@pytest.mark.parametrize("name", ("home", "models", "data", "method", "review"))
+async def test_smallest_screen(app: TmergeApp, still: dict[str, str], name: str) -> None:
+    async with app.run_test(size=(60, 20)) as pilot:
+        await open_screen(app, pilot, name, still)
+        text = screen_text(app)
+        compare(f"{name}-60x20.txt", text)
+        assert "f1 Help" in text and "too small" not in text
+
+
 @pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light", "no-colour"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 async def test_picture(

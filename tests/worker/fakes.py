@@ -12,6 +12,8 @@ from tmerge_tui.events import Emit, Metric, PairSolved, RunFinished, RunStarted,
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
+LONG = 600  # seconds: longer than any test
+
 STAGES = [
     {"name": "extract", "label": "Reading activations", "weight": 0.25},
     {"name": "transport", "label": "Solving transport", "weight": 0.75},
@@ -42,9 +44,10 @@ def whole(recipe: Recipe, run: RunDir, emit: Emit) -> None:
 
 
 def lingers(recipe: Recipe, run: RunDir, emit: Emit) -> None:
-    """Has said its last word and takes a while to leave."""
+    """Has said its last word and does not leave before the file `leave` is there."""
     whole(recipe, run, emit)
-    time.sleep(1.5)
+    while not (run.path / "leave").exists():
+        time.sleep(0.01)
 
 
 def chatty(recipe: Recipe, run: RunDir, emit: Emit) -> None:
@@ -59,7 +62,7 @@ def sleeps(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     """Sits in one long call, the interpreter free."""
     _start(run, emit)
     emit(StageStarted("transport", "Solving transport", 512, "pairs"))
-    time.sleep(60)
+    time.sleep(LONG)
 
 
 def deaf(recipe: Recipe, run: RunDir, emit: Emit) -> None:
@@ -78,7 +81,7 @@ def holds_interpreter(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     """A long C call that never lets another thread run, so not even the signal thread hears."""
     _start(run, emit)
     emit(StageStarted("transport", "Solving transport", 512, "pairs"))
-    ctypes.PyDLL(None).sleep(60)
+    ctypes.PyDLL(None).sleep(LONG)
 
 
 def segfaults(recipe: Recipe, run: RunDir, emit: Emit) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.waiting import PATIENCE, until
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import Event, Line, RunFailed, RunFinished, RunInterrupted, StageStarted
 from tmerge_tui.run_folder import RunDir
-from tmerge_tui.worker import lock
+from tmerge_tui.worker import lock, spawn
 from tmerge_tui.worker.follow import Ended, EventFile, Follower, cancel, follow, state_of
 from tmerge_tui.worker.spawn import Handle
 
@@ -142,10 +144,17 @@ def test_cancel_by_someone_else(run: RunDir, start: Start) -> None:
     assert cancel(run) and state_of(run) == "interrupted"
 
 
-def test_a_worker_that_has_ended_is_waited_for(run: RunDir, start: Start) -> None:
+def test_a_worker_that_has_ended_is_waited_for(run: RunDir, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     first = start("lingers")
     wait_for(run, RunFinished)
     assert first.returncode is None and state_of(run) == "finished"
+
+    def wait(seconds: float) -> None:
+        (run.path / "leave").touch()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(spawn, "LEAVING", PATIENCE)
+    monkeypatch.setattr(spawn, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
     second = start("whole")
     assert first.wait(PATIENCE) == 0 and second.wait(PATIENCE) == 0
 
@@ -167,8 +176,6 @@ def test_one_worker_at_a_time(run: RunDir, start: Start) -> None:
 
 def test_a_worker_that_finds_the_lock_taken_writes_no_event(run: RunDir, start: Start) -> None:
     lock.acquire(run)  # by this process, after the parent's own check
-    from tmerge_tui.worker import spawn
-
     original, spawn.refuse_if_busy = spawn.refuse_if_busy, lambda run: None
     try:
         follower = Follower(run, from_start=False)

@@ -20,7 +20,7 @@ from tmerge_tui.recipe.presets import read_recipe_mapping
 from tmerge_tui.recipe.yamlfile import read_scalar
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
-from tmerge_tui.worker.follow import POLL, Ended, Follower, cancel, has_report
+from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def run(recipe: Recipe, options: Options) -> int:
     """
     folder = RunDir.create(recipe.output)
     spawn.refuse_if_busy(folder)
+    before = folder.recipe.read_bytes() if (folder.path / REPORT).is_file() else None
     with storage(folder.recipe):
         write_atomic(folder.recipe, dump_recipe(recipe).encode())
     unpack()
@@ -67,7 +68,12 @@ def run(recipe: Recipe, options: Options) -> int:
             stopping.explain(interrupted(folder))
             return stopping.asked() or 0
         worker.wait(spawn.LEAVING)  # so that the same command may follow at once
-        return conclude(folder, ended, options)
+        code = conclude(folder, ended, options)
+        if before is not None and code != 0:  # refused, or failed: the finished run keeps the recipe that made it
+            with storage(folder.recipe):
+                write_atomic(folder.recipe, before)
+            say(f"the result in {folder.path} is as it was: tmerge watch {folder.path}")
+        return code
 
 
 def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:
@@ -99,8 +105,6 @@ def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:
 def conclude(folder: RunDir, ended: Ended, options: Options) -> int:
     """Prints how a run ended: the result on stdout, an error in full on stderr."""
     event = ended.event
-    if not isinstance(event, RunFinished) and has_report(folder):
-        say(f"the result of the earlier run is kept: {folder.path / 'report.html'}")
     if isinstance(event, RunFinished):
         if not options.json:
             for line in [*result(event), *advice(folder)]:
@@ -126,10 +130,10 @@ def advice(folder: RunDir) -> Iterable[str]:
     """What to change next, as the report has it: words, and the options that do it."""
     from tmerge_tui.engine.report.next_steps import as_options
 
-    if not has_report(folder):
+    if not (folder.path / REPORT).is_file():
         return
     with storage(folder.path):
-        steps = json.loads((folder.path / "report.json").read_text(encoding="utf-8")).get("next") or []
+        steps = json.loads((folder.path / REPORT).read_text(encoding="utf-8")).get("next") or []
     for place, step in enumerate(steps):
         yield f"{'' if place else 'next':<7} {step['text']}"
         if step["set"]:

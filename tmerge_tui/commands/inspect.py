@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import CheckError, UsageError
-from tmerge_tui.quantities import size
-from tmerge_tui.recipe import ModelChoice, dump_recipe, load_recipe, make_recipe
+from tmerge_tui.quantities import duration, size
+from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, make_recipe
 from tmerge_tui.recipe.presets import read_recipe_mapping
+
+if TYPE_CHECKING:
+    from tmerge_tui.engine.prepared import Prepared
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
 
 
 def plan(path: str, options: Options) -> int:
-    """Prints the resolved recipe and its needs. Raises RecipeError, CheckError with all problems."""
-    recipe = make_recipe(change(read_recipe_mapping(path), options))
-    from tmerge_tui.engine.preflight.check import prepare
+    """Prints the resolved recipe and its needs, as YAML or with --json as JSON.
 
-    prepared = prepare(recipe)
+    Raises RecipeError; CheckError with all problems, after the recipe.
+    """
+    recipe = make_recipe(change(read_recipe_mapping(path), options))
+    from tmerge_tui.engine.preflight.check import prepare, with_time
+
+    if options.json:
+        data(json.dumps(_as_json(recipe, prepare(recipe)), ensure_ascii=False, indent=1))
+        return 0
     data(dump_recipe(recipe).rstrip())
+    prepared = prepare(recipe)
+    needs = with_time(prepared)
     data("")
     rows = [
         ("source", f"{prepared.source.facts.architecture}, {_shape(prepared.source.facts)}"),
         ("target", f"{prepared.target.facts.architecture}, {_shape(prepared.target.facts)}"),
         ("projections", ", ".join(prepared.matching.kinds)),
         ("device", str(prepared.device)),
+        ("time", f"{'at most' if needs.bound else 'about'} {duration(needs.seconds)} on this machine"),
+        ("memory", size(needs.memory_bytes)),
+        ("disk", size(needs.disk_bytes)),
     ]
-    pending = {listing.folder: listing for p in (prepared.source, prepared.target) for listing in p.located.downloads}
-    for listing in pending.values():
-        missing = listing.missing
-        rows.append(("download", f"{listing.name}: {size(sum(f.size for f in missing))} in {len(missing)} files"))
-    for name, value in rows:
+    for name, value in [
+        *rows,
+        *(("download", f"{name}: {size(b)} in {n} files") for name, b, n in _downloads(prepared)),
+    ]:
         data(f"# {name:<12} {value}")  # comments: what is printed is still a recipe
     for note in (*prepared.matching.notes, *prepared.estimate.notes, *prepared.warnings):
         data(f"# {note}")
     return 0
+
+
+def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    from tmerge_tui.engine.preflight.check import with_time
+
+    needs = with_time(prepared)
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"resolved"}),
+        "source": prepared.source.facts.summary(),
+        "target": prepared.target.facts.summary(),
+        "projections": list(prepared.matching.kinds),
+        "device": str(prepared.device),
+        "download": [{"name": name, "bytes": total, "files": n} for name, total, n in _downloads(prepared)],
+        "estimate": needs.as_json(),
+        "notes": [*prepared.matching.notes, *needs.notes],
+        "warnings": list(prepared.warnings),
+    }
+
+
+def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
+    """(model, bytes, files) of what a run has to fetch; what both need once."""
+    pending = {listing.folder: listing for p in (prepared.source, prepared.target) for listing in p.located.downloads}
+    return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 
 
 def check(path: str) -> int:
@@ -51,12 +88,14 @@ def check(path: str) -> int:
         raise UsageError(
             f"{path} holds no config.json", "a recipe (YAML file), a model folder or a Hub id", "check the path"
         )
-    recipe = load_recipe(path)
-    from tmerge_tui.engine.preflight.check import check as problems_of
+    recipe = make_recipe(read_recipe_mapping(path))
+    from tmerge_tui.engine.preflight.check import examine as problems_of
 
-    problems = problems_of(recipe)
+    problems, notes = problems_of(recipe)
     if problems:
         raise CheckError(problems, "correct them, then check again; nothing was written")
+    for note in notes:
+        say(f"note: {note}")
     say("no problems found")
     return 0
 
@@ -67,14 +106,30 @@ def _check_model(path: str) -> int:
 
     facts = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False).facts
     data(f"{facts.architecture}, {_shape(facts)}, {facts.dtype}, {size(facts.bytes_on_disk)}")
+    alike: dict[tuple[Any, ...], list[Any]] = {}  # a line for all layers that have the same
     for p in facts.layout.projections:
+        alike.setdefault((p.kind, p.d_out, p.d_in, bool(p.bias), str(p.block), p.transposed), []).append(p)
+    for found in alike.values():
+        p = found[0]
         bias = f" + {p.bias}" if p.bias else ""
         place = f"  {'columns' if p.transposed else 'rows'} {p.block}" if p.block else ""
         turned = "  stored in x out" if p.transposed else ""
-        data(f"  layer {p.layer:>3}  {p.kind:<5} {p.d_out} x {p.d_in}  {p.weight}{bias}{place}{turned}")
+        layers = _ranges([one.layer for one in found])
+        data(f"  {p.kind:<5} layers {layers:<8} {p.d_out} x {p.d_in}  {p.weight}{bias}{place}{turned}")
     for note in facts.layout.notes:
         data(f"  note: {note}")
     return 0
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-3,5`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def _shape(facts: object) -> str:

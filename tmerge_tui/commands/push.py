@@ -13,11 +13,18 @@ from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import UsageError
 from tmerge_tui.quantities import size
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker.follow import REPORT
+from tmerge_tui.worker.summary import verdict_folder
 
 
-def push(path: str, repo: str, model: str, public: bool, yes: bool) -> int:
-    """Uploads and prints the page; 1 when the answer is no. Raises UsageError where no one can be asked."""
+def push(path: str, repo: str, model: str | None, public: bool, yes: bool) -> int:
+    """Uploads `model`, a folder in the run, or the one that its verdict is about, and prints the page.
+
+    1 when the answer is no. Raises UsageError where no one can be asked.
+    """
     run = RunDir.open(path)
+    if model is None:
+        model = verdict_folder(run) if (run.path / REPORT).is_file() else run.model.name
     with ExitStack() as stack:
         with stopping.held():
             place = stack.enter_context(TemporaryDirectory(prefix="tmerge-push-"))

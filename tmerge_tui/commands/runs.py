@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 from tmerge_tui import stopping
-from tmerge_tui.commands.batch import Options, conclude, show
-from tmerge_tui.commands.output import data
+from tmerge_tui.commands.batch import Options, conclude, result, show
+from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import RunFolderError
-from tmerge_tui.events import RunStarted
+from tmerge_tui.events import RunFinished, RunStarted
 from tmerge_tui.run_folder import RunDir
-from tmerge_tui.worker.follow import EventFile, Follower, state_of
+from tmerge_tui.worker.follow import EventFile, Follower, later_attempt, state_of
 from tmerge_tui.worker.follow import cancel as stop
 
 
@@ -24,7 +24,24 @@ def watch(path: str, as_json: bool) -> int:
     follower, start = Follower(run), _last_start(run)
     with stopping.held():  # the terminal is left as it was
         ended = show(follower, options, skip=start)
-        return conclude(run, ended, options) if ended is not None else stopping.asked() or 0
+        if ended is None:
+            return stopping.asked() or 0
+        note = later_attempt(run)
+        if note and not as_json:
+            say(f"note: a later attempt {note}")
+            return _as_finished(run)
+        return conclude(run, ended, options)
+
+
+def _as_finished(run: RunDir) -> int:
+    """Prints the result of a finished run on which something was tried later."""
+    file, last = EventFile(run.events), None
+    while not file.caught_up():
+        last = next((e.event for e in reversed(file.read_new()) if isinstance(e.event, RunFinished)), last)
+    if last is not None:
+        for told in result(last):
+            data(told)
+    return 0
 
 
 def cancel(path: str) -> int:

@@ -3,6 +3,8 @@
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
     -> evaluate -> (benchmark) -> (measure_trained) -> report
 
+With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
+
 Each stage reads its finished pieces from the run folder and computes the missing ones, so resuming is running again.
 One model is in memory at a time, and none when nothing of it is missing.
 """
@@ -12,12 +14,14 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tmerge_tui.engine.evaluation.alpha_search import search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
+from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
@@ -50,8 +54,12 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
+TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
+TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
 HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
-TRAINING = (("adapt", "Train", 2.0), ("fold_trained", "Write the adapted model", 0.05))  # only with adaptation
+TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
+FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
+SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
 Announced = tuple[str, str, float]
@@ -68,18 +76,23 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
+    recipe = prepared.recipe  # lengths that fit, and what can be compared
     merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
     candidates, strength = _candidates(merge, prepared, run, log)
-    folded = [] if until else _fold(candidates, prepared, run, log)
+    selected = recipe.select == "validation"
+    folded = [] if until or selected else _fold(candidates, prepared, run, log)
     adapted = _adapt(candidates[0], prepared, run, log, until)
     if until:
         return
-    if adapted is not None:
+    selection = None
+    if selected:
+        selection, result = _select(candidates, adapted, prepared, run, log)
+        folded = [result]
+    elif adapted is not None:
         folded.insert(0, adapted.fold(run.model, run, log))
-        smoke(run.model, _prompt(prepared), prepared.device, log, recipe.target.trust_remote_code)
-        release()
+        _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
-    parts.append(Part("strength", strength))
+    parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
     log(RunFinished(verdict["headline"], time.monotonic() - began, named.folder, str(run.path / "report.html")))
@@ -98,15 +111,19 @@ def reopen(recipe: Recipe, run: RunDir) -> Transports:
 def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
     """What a run of the recipe announces, in order; the shares sum to 1."""
     own = [(stage.name, stage.label, stage.share) for stage in METHODS[recipe.method].stages(recipe)]
-    trained = recipe.adaptation is not None
+    trained, selected = recipe.adaptation is not None, recipe.select == "validation"
     stages = [
         CHECK,
         *([(download.STAGE, download.LABEL, download.SHARE)] if download.needs_stage(recipe) else []),
         *own,
         *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
-        FOLD,
+        *([] if selected else [FOLD]),
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
-        *(TRAINING if trained else ()),
+        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
+        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
+        *([TRAIN] if trained else []),
+        *([FOLD_TRAINED] if trained and not selected else []),
+        *([SELECT, FOLD] if selected else []),
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
@@ -137,7 +154,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
         "device": str(prepared.device),
         "versions": versions(),
     }
-    recipe = recipe.model_copy(update={"resolved": resolved})
+    recipe = prepared.recipe.model_copy(update={"resolved": resolved})
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)
@@ -197,8 +214,7 @@ def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log
         for one in candidates:
             out = run.model if alone else run.path / f"model-alpha-{one.alpha:g}"
             folded.append(export(one.update, one.alpha, out, run, log, progress))
-            smoke(out, _prompt(prepared), prepared.device, log, prepared.recipe.target.trust_remote_code)
-            release()
+            _try_out(out, prepared, log)
     return folded
 
 
@@ -210,6 +226,29 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
 
     school = make_school(prepared, fused, run, log)
     return None if until == "adapt" else Adapted.of(school)
+
+
+def _select(
+    candidates: list[Candidate], adapted: Adapted | None, prepared: Prepared, run: RunDir, log: Log
+) -> tuple[Selection, Folded]:
+    """What validation text chooses of all that was merged and trained, written to model/."""
+    variants = [*fused_variants(candidates), *([] if adapted is None else adapted.candidates)]
+    selection = select(_of_target(prepared, run, log), variants, prepared.corpus.validation, log)
+    release()
+    target = prepared.target.checkpoint
+    update = selection.variant.update or Unchanged(target)
+    with Progress(log, "fold", "Writing the chosen model", copy_bytes(target, update.names), "bytes") as progress:
+        folded = export(update, selection.variant.alpha or 0.0, run.model, run, log, progress)
+        _try_out(run.model, prepared, log)
+    return selection, folded
+
+
+def _try_out(folder: Path, prepared: Prepared, log: Log) -> None:
+    """Loads and tries a written model as the run's own models are loaded."""
+    recipe = prepared.recipe
+    trust = recipe.target.trust_remote_code
+    smoke(folder, _prompt(prepared), prepared.device, log, trust, recipe.memory_bytes, recipe.dtype)
+    release()
 
 
 def _prompt(prepared: Prepared) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -27,6 +28,24 @@ class Estimate:
     disk_bytes: int  # of the run folder
     flops: float
     notes: tuple[str, ...]
+    work: Mapping[str, float] = field(default_factory=dict)  # what for -> its part of flops
+    touched: float = 0.0  # bytes of main memory that solving plans goes through, which its time depends on
+    steps: Mapping[str, float] = field(default_factory=dict)  # "batches", "pairs", "loads": each has a cost of its own
+    memory: Mapping[str, int] = field(default_factory=dict)  # "weights", "transport", "training", "teacher": bytes
+    bound: bool = False  # of a text that is not there yet: at most this much
+    seconds: float | None = None  # on this machine, once that has been measured
+
+    def as_json(self) -> dict[str, Any]:
+        """What `tmerge plan --json` and the wizard's screens take."""
+        return {
+            "seconds": self.seconds,
+            "bound": self.bound,
+            "memory": self.memory_bytes,
+            "memory_parts": dict(self.memory),
+            "disk": self.disk_bytes,
+            "flops": self.flops,
+            "work": dict(self.work),
+        }
 
 
 @dataclass(frozen=True)

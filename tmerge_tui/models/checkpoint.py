@@ -99,8 +99,11 @@ class Checkpoint:
             spans.append((first * width, (last + 1) * width))
         return self._read_spans(name, spans).view(-1, *info.shape[1:])
 
-    def check_finite(self, names: Iterable[str], advance: Callable[[int], None]) -> None:
-        """Streams over tensors; `advance` gets the bytes as they are checked.
+    def check_finite(
+        self, names: Iterable[str], advance: Callable[[int], None], rows: Mapping[str, int] | None = None
+    ) -> None:
+        """Streams over tensors; `advance` gets the bytes as they are checked. `rows`: how many rows of a tensor, when
+        not all.
 
         Raises NumericsError naming the first tensor that holds NaN or Inf.
         """
@@ -108,8 +111,10 @@ class Checkpoint:
             info = self.info(name)
             if info.dtype.is_floating_point:
                 step = CHUNK // info.dtype.itemsize
-                for first in range(0, info.numel, step):
-                    values = self._read_spans(name, [(first, min(first + step, info.numel))])
+                limit = (rows or {}).get(name)
+                last = info.numel if limit is None else min(info.numel, limit * math.prod(info.shape[1:]))
+                for first in range(0, last, step):
+                    values = self._read_spans(name, [(first, min(first + step, last))])
                     if not _finite(values):
                         raise NumericsError(
                             f"{name} of {self.folder} holds {int((~torch.isfinite(values.float())).sum())} NaN or Inf",

@@ -30,6 +30,16 @@ def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     return config
 
 
+def quantisation(folder: Path) -> str | None:
+    """The method that config.json names, None where it names none or cannot be read."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = next((data[key] for key in QUANTISED if data.get(key)), None)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(found.get("quant_method")) if isinstance(found, dict) else None
+
+
 def refuse_quantised(folder: Path, name: str) -> None:
     """Raises ModelError when config.json names a quantisation, or is no JSON object."""
     try:
@@ -46,11 +56,19 @@ def refuse_quantised(folder: Path, name: str) -> None:
     method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
+    base = base if isinstance(base, str) else None
     raise ModelError(
         f"{name} is quantised ({method or 'unknown method'})",
         "plain float32, float16 or bfloat16 weights",
         f"name the model it was made from{f': {base}' if base else ''}",
     )
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a model was made to read at once; None where its configuration sets no limit."""
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
 
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:

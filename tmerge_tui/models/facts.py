@@ -13,10 +13,12 @@ from torch import nn
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import build_on_meta, front_matter, read_config, refuse_quantised
+from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
 from tmerge_tui.models.header import TensorInfo
-from tmerge_tui.models.layout import Layout
+from tmerge_tui.models.layout import Heads, Layout
+from tmerge_tui.models.licence import licence_of
 from tmerge_tui.models.projections import decoder_layers, find_projections
+from tmerge_tui.models.spaces import with_spaces
 from tmerge_tui.recipe import is_folder
 
 
@@ -42,6 +44,9 @@ class ModelFacts:
     fingerprint: str
     trust_remote_code: bool
     layout: Layout
+    rows: int = 0  # of the input embedding: every token id is below
+    positions: int | None = None  # tokens the model was made to read at once; None: its configuration has no limit
+    position_table: bool = False  # whether there is a table of positions, so that none can lie beyond
 
     @property
     def label(self) -> str:
@@ -88,11 +93,12 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     config = read_config(folder, name, trust_remote_code)
     model = build_on_meta(config, name, trust_remote_code)
     text = config.get_text_config()
-    layout = find_projections(model, config, checkpoint.names)
+    shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+    layout = with_spaces(find_projections(model, config, checkpoint.names), model, config, shapes)
     _, layers = decoder_layers(model, layout.layers)
     dtype = _dtype(checkpoint)
-    heads = int(text.num_attention_heads)
-    head_dim, kv_heads = _head_sizes(layout, heads, int(text.hidden_size))
+    count = int(text.num_attention_heads)
+    heads = next(filter(None, layout.heads), Heads(count, count, int(text.hidden_size) // count, rotary=False))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     return ModelFacts(
         name=name,
@@ -101,9 +107,9 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         architecture=type(model).__name__,
         layers=layout.layers,
         hidden=int(text.hidden_size),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        heads=heads.queries,
+        kv_heads=heads.keys,
+        head_dim=heads.channels,
         vocab=int(text.vocab_size),
         parameters=_parameters(model),
         dtype=str(dtype).removeprefix("torch."),
@@ -115,14 +121,19 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         fingerprint=checkpoint.fingerprint(),
         trust_remote_code=trust_remote_code,
         layout=layout,
+        rows=int(embedding.weight.shape[0]),
+        positions=positions(config),
+        position_table=_position_table(model, embedding),
     )
 
 
-def _head_sizes(layout: Layout, heads: int, hidden: int) -> tuple[int, int]:
-    """(channels of a head, key-value heads) in the first layer with attention; configs name them in many ways."""
-    first = {kind: next((p for p in layout.projections if p.kind == kind), None) for kind in ("o", "k")}
-    head_dim = first["o"].d_in // heads if first["o"] else hidden // heads
-    return head_dim, first["k"].d_out // head_dim if first["k"] else heads
+def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
+    """Whether positions are looked up in a table: learned ones, or sines written down beforehand."""
+    model = getattr(model, "get_decoder", lambda: None)() or model  # without a tower that sees
+    embeddings = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    tables = [name for name, module in embeddings if module is not tokens]
+    tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
+    return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
 
 
 def _parameters(module: nn.Module) -> int:
@@ -157,7 +168,4 @@ def _licence(folder: Path) -> str | None:
     """The licence that the model card states; a named one when it says `other`."""
     card = front_matter(folder)
     value = card.get("license_name") if card.get("license") in (None, "other") else card.get("license")
-    value = value or card.get("license")
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return str(value) if value else None
+    return licence_of(value or card.get("license"))

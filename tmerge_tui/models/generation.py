@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tmerge_tui.models.config import positions
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -19,21 +21,46 @@ class Continuation:
 def continue_prompt(
     model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, stopped: Callable[[], bool] = lambda: False
 ) -> Continuation:
-    """What the model writes after the prompt, greedily, until `stopped` says so (asked after every token)."""
-    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    """What the model writes after the prompt, greedily, until `stopped` says so (asked after every token).
+
+    The settings are our own and only the ids of begin, end and padding the model's: its generation_config.json is meant
+    for its users, and may ask for what a mere continuation does not have (stop strings, other caches, an assistant).
+    """
+    from transformers import GenerationConfig
+
+    ids = torch.tensor([prompt_ids(model, tokenizer, prompt, max_new_tokens)], device=model.device)
+    window = positions(model.config)
+    count = max_new_tokens if window is None else min(max_new_tokens, max(window - ids.shape[1], 1))
+    theirs = model.generation_config
+    end = tokenizer.eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None), 0)
+    ours = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=count, use_cache=True,
+        bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad,
+    )  # fmt: skip
 
     def done(input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.full((len(input_ids),), stopped(), device=input_ids.device)
 
-    ids = model.generate(
-        **encoded, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=pad,
-        temperature=None, top_p=None, top_k=None, stopping_criteria=[done],
-    )  # fmt: skip  # sampling settings of the model's own generation config would only draw warnings
-    new = ids[0, encoded["input_ids"].shape[1] :]
+    own, model.generation_config = model.generation_config, ours  # generate fills what is unset from the model's
+    try:
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[done])
+    finally:
+        model.generation_config = own
+    new = made[0, ids.shape[1] :]
     return Continuation(tokenizer.decode(new, skip_special_tokens=True), len(new))
 
 
 def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
     """What the model writes after each prompt, one prompt at a time (no padding to disturb it)."""
     return [continue_prompt(model, tokenizer, prompt, max_new_tokens).text for prompt in prompts]
+
+
+def prompt_ids(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int = 0) -> list[int]:
+    """The prompt's tokens, never none: what a tokenizer makes nothing of (blanks, for some) begins with begin-of-text,
+    end-of-text or the first token. Of a prompt that leaves no room to write in, the end is kept."""
+    ids = list(tokenizer(prompt, verbose=False)["input_ids"])
+    if not ids:
+        ids = [next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)]
+    window = positions(model.config)
+    return ids if window is None else ids[-max(window - max_new_tokens, window // 2, 1) :]

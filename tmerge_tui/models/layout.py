@@ -100,12 +100,54 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Space:
+    """What one dimension of a tensor runs over: of two tensors in the same space, entry i is the same channel, head's
+    channel, neuron or token. The names are those of `spaces.NAMES`; two that are `unknown` have nothing in common."""
+
+    name: str
+    size: int
+    layer: int | None = None  # of a space that every layer has for itself
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the checkpoint's files, and the spaces along each of its dimensions, in the file's orientation.
+
+    A dimension of several projections has the space of each, in the order q, k, v, gate, up; which of its rows are
+    whose, their blocks say.
+    """
+
+    name: str
+    role: str  # projection, embedding, position, head, norm, other
+    spaces: tuple[tuple[Space, ...], ...]
+    layer: int | None = None
+    projections: tuple[Projection, ...] = ()  # that it holds
+    note: str = ""  # why a space of it is not known
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(sum(space.size for space in spaces) for spaces in self.spaces)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of one layer."""
+
+    queries: int
+    keys: int  # and values
+    channels: int  # of one head
+    rotary: bool  # whether queries and keys are turned by their position
+
+
+@dataclass(frozen=True)
 class Layout:
     """The projections of a model, at most one of each kind in a layer, and what was found but cannot be used."""
 
     layers: int
     projections: tuple[Projection, ...]
     notes: tuple[str, ...]
+    tensors: tuple[StoredTensor, ...] = ()  # every tensor of the files, once `spaces` has looked at them
+    heads: tuple[Heads | None, ...] = ()  # of every layer, likewise; None without attention
 
     def get(self, layer: int, kind: str) -> Projection | None:
         return self._places.get((layer, kind))
@@ -130,6 +172,18 @@ class Layout:
         there = [kind for kind in kinds if self.get(layer, kind)]
         wanted = {side_of(kind, "in") for kind in there} | {side_of(kind, "out") for kind in there}
         return tuple(side for side in SIDES if side in wanted)
+
+    @cached_property
+    def _stored(self) -> dict[str, StoredTensor]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    def tensor(self, name: str) -> StoredTensor:
+        """Raises KeyError for a name that is not in the files."""
+        return self._stored[name]
+
+    def along(self, space: str) -> tuple[StoredTensor, ...]:
+        """The tensors with a dimension in a space of that name, in every layer."""
+        return tuple(t for t in self.tensors if any(s.name == space for spaces in t.spaces for s in spaces))
 
     @property
     def stored(self) -> str:

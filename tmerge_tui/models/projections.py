@@ -21,6 +21,7 @@ from tmerge_tui.models.families.linear import Linear, linear_of
 from tmerge_tui.models.families.names import GATE_UP, QKV, kind_of
 from tmerge_tui.models.file_names import file_names
 from tmerge_tui.models.layout import Block, Layout, Projection
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import FEED_FORWARD, PROJECTIONS
 
 _HINT = "choose a transformer decoder such as a Llama, Mistral, Qwen or Gemma; `tmerge models` lists the families"
@@ -93,7 +94,7 @@ def find_projections(model: nn.Module, config: Any, tensor_names: Collection[str
     return Layout(depth, tuple(found), lines)
 
 
-def match(target: Layout, source: Layout, kinds: Sequence[str]) -> Matching:
+def match(layouts: Pair[Layout], kinds: Sequence[str]) -> Matching:
     """The `kinds` that at least one layer of both models has; notes say what is skipped, where and why.
 
     A kind may be missing from some layers: those target layers stay as they are, those source layers give nothing.
@@ -102,7 +103,7 @@ def match(target: Layout, source: Layout, kinds: Sequence[str]) -> Matching:
     shared, notes = [], []
     for kind in kinds:
         lacks = []
-        for role, layout in (("target", target), ("source", source)):
+        for role, layout in layouts.items():
             missing = [layer for layer in range(layout.layers) if layout.get(layer, kind) is None]
             if len(missing) == layout.layers:
                 lacks.append(role)
@@ -114,7 +115,7 @@ def match(target: Layout, source: Layout, kinds: Sequence[str]) -> Matching:
             notes.append(f"{kind}: skipped, no {kind} projection in the {' and the '.join(lacks)}")
         else:
             shared.append(kind)
-    for role, layout in (("target", target), ("source", source)):
+    for role, layout in layouts.items():
         notes += [f"{role}, {note}" for note in layout.notes]
     if not shared:
         raise ModelError(

@@ -16,73 +16,150 @@ Side = Literal[
 class Hints(Section):
     """Transport hints: the target's activations are to correlate with the source's, carried through P and Q."""
 
-    weight: float = option(0.5, "of 1 - correlation in the loss", equation="ours; maps as in eq. 14", gt=0, le=100)
-    sides: tuple[Side, ...] = option(("qkv.in", "down.in"), "where activations are compared", min_length=1)
-    layers: tuple[int, ...] | None = option(None, "target layers with hints; all when empty", expert=True)
-    words: int = option(64, "words of each sample whose activations are compared", unit="words", expert=True, ge=2)
-    permuted_control: bool = option(True, "train the placebo too: the same hints with source channels permuted")
-    with_distill: bool = option(False, "train hints on top of distillation too", expert=True)
+    weight: float = option(
+        0.5, "of 1 - correlation in the loss", "hinted", equation="ours; maps as in eq. 14", gt=0, le=100
+    )
+    sides: tuple[Side, ...] = option(("qkv.in", "down.in"), "where activations are compared", "hints", min_length=1)
+    layers: tuple[int, ...] | None = option(None, "target layers with hints; all when empty", "hints", expert=True)
+    words: int = option(
+        64, "words of each sample whose activations are compared", "hints", unit="words", expert=True, ge=2
+    )
+    permuted_control: bool = option(
+        True, "train the placebo too: the same hints with source channels permuted", "nothing"
+    )
+    with_distill: bool = option(False, "train hints on top of distillation too", "nothing", expert=True)
+
+
+class Teacher(Section):
+    """The source as teacher of the target, across tokenizers by byte events."""
+
+    events: int = option(
+        24, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
+    )
+    positions: Literal["both", "every"] = option(
+        "both", "compare where both tokenizers end a token, or at every position of the target", "events", expert=True
+    )
+    batch_size: int = option(
+        16, "texts in one forward pass of the source; halved when memory runs out", "nothing", expert=True, ge=1
+    )
 
 
 class Adaptation(Section):
     """W = W_base + alpha mask Delta: Delta is frozen, W_base trains on next-token loss (eqs. 15-17)."""
 
-    method: Literal["full", "lora"] = option("full", "train every weight, or low-rank updates", equation="eq. 16")
+    method: Literal["full", "lora"] = option(
+        "full", "train every weight, or low-rank updates", "training", equation="eq. 16"
+    )
     alpha: float | None = option(
-        None, "strength of the frozen part while training; fusion.alpha when empty", equation="eq. 15", ge=0, le=1
+        None,
+        "strength of the frozen part while training; fusion.alpha when empty",
+        "adapted",
+        equation="eq. 15",
+        ge=0,
+        le=1,
     )
-    path: str | None = option(None, "training text; the calibration text when empty")
-    column: str | None = option(None, "field of that file; found by itself when it is clear", expert=True)
-    samples: int = option(2000, "training samples at most", unit="samples", equation="eq. 17", ge=1)
-    epochs: float = option(1.0, "passes over the training text", equation="eq. 17", gt=0)
-    max_steps: int | None = option(None, "optimiser steps, instead of epochs", unit="steps", ge=1)
-    block_length: int = option(2048, "longest training sequence", unit="tokens", equation="eq. 17", ge=8)
+    path: str | None = option(None, "training text; the calibration text when empty", "training text")
+    column: str | None = option(
+        None, "field of that file; found by itself when it is clear", "training text", expert=True
+    )
+    samples: int = option(
+        2000, "training samples at most", "training text", unit="samples", equation="eq. 17", ge=1, le=10**9
+    )
+    epochs: float = option(1.0, "passes over the training text", "training", equation="eq. 17", gt=0)
+    max_steps: int | None = option(None, "optimiser steps, instead of epochs", "training", unit="steps", ge=1)
+    block_length: int = option(
+        2048, "longest training sequence", ("training", "hints"), unit="tokens", equation="eq. 17", ge=8
+    )
     packing: Literal["pack", "pad"] = option(
-        "pack", "join samples and cut blocks, or one sample a row", equation="eq. 17"
+        "pack", "join samples and cut blocks, or one sample a row", "training", equation="eq. 17"
     )
-    batch_size: int = option(1, "sequences in one forward pass of one device", equation="eq. 17", ge=1)
-    accumulation: int = option(8, "forward passes before each step", equation="eq. 17", ge=1)
-    learning_rate: float = option(1e-6, "peak of the schedule; the paper has 1e-8 to 1e-6", equation="eq. 17", gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = option("cosine", "how the rate falls after the warm-up")
-    warmup: float = option(0.03, "share of the steps in which the rate rises", expert=True, ge=0, lt=1)
+    batch_size: int = option(1, "sequences in one forward pass of one device", "training", equation="eq. 17", ge=1)
+    accumulation: int = option(8, "forward passes before each step", "training", equation="eq. 17", ge=1)
+    learning_rate: float = option(
+        1e-6, "peak of the schedule; the paper has 1e-8 to 1e-6", "training", equation="eq. 17", gt=0
+    )
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine", "how the rate falls after the warm-up", "training"
+    )
+    warmup: float = option(0.03, "share of the steps in which the rate rises", "training", expert=True, ge=0, lt=1)
     weight_decay: float = option(
-        0.0, "of W_base; above 0 the frozen part is not the same as fine-tuning", equation="eq. 16", expert=True, ge=0
+        0.0,
+        "of W_base; above 0 the frozen part is not the same as fine-tuning",
+        "training",
+        equation="eq. 16",
+        expert=True,
+        ge=0,
     )
-    max_norm: float = option(1.0, "gradients are clipped to this norm", expert=True, gt=0)
-    answer_only: bool = option(False, "chat messages: train on the assistant's words alone", equation="eq. 17")
-    gradient_checkpointing: bool = option(False, "less memory, a third more time", expert=True)
-    bf16: bool = option(False, "forward passes in bfloat16; weights and optimiser stay float32", expert=True)
-    lora_rank: int = option(16, "rank of the updates with method: lora", equation="eq. 16", expert=True, ge=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = option(
-        (0,), "one training for each; the first one is the result", min_length=1
+    max_norm: float = option(1.0, "gradients are clipped to this norm", "training", expert=True, gt=0)
+    answer_only: bool = option(
+        False, "chat messages: train on the assistant's words alone", "training", equation="eq. 17"
+    )
+    gradient_checkpointing: bool = option(False, "less memory, a third more time", "training", expert=True)
+    bf16: bool = option(
+        False, "forward passes in bfloat16; weights and optimiser stay float32", "training", expert=True
+    )
+    lora_rank: int = option(
+        16, "rank of the updates with method: lora", "training", equation="eq. 16", expert=True, ge=1
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = option(
+        (0,), "one training for each; the first one is the result", "nothing", min_length=1
     )
     compare: tuple[Literal["sft", "distill"], ...] = option(
         (), "trained beside it, on the same tokens, steps, seeds and optimiser: the untouched target; with the source "
-        "as teacher"
+        "as teacher", "nothing"
     )  # fmt: skip
-    distill_weight: float = option(0.5, "share of the teacher's part in the loss of distill", gt=0, le=1)
+    distill_weight: float = option(0.5, "share of the teacher's part in the loss of distill", "distilled", gt=0, le=1)
+    teacher: Teacher | None = option(None, "distil the source into the result itself; off when empty")
+    start: Literal["merged", "target"] = option(
+        "merged",
+        "train the merged model, its transported part frozen, or the untouched target",
+        "nothing",
+        equation="eq. 16",
+    )
+    controls: tuple[Literal["other_text", "permuted", "unigram", "self"], ...] = option(
+        (), "placebos of distillation, trained on the same tokens: what the source said of another text, with its "
+        "masses permuted, its mean; the untouched target as its own teacher", "nothing"
+    )  # fmt: skip
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
-        None, "stop after so many measurements without progress on the validation split; off when empty", ge=1
+        None,
+        "stop after so many measurements without progress on the validation split; off when empty",
+        "training",
+        ge=1,
     )
     validation: float = option(
-        0.1, "share of the training text set aside when patience is set; never the hold-out", expert=True, gt=0, lt=1
+        0.1,
+        "share of the training text set aside when patience is set; never the hold-out",
+        "training",
+        expert=True,
+        gt=0,
+        lt=1,
     )
-    checkpoints: int = option(4, "checkpoints in one training, from which it resumes", expert=True, ge=1)
+    checkpoints: int = option(4, "checkpoints in one training, from which it resumes", "nothing", expert=True, ge=1)
 
     @property
     def trainings(self) -> int:
         """How many models are trained: methods times seeds."""
         hints = self.hints
         hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
-        return (1 + hinted + len(self.compare)) * len(self.seeds)
+        taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
+        return (1 + hinted + taught + len(self.compare)) * len(self.seeds)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the source is a teacher of anything."""
+        return self.teacher is not None or "distill" in self.compare
+
+    @property
+    def teaching(self) -> Teacher:
+        return Teacher() if self.teacher is None else self.teacher
 
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, data: Any) -> Any:
         if isinstance(data, dict):
             given = dict(data)
-            for name in ("seeds", "compare"):
+            for name in ("seeds", "compare", "controls"):
                 if isinstance(given.get(name), (int, str)) and not isinstance(given[name], bool):
                     given[name] = [given[name]]
             return given
@@ -94,4 +171,8 @@ class Adaptation(Section):
             raise ValueError("seeds: each seed once")
         if self.hints is not None and self.hints.with_distill and "distill" not in self.compare:
             raise ValueError("hints.with_distill needs compare: [distill]")
+        if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):
+            raise ValueError("controls are placebos of distillation: they need compare: [distill]")
+        if self.start == "target" and self.hints is not None:
+            raise ValueError("hints train the merged model: they need start: merged")
         return self

@@ -14,11 +14,13 @@ class ChoiceSet(Section):
     """A file of multiple-choice questions, answered by log-likelihood."""
 
     path: str = option(
-        ..., "local .jsonl file of questions: context, choices, label; or as XCOPA has them", min_length=1
+        ..., "local .jsonl file of questions: context, choices, label; or as XCOPA has them", "scores", min_length=1
     )
-    name: str | None = option(None, "what the report calls it; the file's name when empty")
-    cause: str = option("", "XCOPA: the words between premise and cause in the file's language, such as because")
-    effect: str = option("", "XCOPA: the words between premise and effect, such as so")
+    name: str | None = option(None, "what the report calls it; the file's name when empty", "scores")
+    cause: str = option(
+        "", "XCOPA: the words between premise and cause in the file's language, such as because", "scores"
+    )
+    effect: str = option("", "XCOPA: the words between premise and effect, such as so", "scores")
 
     @property
     def title(self) -> str:
@@ -32,28 +34,36 @@ def _choice_set(value: Any) -> Any:
 class Evaluation(Section):
     """Measured on the hold-out, and on benchmarks when there are any."""
 
-    batch_size: int = option(16, "samples in one forward pass; halved when memory runs out", expert=True, ge=1)
-    resamples: int = option(1000, "bootstrap resamples behind the 95 % intervals", expert=True, ge=100)
-    source: bool = option(True, "measure the source model too", expert=True)
-    controls: tuple[Literal["shrink", "permuted"], ...] = option(
-        ("shrink", "permuted"), "placebos measured beside the result: rows shrunk, plans with permuted source channels"
+    batch_size: int = option(
+        16, "samples in one forward pass; halved when memory runs out", "nothing", expert=True, ge=1
     )
-    prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side")
-    max_new_tokens: int = option(40, "length of a continuation", unit="tokens", expert=True, ge=1)
+    resamples: int = option(1000, "bootstrap resamples behind the 95 % intervals", "nothing", expert=True, ge=100)
+    margin: float = option(
+        0.001, "smallest difference of interest: below it two models are called equal", "nothing", unit="bits per byte",
+        ge=0, le=1,
+    )  # fmt: skip
+    source: bool = option(True, "measure the source model too", "nothing", expert=True)
+    controls: tuple[Literal["shrink", "permuted"], ...] = option(
+        ("shrink", "permuted"),
+        "placebos measured beside the result: rows shrunk, plans with permuted source channels",
+        "nothing",
+    )
+    prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side", "scores")
+    max_new_tokens: int = option(40, "length of a continuation", "scores", unit="tokens", expert=True, ge=1)
     choices: tuple[Annotated[ChoiceSet, BeforeValidator(_choice_set)], ...] = option(
         (), "files of multiple-choice questions (.jsonl) that target and result answer"
     )
     tasks: tuple[str, ...] = option(
-        (), "tasks of lm-evaluation-harness, by name or as task files (.yaml); needs the extra eval"
+        (), "tasks of lm-evaluation-harness, by name or as task files (.yaml); needs the extra eval", "nothing"
     )
-    include_path: str | None = option(None, "folder of more task files for the harness", expert=True)
+    include_path: str | None = option(None, "folder of more task files for the harness", "scores", expert=True)
     limit: int | None = option(
-        None, "questions of each task at most; such results are partial", unit="questions", expert=True, ge=1
+        None, "questions of each task at most; such results are partial", "scores", unit="questions", expert=True, ge=1
     )
     num_fewshot: int | None = option(
-        None, "examples before each question; as the task says when empty", expert=True, ge=0
+        None, "examples before each question; as the task says when empty", "scores", expert=True, ge=0
     )
-    benchmark_source: bool = option(False, "run the benchmarks on the source too", expert=True)
+    benchmark_source: bool = option(False, "run the benchmarks on the source too", "nothing", expert=True)
 
     @model_validator(mode="after")
     def _names(self) -> Evaluation:

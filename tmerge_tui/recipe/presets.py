@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,37 @@ def read_preset(name: str) -> dict[str, Any]:
         known = f"did you mean {close[0]}?" if close else f"one of {', '.join(preset_names())}"
         raise RecipeError([f"preset: no preset {name!r}; {known}"])
     return read_mapping(FOLDER / f"{name}.yaml")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A preset in four lines, for who chooses one."""
+
+    name: str
+    title: str  # `big into small`, the last parts of both names
+    source: str
+    target: str
+    data: str
+    sets: str
+
+
+def preset_cards() -> tuple[Card, ...]:
+    return tuple(_card(name, read_preset(name)) for name in preset_names())
+
+
+def _card(name: str, preset: Mapping[str, Any]) -> Card:
+    text, source, target = preset["calibration"], str(preset["source"]), str(preset["target"])
+    asked = preset.get("evaluation", {}).get("tasks") or ()
+    sets = [
+        f"alpha {', '.join(f'{alpha:g}' for alpha in preset['fusion']['alpha'])}",
+        f"k {preset['fusion']['k']}",
+        f"epsilon {preset['transport']['epsilon']:g}",
+        *(["training afterwards"] if preset.get("adaptation") else []),
+        *([f"benchmarks {', '.join(asked)}"] if asked else []),
+    ]
+    part = f" ({text['split']})" if text.get("split") else ""
+    title = " into ".join(model.rpartition("/")[2] for model in (source, target))
+    return Card(name, title, source, target, f"{text['repo_id']}{part}", "; ".join(sets))
 
 
 def read_recipe_mapping(path: str | Path) -> dict[str, Any]:

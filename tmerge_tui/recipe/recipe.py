@@ -36,9 +36,9 @@ def _model_choice(value: Any) -> Any:
 class ModelChoice(Section):
     """A Hub id (`org/name`, `org/name@revision`) or a folder."""
 
-    model: str = option(..., "Hub id (org/name, org/name@revision) or folder", min_length=1)
-    revision: str | None = option(None, "branch, tag or commit on the Hub", expert=True)
-    trust_remote_code: bool = option(False, "run Python code that comes with the model", expert=True)
+    model: str = option(..., "Hub id (org/name, org/name@revision) or folder", "models", min_length=1)
+    revision: str | None = option(None, "branch, tag or commit on the Hub", "models", expert=True)
+    trust_remote_code: bool = option(False, "run Python code that comes with the model", "models", expert=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -61,29 +61,38 @@ Choice = Annotated[ModelChoice, BeforeValidator(_model_choice)]
 class Calibration(Section):
     """The text both models read, and the text held out from every alignment."""
 
-    path: str | None = option(None, "local .txt (one sample a line), .jsonl, .csv or .parquet file")
-    repo_id: str | None = option(None, "Hub data set, instead of a file")
-    revision: str | None = option(None, "branch, tag or commit of the data set", expert=True)
-    config_name: str | None = option(None, "configuration of the data set", expert=True)
-    split: str = option("train", "split of the data set", expert=True)
-    column: str | None = option(None, "field that holds text or chat messages; found by itself when it is clear")
-    samples: int = option(2000, "calibration samples T", unit="samples", equation="eq. 6", ge=2)
-    holdout: int = option(400, "samples held out for measuring, never aligned on", unit="samples", ge=2)
+    path: str | None = option(None, "local .txt (one sample a line), .jsonl, .csv or .parquet file", "text")
+    repo_id: str | None = option(None, "Hub data set, instead of a file", "text")
+    revision: str | None = option(None, "branch, tag or commit of the data set", "text", expert=True)
+    config_name: str | None = option(None, "configuration of the data set", "text", expert=True)
+    split: str = option("train", "split of the data set", "text", expert=True)
+    column: str | None = option(
+        None, "field that holds text or chat messages; found by itself when it is clear", "text"
+    )
+    samples: int = option(2000, "calibration samples T", "text", unit="samples", equation="eq. 6", ge=2, le=10**9)
+    holdout: int = option(
+        400, "samples held out for measuring, never aligned on", "text", unit="samples", ge=2, le=10**9
+    )
     validation: int = option(
-        200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", unit="samples",
-        expert=True, ge=2,
+        200, "samples for choices such as alpha: auto, in neither of the two; drawn only when needed", "text",
+        unit="samples", expert=True, ge=2,
     )  # fmt: skip
     holdout_path: str | None = option(
-        None, "measure on this file instead of a share of the calibration file", expert=True
+        None, "measure on this file instead of a share of the calibration file", "text", expert=True
     )
-    max_length: int = option(512, "longest sample; the rest is cut", unit="tokens", ge=8)
+    max_length: int = option(512, "longest sample; the rest is cut", ("activations", "scores"), unit="tokens", ge=8)
     pooling: Literal["sample", "span"] = option(
-        "sample", "one row per sample (the paper), or one per whitespace word", equation="eq. 6"
+        "sample", "one row per sample (the paper), or one per whitespace word", "activations", equation="eq. 6"
     )
     chat_template: Literal["auto", "off"] = option(
-        "auto", "each model's own chat template for chat messages; off joins their text", expert=True
+        "auto",
+        "each model's own chat template for chat messages; off joins their text",
+        ("activations", "scores", "hints", "training text"),
+        expert=True,
     )
-    batch_size: int = option(16, "samples in one forward pass; halved when memory runs out", expert=True, ge=1)
+    batch_size: int = option(
+        16, "samples in one forward pass; halved when memory runs out", "nothing", expert=True, ge=1
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Calibration:
@@ -95,38 +104,46 @@ class Calibration(Section):
 class Transport(Section):
     """Feature plans Q per side and layer pair, layer plans P (section 2 and 3 of the method)."""
 
-    projections: tuple[Projection, ...] = option(ATTENTION, "projections to align", equation="eq. 6", min_length=1)
-    epsilon: float = option(0.1, "entropic regularisation of feature plans", equation="eq. 8", gt=0, le=10)
-    max_iterations: int = option(200, "Sinkhorn iterations at most", equation="A.3", expert=True, ge=1)
-    tolerance: float = option(1e-6, "marginal violation at which to stop", equation="A.3", expert=True, gt=0)
+    projections: tuple[Projection, ...] = option(
+        ATTENTION, "projections to align", "activations", equation="eq. 6", min_length=1
+    )
+    epsilon: float = option(0.1, "entropic regularisation of feature plans", "plans", equation="eq. 8", gt=0, le=10)
+    max_iterations: int = option(200, "Sinkhorn iterations at most", "plans", equation="A.3", expert=True, ge=1)
+    tolerance: float = option(1e-6, "marginal violation at which to stop", "plans", equation="A.3", expert=True, gt=0)
     stop: Literal["relative", "absolute"] = option(
         "relative",
         "measure the violation against the marginal (sum of |Q1 - a|), or as the paper does (max |Q1 - a|)",
+        ("plans", "layers"),
         equation="A.3",
         expert=True,
     )
     solver: Literal["fast", "plain", "pot"] = option(
         "fast",
         "batched Sinkhorn with Anderson acceleration; the paper's plain loop; or the POT library",
+        "plans",
         equation="A.3",
         expert=True,
     )
-    eta: float = option(0.1, "entropic regularisation of layer plans", equation="eq. 11", gt=0, le=100)
+    eta: float = option(0.1, "entropic regularisation of layer plans", "layers", equation="eq. 11", gt=0, le=100)
     layer_cost: Literal["raw", "median"] = option(
         "raw",
         "layer costs as in the paper, or shifted by their minimum and divided by their median",
+        "layers",
         equation="eq. 10",
         expert=True,
     )
-    layer_max_iterations: int = option(1000, "iterations of the layer solve", equation="A.2", expert=True, ge=1)
-    layer_tolerance: float = option(1e-9, "tolerance of the layer solve", equation="A.2", expert=True, gt=0)
-    top_layers: int = option(3, "source layers kept for each target layer", equation="A.1", ge=1)
+    layer_max_iterations: int = option(
+        1000, "iterations of the layer solve", "layers", equation="A.2", expert=True, ge=1
+    )
+    layer_tolerance: float = option(1e-9, "tolerance of the layer solve", "layers", equation="A.2", expert=True, gt=0)
+    top_layers: int = option(3, "source layers kept for each target layer", "layers", equation="A.1", ge=1)
     executor: Literal["local", "ray"] = option(
-        "local", "solve feature plans in this process, or as tasks of a Ray cluster (extra ray)", expert=True
+        "local", "solve feature plans in this process, or as tasks of a Ray cluster (extra ray)", "nothing", expert=True
     )
     ray_address: str = option(
         "",
         "host:port of a running Ray cluster, or auto for the one this machine is part of; empty starts one here",
+        "nothing",
         expert=True,
         pattern=r"^(auto|(\[[\da-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5})?$",
     )
@@ -147,34 +164,44 @@ class Fusion(Section):
     alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
         (0.1,),
         "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
+        ("outputs", "adapted"),
         equation="eq. 14",
         min_length=1,
     )
     projections: tuple[Projection, ...] | None = option(
-        None, "projections to fuse; all aligned ones when empty", equation="eq. 14", expert=True
+        None, "projections to fuse; all aligned ones when empty", "fusion", equation="eq. 14", expert=True
     )
-    layers: tuple[int, ...] | None = option(None, "target layers to fuse; all when empty", expert=True)
+    layers: tuple[int, ...] | None = option(None, "target layers to fuse; all when empty", "outputs", expert=True)
     k: Annotated[int, Field(ge=1)] | Literal["all"] = option(
-        128, "strongest neurons fused in each projection", unit="neurons", equation="A.5, eq. 22"
+        128, "strongest neurons fused in each projection", "fusion", unit="neurons", equation="A.5, eq. 22"
     )
     r: Annotated[int, Field(ge=1)] | None = option(
         128,
         "plan entries kept: among the r largest of their row and of their column; empty keeps all",
+        "fusion",
         equation="A.1",
         expert=True,
     )
     coupling: Literal["plan", "barycentric"] = option(
         "plan",
         "multiply by plans as the paper writes it, or by maps normalised to carry weights at their own scale",
+        "fusion",
         equation="eq. 14",
     )
     units: Literal["z", "raw"] = option(
-        "z", "barycentric only: map z-scores, or activations in their own units", equation="eq. 7", expert=True
+        "z",
+        "barycentric only: map z-scores, or activations in their own units",
+        "fusion",
+        equation="eq. 7",
+        expert=True,
     )
     norm: Literal["free", "keep"] = option(
-        "free", "keep rescales each fused row (or column) to the target's norm", equation="eq. 14"
+        "free",
+        "keep rescales each fused row (or column) to the target's norm",
+        ("outputs", "adapted"),
+        equation="eq. 14",
     )
-    biases: bool = option(True, "fuse biases that both models have", equation="eq. 14", expert=True)
+    biases: bool = option(True, "fuse biases that both models have", "fusion", equation="eq. 14", expert=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -208,25 +235,37 @@ class Recipe(Section):
     source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
     target: Choice = option(..., "the model that is changed and kept", equation="A")
     calibration: Calibration = option(..., "calibration and hold-out text")
-    method: Literal["transport_merge"] = option("transport_merge", "how the two models are merged", expert=True)
+    method: Literal["transport_merge"] = option(
+        "transport_merge", "how the two models are merged", "outputs", expert=True
+    )
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: Fusion = option(Fusion(), "weights from plans")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
-    output: str = option(..., "run folder; the merged model is in its model/", min_length=1)
-    device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    select: Literal["recipe", "validation"] = option(
+        "recipe",
+        "what becomes model/: the result that the recipe names, or whatever is best on validation text, the target "
+        "itself included",
+        "outputs",
+    )
+    output: str = option(..., "run folder; the merged model is in its model/", "nothing", min_length=1)
+    device: str = option("auto", "auto, cpu, mps, cuda or cuda:N", "nothing", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "type of the forward passes: bfloat16 on a GPU, float32 on a CPU when it fits", expert=True
+        "auto",
+        "type of the forward passes: bfloat16 on a GPU, float32 on a CPU when it fits",
+        ("activations", "hints", "training", "scores"),
+        expert=True,
     )
     memory: str | int | None = option(
         None,
         "memory the weights may take, such as 8GB; what does not fit is streamed layer by layer",
+        "nothing",
         unit="bytes",
         expert=True,
     )
-    seed: int = option(0, "of sampling, bootstrap and placebos", ge=0)
+    seed: int = option(0, "of sampling, bootstrap and placebos", ("text", "scores"), ge=0)
     resolved: dict[str, Any] | None = option(
-        None, "written by the run: model commits, data hashes, versions", expert=True
+        None, "written by the run: model commits, data hashes, versions", ("models", "text"), expert=True
     )
 
     @model_validator(mode="after")
@@ -260,10 +299,12 @@ class Recipe(Section):
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` means a folder and not a Hub id: it looks like a path, or it is one."""
+    """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
     if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
         return True
     path = Path(name)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return True
     return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
 
 

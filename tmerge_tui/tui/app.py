@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
+import signal
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
@@ -37,13 +40,12 @@ class TmergeApp(App[int]):
 
     TITLE = "tmerge"
     CSS_PATH = "tmerge.tcss"
-    HORIZONTAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-tiny"), (80, "-narrow"), (116, "-wide"), (144, "-broad")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-flat"), (24, "-short"), (36, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (116, "-wide"), (144, "-broad")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS: list[tuple[int, str]] = [(0, "-flat"), (20, "-short"), (36, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,f1", "keys", "Help", id="app.help", key_display="?", tooltip="Keys of this screen"),
-        Binding(
-            "q", "leave", "Quit", id="app.quit", tooltip="Quit; a run in progress goes on unless you say otherwise"
-        ),
+        Binding("f1", "keys", "Help", id="app.help", tooltip="Keys of this screen"),
+        Binding("question_mark", "keys", "Help", id="app.help.too", show=False),
+        Binding("q", "quit_from_here", "Quit", id="app.quit", tooltip="Quit; asks unless Home is open"),
         Binding("ctrl+q", "leave", "Quit", id="app.quit.anywhere", show=False, priority=True),
     ]
 
@@ -54,6 +56,8 @@ class TmergeApp(App[int]):
         self.draft = Draft.load(storage.read("draft"))
         self.attached: Path | None = None  # the live run that a screen shows
         self.started: list[Handle] = []  # workers of this process: kept, since only their parent sees how they end
+        self.launched: list[Path] = []  # their runs
+        self.left_running: list[Path] = []  # set on leaving, for the shell to say
         self.unpacked: float | None = 1.0  # share of the engine, 1 when there is nothing to unpack, None: it failed
         self._interrupted = 0.0
         for theme in THEMES:
@@ -65,6 +69,7 @@ class TmergeApp(App[int]):
         from tmerge_tui.tui.screens.home import Home
 
         self.push_screen(Home())
+        self._leave_tidily()
         if not bundle.is_ready():
             self.unpacked = 0.0
             self.run_worker(self.engine_ready(), exit_on_error=False)
@@ -73,11 +78,24 @@ class TmergeApp(App[int]):
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep("settings", {"theme": theme.name}))
         self._save_timer = self.set_timer(SAVE_AFTER, self.save_draft, pause=True)
 
+    def _leave_tidily(self) -> None:
+        """A kill or a closed terminal ends the wizard as quitting does, with the terminal restored."""
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP, and no handlers in the loop
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                if number is not None:
+                    loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+
     # the wizard's one piece of state
 
     def change(self, name: str, value: object) -> None:
-        """Records a choice; it is written to disk when typing pauses."""
+        """Records a choice."""
         self.draft.set(name, value)
+        self.changed()
+
+    def changed(self) -> None:
+        """The draft is written when typing pauses."""
         self._save_timer.stop()
         self._save_timer = self.set_timer(SAVE_AFTER, self.save_draft)
 
@@ -127,16 +145,13 @@ class TmergeApp(App[int]):
 
     @work(thread=True, exit_on_error=False, group="storage")
     def remember(self, path: Path) -> None:
-        """Puts a run on the list of recent ones, named after its recipe."""
-        from tmerge_tui.errors import RecipeError
-        from tmerge_tui.recipe import load_recipe
+        """Puts a run that was opened on the list of this machine."""
+        from tmerge_tui.worker import run_index
 
-        names = ["?", "?"]
-        with contextlib.suppress(RecipeError):
-            recipe = load_recipe(path / "recipe.yaml")
-            names = [recipe.source.model, recipe.target.model]
-        with contextlib.suppress(OSError):
-            storage.remember_run(path.absolute(), *names)
+        try:
+            run_index.remember(path)
+        except TmergeError as error:
+            self.call_from_thread(self.notify, error.found, title="Cannot remember this", severity="warning")
 
     async def launch(self, path: Path) -> None:
         """Starts a worker for the recipe in `path` and shows its run. Raises RunFolderError, StorageError."""
@@ -158,6 +173,7 @@ class TmergeApp(App[int]):
         await asyncio.to_thread(bundle.unpack, self._count)
         self.unpacked = 1.0
         self.started.append(spawn.start(RunDir(path)))
+        self.launched.append(path)
         return self.started[-1]
 
     def show_run(self, path: Path) -> None:
@@ -198,25 +214,53 @@ class TmergeApp(App[int]):
             self.push_screen(KeysScreen(self.screen))
 
     @work(group="quit", exclusive=True)
+    async def action_quit_from_here(self) -> None:
+        """`q`: quits from Home; elsewhere a stray letter must not, so it asks."""
+        from tmerge_tui.tui.screens.ask import Ask
+        from tmerge_tui.tui.screens.home import Home
+
+        if not isinstance(self.screen, Home) and not self.running():
+            answers = [("leave", "Quit"), ("stay", "Stay")]
+            text = "What you chose is kept for the next time. ctrl+q quits without asking."
+            if await self.push_screen_wait(Ask("Quit tmerge?", text, answers, danger="")) != "leave":
+                return
+        await self.leave()
+
+    @work(group="quit", exclusive=True)
     async def action_leave(self) -> None:
-        """Quits; asks first when a run that this screen follows is still going."""
-        if self.attached is not None:
+        await self.leave()
+
+    def running(self) -> list[Path]:
+        """Runs that are going on: those started here, and the one that is on the screen."""
+        going = [path for path, handle in zip(self.launched, self.started, strict=True) if handle.returncode is None]
+        attached = [self.attached] if self.attached is not None and self.attached not in going else []
+        return going + attached
+
+    async def leave(self) -> None:
+        """Quits; asks first when a run is still going."""
+        going = self.running()
+        if going:
             from tmerge_tui.tui.screens.ask import Ask
 
+            one = len(going) == 1
             answer = await self.push_screen_wait(
                 Ask(
-                    "A merge is running",
-                    "It does not need this window: it goes on, and Home lists it when you come back.",
-                    [("leave", "Leave it running"), ("cancel", "Cancel the merge"), ("stay", "Stay")],
+                    "A merge is running" if one else f"{len(going)} merges are running",
+                    f"{'It does' if one else 'They do'} not need this window: tmerge watch shows "
+                    f"{'it' if one else 'them'} in a shell, Home when you come back.",
+                    [("leave", "Leave running"), ("cancel", "Cancel the merge"), ("stay", "Stay")],
                 )
             )
             if answer == "cancel":
-                self.cancel_run(self.attached)
+                for path in going:
+                    await self.cancel_run(path).wait()
+                going = []
             elif answer != "leave":
                 return
         with contextlib.suppress(OSError):
             storage.write("draft", self.draft.dump() if self.draft else {})
         self.probe.kill()
+        self.left_running = going
         self.exit(0)
 
     def stop(self) -> NoReturn:
@@ -241,23 +285,43 @@ class TmergeApp(App[int]):
         self.notify("Press ctrl+c again to quit", timeout=2)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
-        yield from super().get_system_commands(screen)
-        yield SystemCommand("Home", "Recent runs and this machine", self.go_home)
-        for step, title in (("models", "Models"), ("data", "Data"), ("method", "Method"), ("review", "Review")):
-            yield SystemCommand(f"Wizard: {title}", f"Go to the {title} step", lambda step=step: self.goto(step))
+        """This screen's own keys first, then places, in the wizard's order, then what every screen has."""
+        named: set[str] = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.description and active.node is screen and active.enabled:
+            told = binding.description in named or not binding.description
+            if active.node is screen and active.enabled and not told:
+                named.add(binding.description)
                 yield SystemCommand(
                     binding.description, binding.tooltip or "", lambda a=binding.action: screen.run_action(a)
                 )
+        yield SystemCommand("Home", "Runs of this machine, and where to start", self.go_home)
+        for number, step in enumerate(("models", "data", "method", "review"), 1):
+            title = f"Wizard {number}: {step.capitalize()}"
+            yield SystemCommand(title, f"Go to the {step.capitalize()} step", lambda step=step: self.goto(step))
+        yield from (one for one in super().get_system_commands(screen) if one.title not in ("Keys", "Screenshot"))
+        yield SystemCommand("Help", "Keys of this screen", self.action_keys)
+        yield SystemCommand("Screenshot", "Save the screen as a picture (SVG) in this folder", self.action_picture)
+
+    def action_picture(self) -> None:
+        """Into the current folder, which every machine has; says where, or why not."""
+        path = Path.cwd() / time.strftime("tmerge-%Y-%m-%d-%H%M%S.svg")
+        try:
+            path.write_text(self.export_screenshot(title="tmerge"), encoding="utf-8")
+        except OSError as error:
+            self.notify(f"{path}: {error.strerror}", title="No picture", severity="error")
+            return
+        self.notify(str(path), title="Saved")
 
 
 def main(open_run: Path | None = None) -> int:
-    """Opens the wizard, or one run of it; the exit code."""
+    """Opens the wizard, or one run of it; the exit code. What goes on without it is said in the shell."""
     app = TmergeApp(open_run)
     with stopping.undone(app.probe.kill):
-        return asyncio.run(_shown(app))
+        code = asyncio.run(_shown(app))
+    for path in app.left_running:
+        print(f"a merge is still running: tmerge watch {shlex.quote(str(path))}")
+    return code
 
 
 async def _shown(app: TmergeApp) -> int:

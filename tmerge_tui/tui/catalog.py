@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.errors import explained, scrub
@@ -19,6 +20,9 @@ from tmerge_tui.hub.errors import explained, scrub
 PATIENCE = 4.0  # seconds the Hub may take to answer a sign of life
 FRESH = 60.0  # seconds an answer stays good
 SULK = 8.0  # seconds after a failure during which nobody is made to wait for the next one
+HUB_PAGE = re.compile(
+    r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/(datasets/)?(?P<id>[\w.-]+/[\w.-]+)(/tree/(?P<revision>[\w.-]+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,35 @@ def cached(query: str = "") -> list[Found]:
     from tmerge_tui.hub.search import cached_models
 
     return [_ours(found) for found in cached_models(query)]
+
+
+def recent(query: str = "") -> list[Found]:
+    """Models of the runs that this machine has made, newest first, whose name holds `query`; folders that are there."""
+    from tmerge_tui.worker.summary import summaries
+
+    names = dict.fromkeys(name for run in summaries() for name in (run.source, run.target) if name != "?")
+    return [
+        Found(name, "folder", Path(name), 1)
+        for name in names
+        if query.lower() in name.lower() and (Path(name) / "config.json").is_file()
+    ]
+
+
+def here(query: str = "") -> list[Found]:
+    """What can be taken without a network: cached models, and folders that earlier runs took."""
+    return [*cached(query), *recent(query)]
+
+
+def tidy(text: str) -> str:
+    """A name as it is pasted: without quotes and blanks, a page of the Hub as its id, a file:// address as its path."""
+    name = text.strip().strip("'\"").strip()
+    if name.startswith("file://"):
+        return unquote(name.removeprefix("file://").removeprefix("localhost"))
+    page = HUB_PAGE.match(name)
+    if page is None:
+        return name
+    revision = page["revision"]
+    return page["id"] + (f"@{revision}" if revision and revision != "main" else "")
 
 
 def open_folder(path: str | Path) -> Found:

@@ -6,9 +6,10 @@ is absent means the default. `recipe()` validates the whole; `problems()` says w
 
 from __future__ import annotations
 
+import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -19,9 +20,12 @@ from tmerge_tui.errors import RecipeError
 if TYPE_CHECKING:  # the recipe is imported when it is first asked for: the first screen does not wait for pydantic
     from tmerge_tui.recipe import Recipe
 
+ROLES = ("source", "target")
+OF_ORIGIN = ("path", "holdout_path", "repo_id", "revision", "config_name", "split", "column")  # of one text, no other
 STEPS = ("models", "data", "method", "review", "run", "result")
 SWITCHES = {  # sections that may be left out: as fields of their own, on or off
-    "adaptation": "train the merged model afterwards, its transported part frozen",
+    "adaptation": "train the merged model afterwards, its transported part frozen; costs about what training the "
+    "target on that text costs",
     "adaptation.hints": "add transport hints to the loss of that training",
 }
 
@@ -36,7 +40,7 @@ def options() -> dict[str, Any]:
     for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
-                known[switch] = option(False, meaning, expert=True)
+                known[switch] = option(False, meaning, expert=switch != "adaptation")
                 known[switch].annotation = bool
         if name != "resolved":
             known[name] = field
@@ -59,12 +63,20 @@ class Draft:
         self.step = step if step in STEPS else "models"
         self._problems: list[str] | None = None  # of the values as they are; None when they have changed
         self.reached = reached if reached in STEPS else self.step  # the furthest step that was seen
+        self._seen: dict[str, tuple[str, str]] = {}  # step -> (its values when it was checked, what was wrong)
+        self.preset = ""  # the one that was taken
+        self.before: dict[str, Any] = {}  # what it replaced; None where there was nothing
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Draft:
         values = data.get("values")
         known = {k: v for k, v in values.items() if k in options()} if isinstance(values, dict) else {}
-        return cls(known, str(data.get("step")), str(data.get("reached")))
+        draft = cls(known, str(data.get("step")), str(data.get("reached")))
+        before = data.get("before")
+        if isinstance(before, dict):
+            draft.preset = str(data.get("preset") or "")
+            draft.before = {name: value for name, value in before.items() if name in options()}
+        return draft
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Draft:
@@ -81,11 +93,79 @@ class Draft:
         return cls(values, "review", "review")
 
     def dump(self) -> dict[str, Any]:
-        return {"version": 1, "step": self.step, "reached": self.reached, "values": self.values}
+        taken = {"preset": self.preset, "before": self.before} if self.preset else {}
+        return {"version": 1, "step": self.step, "reached": self.reached, "values": self.values, **taken}
 
     def go(self, step: str) -> None:
         self.step = step
         self.reached = max(self.reached, step, key=STEPS.index)
+
+    # what was checked, and with which values
+
+    def checked(self, step: str, wrong: str = "") -> None:
+        """The step has been tried as it stands: by reading models, text, or everything; `wrong` says what was found."""
+        self._seen[step] = (self._values_of(step), wrong)
+
+    def standing(self, step: str) -> Literal["checked", "refused", "open"]:
+        """Whether the step was checked with the values that it has now, and how that went."""
+        values, wrong = self._seen.get(step, ("", ""))
+        if values != self._values_of(step) or step_problems(self, step):
+            return "open"
+        return "refused" if wrong else "checked"
+
+    def refusal(self, step: str) -> str:
+        """What the check of the step's present values found wrong; empty when it found nothing or was not made."""
+        return self._seen[step][1] if self.standing(step) == "refused" else ""
+
+    def _values_of(self, step: str) -> str:
+        """Everything that a check of the step depends on."""
+        sections = {"models": ("source", "target"), "data": ("calibration", "seed"), "review": ()}.get(step)
+        if step == "method":  # the models too: k and layers are theirs
+            mine = {n: v for n, v in self.values.items() if n.partition(".")[0] not in ("calibration", "output")}
+        elif sections:
+            mine = {n: v for n, v in self.values.items() if n.partition(".")[0] in sections}
+        else:
+            mine = self.values
+        return json.dumps(mine, sort_keys=True, default=str)
+
+    # presets
+
+    def take_preset(self, name: str, roles: tuple[str, ...]) -> list[str]:
+        """Everything that the preset says, of the models those in `roles`; the names that it has changed.
+
+        What was there before is kept, and `leave_preset` brings it back.
+        """
+        self.leave_preset()
+        from tmerge_tui.recipe.presets import read_preset
+
+        wanted = {n: v for n, v in leaves(read_preset(name)) if n.partition(".")[0] not in ("output", *ROLES)}
+        wanted |= {f"{role}.model": read_preset(name)[role] for role in roles}
+        for switch in SWITCHES:
+            wanted[switch] = any(each.startswith(f"{switch}.") for each in wanted)
+        others = [n for n in options() if n.startswith("calibration.") and n.partition(".")[2] in OF_ORIGIN]
+        before = {n: self.values.get(n) for n in (*others, *wanted)}
+        for other in others:
+            self.set(other, None)
+        for each, value in wanted.items():
+            self.set(each, value)
+        changed = [n for n, value in before.items() if self.values.get(n) != value]
+        self.preset, self.before = name, {n: before[n] for n in changed}
+        return changed
+
+    def leave_preset(self) -> list[str]:
+        """Takes back what the preset has set and nobody has changed since; the names of what was taken back."""
+        if not self.preset:
+            return []
+        from tmerge_tui.recipe.presets import read_preset
+
+        said = {n: v for n, v in leaves(read_preset(self.preset))}
+        back = []
+        for name, value in self.before.items():
+            if name in SWITCHES or name not in said or _same(self.get(name), said[name]):
+                self.set(name, value)
+                back.append(name)
+        self.preset, self.before = "", {}
+        return back
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -230,6 +310,20 @@ def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{name}.")
         else:
             yield (f"{name}.model" if name in ("source", "target") else name), value
+
+
+def titles(names: Iterable[str]) -> str:
+    """Settings by name, in few words: `training, tasks, alpha`."""
+    words = []
+    for name in names:
+        section, _, leaf = name.partition(".")
+        word = "training" if section == "adaptation" else section if section in ROLES else leaf or section
+        words.append(word.rpartition(".")[2].replace("_", " "))
+    return ", ".join(dict.fromkeys(words))
+
+
+def _same(chosen: Any, said: Any) -> bool:
+    return chosen == said or as_text(chosen) == as_text(said)
 
 
 def as_text(value: Any) -> str:

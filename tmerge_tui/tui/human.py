@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
+
+OPTION = re.compile(r"\b(calibration|transport|fusion|evaluation|adaptation)\.([a-z_]+)\b")
+
+
+def in_words(text: str) -> str:
+    """A message as a form says it: `calibration.max_length` is the field `max length`."""
+    return OPTION.sub(lambda match: match[2].replace("_", " "), text)
 
 
 def ago(moment: float, now: float | None = None) -> str:
@@ -25,3 +33,11 @@ def shorten(text: str, width: int) -> str:
         return text[: max(width, 0)]
     left = (width - 1) // 3
     return f"{text[:left]}…{text[len(text) - (width - 1 - left) :]}"
+
+
+def tail(name: str, width: int) -> str:
+    """A path or an id cut at its beginning, since its end says which one it is: `…3.2-1B-Instruct`."""
+    if len(name) <= width:
+        return name
+    last = name.rstrip("/").rpartition("/")[2]
+    return f"…/{last}" if 2 < len(last) + 2 <= width else f"…{name[len(name) - max(width - 1, 0) :]}"

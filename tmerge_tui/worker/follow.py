@@ -35,6 +35,7 @@ from tmerge_tui.worker.journal import BLOCK, FINAL, Journal
 POLL = 0.05  # seconds between two looks at the file
 GRACE = 0.8  # seconds between asking and killing: a cancelled run is gone within a second
 TAKEN = 10.0  # seconds in which the system ends a killed process, on a busy machine too
+REPORT = "report.json"  # of a run that came to its end
 CHUNK = 1 << 20  # bytes read in one look, so that a long log does not freeze who reads it
 
 Final = RunFinished | RunFailed | RunInterrupted
@@ -192,35 +193,35 @@ def final_word(run: RunDir) -> Final | None:
 def state_of(run: RunDir) -> State:
     """What a list of runs shows. Cheap: reads the tail of the event file and the lock.
 
-    A run that has its report stays finished, whatever was tried in its folder later: `later_attempt` tells of that.
+    A run that has a report is finished, whatever was tried on it later: see `later_attempt`.
     """
     alive = lock.holder(run) is not None
     word = last_word(run.events)
-    if isinstance(word, RunFinished) or (word is not None and not alive and has_report(run)):
+    if isinstance(word, RunFinished):
+        return "finished"
+    if alive and not isinstance(word, FINAL):
+        return "running"
+    if word is not None and has_report(run):
         return "finished"
     if isinstance(word, RunFailed):
         return "failed"
     if isinstance(word, RunInterrupted):
         return "interrupted"
-    if alive:
-        return "running"
     return "new" if word is None else "crashed"
 
 
 def has_report(run: RunDir) -> bool:
-    return (run.path / "report.json").exists()
+    return (run.path / REPORT).is_file()
 
 
 def later_attempt(run: RunDir) -> str:
-    """How something that was tried after the report was written has ended, in a line; empty when nothing was."""
+    """How what was tried on a finished run ended, when that is not well: "failed: no such task"; else empty."""
     word = last_word(run.events)
-    if word is None or isinstance(word, RunFinished) or not has_report(run):
+    if isinstance(word, RunFinished) or state_of(run) != "finished":
         return ""
     if isinstance(word, RunFailed):
-        return f"a later attempt failed: {word.message.splitlines()[0] if word.message else word.kind}"
-    if isinstance(word, RunInterrupted):
-        return "a later attempt was stopped"
-    return "another run is going on here" if lock.holder(run) is not None else "the worker of a later attempt died"
+        return f"failed: {word.message.splitlines()[0] if word.message else word.kind}"
+    return "was interrupted" if isinstance(word, RunInterrupted) else "crashed"
 
 
 def cancel(run: RunDir, worker: Started | None = None) -> bool:

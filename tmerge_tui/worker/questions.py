@@ -7,7 +7,6 @@ one on the Hub only the small files and the headers of the weights are read.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,20 +15,26 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.data.corpus import Sample, read_corpus, render, uses_template
+from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, read_corpus, read_pool, render, uses_template
+from tmerge_tui.engine.data.text_files import columns_of
+from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
-from tmerge_tui.engine.preflight.check import check, open_party
+from tmerge_tui.engine.preflight.check import examine, open_party
 from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.room import in_memory
+from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Party
-from tmerge_tui.errors import DataError, ModelError
+from tmerge_tui.errors import CheckError, DataError, ModelError, TmergeError
 from tmerge_tui.extras import EXTRAS, how_to_get, present
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.generation import continue_prompt
 from tmerge_tui.models.loading import load_model, pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import match
 from tmerge_tui.models.tokenizer import load_tokenizer
-from tmerge_tui.recipe import Calibration, ModelChoice, load_recipe, make_recipe
+from tmerge_tui.recipe import Calibration, ModelChoice, Recipe, load_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker.helper import Request
 
@@ -46,12 +51,20 @@ def facts(request: Request) -> dict[str, Any]:
 def matching(request: Request) -> dict[str, Any]:
     """args: source, target (models), kinds. What can be fused, what is skipped and why."""
     source, target = (_party(**request.args[role]).facts for role in ("source", "target"))
-    found = match(target.layout, source.layout, tuple(request.args["kinds"]))
+    layouts = Pair(target=target.layout, source=source.layout)
+    found = match(layouts, tuple(request.args["kinds"]))
     warnings = []
     if source.licence != target.licence:
         warnings.append(f"licences differ: target {target.licence or 'unknown'}, source {source.licence or 'unknown'}")
     if source.fingerprint == target.fingerprint:
         warnings.append("source and target are the same checkpoint")
+    elif source.parameters < target.parameters:
+        warnings.append("the source is the smaller of the two: usually the larger one teaches; swap them?")
+    elif _strangers(source, target):
+        warnings.append(
+            "they share neither family nor vocabulary: between such strangers fusion alone has not beaten its "
+            "placebos; train afterwards (Method)"
+        )
     return {
         "kinds": list(found.kinds),
         "notes": list(found.notes),
@@ -66,7 +79,7 @@ def preview(request: Request) -> dict[str, Any]:
     """args: calibration, seed, count, models {role: model}. A few samples as each model will read them."""
     args = request.args
     calibration = Calibration.model_validate(args["calibration"])
-    corpus = read_corpus(calibration, int(args.get("seed", 0)))
+    corpus = _corpus(calibration, int(args.get("seed", 0)))
     shown = corpus.calibration[: int(args.get("count", 4))]
     samples: list[dict[str, Any]] = [{"plain": sample.plain[:PREVIEW_CHARACTERS]} for sample in shown]
     lengths: dict[str, list[int]] = {}
@@ -80,7 +93,7 @@ def preview(request: Request) -> dict[str, Any]:
             entry[role] = {"text": text[:PREVIEW_CHARACTERS], "tokens": tokens, "cut": tokens > calibration.max_length}
     return {
         "column": corpus.column,
-        "columns": columns(Path(calibration.path or "")),
+        "columns": columns_of(Path(calibration.path)) if calibration.path else [],
         "calibration": len(corpus.calibration),
         "holdout": len(corpus.holdout),
         "samples": samples,
@@ -89,25 +102,52 @@ def preview(request: Request) -> dict[str, Any]:
 
 
 def estimated(request: Request) -> dict[str, Any]:
-    """args: recipe, source, target (models). Memory, disk and download in bytes, time in seconds on this device."""
+    """args: recipe, source, target (models). What the run takes on this machine, as `Estimate.as_json` has it, with
+    "download" in bytes, "device", and what of the method does not fit the models: "problems" {option: text}, "notes".
+    """
     recipe = make_recipe(request.args["recipe"])
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
-    needs = estimate(recipe, target.facts, source.facts)
+    try:
+        corpus = _corpus(recipe.calibration, recipe.seed)
+        seen = read_text(recipe, source, target, corpus, ())
+        read, texts = (seen.rows, seen.tokens) if not seen.problems else None, len(corpus.calibration)
+    except DataError:
+        read, texts = None, None  # the Data step says why; the figures are those of the text asked for
     request.check()
+    needs = estimate(recipe, Pair(target=target.facts, source=source.facts), read, texts)
     device = pick_device(recipe.device)
+    batch = recipe.calibration.batch_size * recipe.calibration.max_length
+    needs = timed(needs, source.facts, target.facts, batch, device)
+    too_much, streamed = in_memory(recipe, needs, device)
     return {
-        "memory": needs.memory_bytes,
-        "disk": needs.disk_bytes,
+        **needs.as_json(),
         "download": _download_bytes(source, target),
-        "seconds": needs.flops / _speed(device.type),
         "device": str(device),
-        "notes": list(needs.notes),
+        "problems": _unfit(recipe, source, target) + too_much,
+        "notes": streamed,
     }
 
 
-def checked(request: Request) -> list[str]:
-    """args: recipe. Every problem that the run would meet; empty when it can run."""
-    return check(make_recipe(request.args["recipe"]))
+def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
+    """What of the method does not fit the two models: k, layers, projections."""
+    method = METHODS[recipe.method]
+    try:
+        return method.check(recipe, target, method.match(recipe, target, source), False)
+    except CheckError as error:
+        return list(error.problems)
+    except TmergeError as error:
+        return [str(error)]
+
+
+def checked(request: Request) -> dict[str, list[str]]:
+    """args: recipe. "problems": every one that the run would meet, none when it can run; "warnings" beside."""
+    problems, warnings = examine(make_recipe(request.args["recipe"]))
+    return {"problems": problems, "warnings": warnings}
+
+
+def fields(request: Request) -> list[str]:
+    """args: path. The fields of a file that one may choose from."""
+    return columns_of(Path(request.args["path"]))
 
 
 def lacking(request: Request) -> dict[str, str]:
@@ -142,25 +182,8 @@ def plan(request: Request) -> dict[str, Any]:
     return asdict(heat)
 
 
-def columns(path: Path) -> list[str]:
-    """The fields one may choose from: of the first record, the header or the schema; none for plain text."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        return list(parquet.read_schema(path).names)
-    if path.suffix in (".jsonl", ".csv"):
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
-        if path.suffix == ".csv":
-            import csv
-
-            return next(csv.reader([first]), [])
-        try:
-            record = json.loads(first)
-        except ValueError as error:
-            raise DataError(f"{path}: line 1 is not JSON: {error}", "one JSON object a line") from error
-        return list(record) if isinstance(record, dict) else []
-    return []
+def _strangers(source: ModelFacts, target: ModelFacts) -> bool:
+    return source.model_type != target.model_type and source.vocab != target.vocab
 
 
 def _shapes(model: ModelFacts, kind: str) -> list[list[int]]:
@@ -204,16 +227,21 @@ def _transports(run: str) -> Transports:
     return pipeline.reopen(load_recipe(folder.recipe), folder)
 
 
-@functools.cache
-def _speed(device: str) -> float:
-    """Floating point operations a second of a matrix product here: one measurement, good to a factor of two."""
-    matrix = torch.randn(1024, 1024, device=device)
-    best = 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        (matrix @ matrix).sum().item()
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
-    return best
+def _corpus(calibration: Calibration, seed: int) -> Corpus:
+    """A file is read once for all numbers that one tries on it; a data set of the Hub is streamed anew."""
+    if calibration.path is None or Path(calibration.path).is_dir():
+        return read_corpus(calibration, seed)
+    file = Path(calibration.path)
+    try:
+        age = file.stat().st_mtime_ns
+    except OSError:
+        age = 0  # it is not there: reading says so
+    return read_corpus(calibration, seed, pool=_pool(calibration.path, calibration.column, age))
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(path: str, column: str | None, age: int) -> Pool:
+    return read_pool(Calibration(path=path, column=column), 0)
 
 
 ANSWERS = {
@@ -222,6 +250,7 @@ ANSWERS = {
     "preview": preview,
     "estimate": estimated,
     "check": checked,
+    "fields": fields,
     "extras": lacking,
     "generate": generate,
     "plan": plan,

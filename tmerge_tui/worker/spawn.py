@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tmerge_tui import bundle
+from tmerge_tui.errors import StorageError
 from tmerge_tui.files import storage
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import APART
-from tmerge_tui.worker import lock
+from tmerge_tui.worker import lock, run_index
 from tmerge_tui.worker.follow import final_word
 
 QUIET = {
@@ -53,7 +54,7 @@ class Handle:
 
 
 def start(run: RunDir) -> Handle:
-    """Starts a worker for the recipe in `run`.
+    """Starts a worker for the recipe in `run`, and puts the run on the list of this machine.
 
     Raises RunFolderError when another worker is writing this run, StorageError when worker.log or the engine of
     a one-file executable cannot be written.
@@ -71,6 +72,10 @@ def start(run: RunDir) -> Handle:
             start_new_session=True,
             creationflags=APART,
         )
+        try:
+            run_index.remember(run.path)
+        except StorageError as error:  # the run itself is none the worse
+            log.write(f"this run is not on the list of runs: {error}\n".encode())
     return Handle(process.pid, process)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,14 @@ def test_messages_of_both_spellings_are_the_same_samples(tmp_path: Path) -> None
     assert (first.column, second.column) == ("messages", "conversations")
 
 
-def test_two_columns_become_a_conversation_only_when_asked(tmp_path: Path) -> None:
+def test_two_columns_become_a_conversation(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "why", "response": "because"}] * 2)
     value = read_file(path, "prompt+response").values[0]
     assert value == ({"role": "user", "content": "why"}, {"role": "assistant", "content": "because"})
-    with pytest.raises(DataError, match="prompt, response"):
+    assert read_file(path, None).values[0] == value
+    path = jsonl(tmp_path / "b.jsonl", [{"why": "why", "because": "because"}] * 2)
+    assert read_file(path, "why+because").values[0] == value
+    with pytest.raises(DataError, match="why, because"):
         read_file(path, None)
 
 
@@ -93,15 +97,17 @@ BROKEN = {
     "empty.txt": (b"", "empty"),
     "blank.txt": (b"\n  \n\n", "empty"),
     "blank.jsonl": (b"\n\n", "empty"),
-    "latin.txt": ("größe\nzwei\n".encode("latin-1"), "not UTF-8"),
-    "latin.jsonl": ('{"text": "größe"}\n'.encode("latin-1"), "not UTF-8"),
-    "latin.csv": ("text\ngröße\n".encode("latin-1"), "not UTF-8"),
+    "bytes.txt": (bytes(range(256)) * 8, "not UTF-8"),
+    "bytes.csv": (b"text\n" + bytes(range(256)) * 8, "not UTF-8"),
+    "cut.jsonl.gz": (gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "not a whole gzip file"),
+    "numbers.json": (b"[1, 2]", "item 1: found 1"),
+    "cut.json": (b'[{"text": "a"}, {"te', "not valid JSON"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": "b"\n', "line 2: not valid JSON"),
     "list.jsonl": (b'{"text": "a"}\n["b"]\n', r'line 2: found \["b"\]'),
     "hole.jsonl": (b'{"text": "a"}\n{"body": "b"}\n', "line 2: no field text; it has body"),
     "number.jsonl": (b'{"text": "a"}\n{"text": 7}\n', "line 2: field text holds 7"),
     "roleless.jsonl": (b'{"messages": [{"content": "a"}]}\n', "line 1: field messages holds"),
-    "image.jsonl": (b'{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n', "line 1: field messages"),
+    "odd.jsonl": (b'{"messages": [{"role": "user", "content": [1, 2]}]}\n', "line 1: field messages"),
     "ragged.csv": (b"text,id\na,1\nb\n", "Expected 2 columns"),
     "not.parquet": (b"certainly not parquet", "not.parquet"),
     "unclear.csv": (b"a,b\nx,y\n", "fields a, b"),
@@ -124,7 +130,7 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         corpus(tmp_path / "absent.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(DataError, match="directory"):
+    with pytest.raises(DataError, match="no text in it"):
         corpus(tmp_path / "folder.txt")
 
 

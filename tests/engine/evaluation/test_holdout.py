@@ -223,7 +223,7 @@ def test_patched_changes_and_restores_bit_by_bit(tmp_path: Path, transported: bo
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="on purpose"), installed(model, update):
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-        assert changed == {p.weight for p in pair.layouts[0].projections}
+        assert changed == {p.weight for p in pair.layouts.target.projections}
         raise RuntimeError("on purpose")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

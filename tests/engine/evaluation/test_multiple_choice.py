@@ -103,7 +103,7 @@ def test_words_between_premise_and_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: not JSON"),
+        ("{", "line 2: not valid JSON"),
         ([1], "line 2"),
         ({"context": "a", "choices": ["b"], "label": 0}, "line 2"),
         ({"context": "a", "choices": ["b", ""], "label": 0}, "line 2"),

@@ -166,7 +166,9 @@ def make_measured() -> dict[str, Any]:
     trial = {"kind": "q", "difference": -0.001, "low": -0.002, "high": -0.0005, "bits_per_byte": 2.1}
     trials = [trial | {"alpha": a, "against_target": -0.001 * a, "kept": a < 0.1} for a in (0.02, 0.05, 0.1)]
     strength = {"strengths": {"q": 0.05, "k": 0.0}, "target": 2.2, "chosen": 2.1, "texts": 200, "trials": trials}
-    return {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength}
+    candidates = [row for row in rows if row["model"] in ("target", "fused", "adapted")]
+    selection = {"model": "adapted", "alpha": 0.1, "rows": candidates, "texts": 200, "margin": 0.001}
+    return {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
 
 
 def make_recipe(alphas: list[float]) -> dict[str, Any]:

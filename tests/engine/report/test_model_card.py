@@ -160,4 +160,35 @@ def test_importing_reaches_no_network():
         "import tmerge_tui.engine.report.model_card, sys\n"
         "assert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "kept"),
+    [
+        ("language", "[en, no]", ["en", "no"]),
+        ("language", "no", ["no"]),
+        ("language", "[en, 7, {a: b}, null]", ["en"]),
+        ("language", "2024-01-01", []),
+        ("datasets", "[org/a, 12, yes]", ["org/a"]),
+        ("license", "[mit, apache-2.0]", ["mit, apache-2.0"]),
+        ("license", "true", []),
+        ("license_link", "{a: b}", []),
+    ],
+)
+def test_fields_of_the_targets_card_keep_their_type(folder, tmp_path, field, written, kept):
+    results = make_results()
+    results["models"]["target"]["licence"] = results["models"]["source"]["licence"] = None
+    results["recipe"]["calibration"]["repo_id"] = None
+    write_card(results, folder, make_readme(tmp_path / "target", f"---\n{field}: {written}\n---\n# x\n"))
+    found = yaml.safe_load((folder / "README.md").read_text("utf-8").split("---")[1]).get(field) or []
+    assert (found if isinstance(found, list) else [found]) == kept
+
+
+def test_the_same_licences_in_another_order_do_not_differ(folder):
+    results = make_results()
+    results["models"]["target"]["licence"], results["models"]["source"]["licence"] = (
+        "mit, apache-2.0",
+        "apache-2.0, MIT",
+    )
+    assert not any("differs" in note for note in write_card(results, folder, None))

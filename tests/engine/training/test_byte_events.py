@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tests.tiny import LINES, make_tokenizer
 from tmerge_tui.engine.training.boundaries import Pairing, pair
 from tmerge_tui.engine.training.byte_events import event_loss, teach
-from tmerge_tui.engine.training.event_cache import Events, from_tensors, lay, to_tensors
+from tmerge_tui.engine.training.event_cache import Events, collate_events, from_tensors, to_tensors
 from tmerge_tui.engine.training.event_space import EventSpace
 from tmerge_tui.engine.training.placebos import of_other_texts, permuted, unigram
 from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary, token_ends
@@ -97,7 +97,7 @@ def one_position(behind: bytes = b"") -> Pairing:
 def loss_of(logits: Tensor, texts: list[Events], space: EventSpace) -> Tensor:
     """Texts of one block each; logits [B, T, V]."""
     parts = [[(i, 0)] for i in range(len(texts))]
-    return event_loss(logits, lay(texts, parts, torch.ones(logits.shape[:2], dtype=torch.bool)), space)
+    return event_loss(logits, collate_events(texts, parts, torch.ones(logits.shape[:2], dtype=torch.bool)), space)
 
 
 def kl(said: Tensor, logits: Tensor) -> Tensor:
@@ -298,11 +298,11 @@ def test_only_positions_that_are_learnt_count_wherever_a_block_has_them() -> Non
     blocks = torch.nn.utils.rnn.pad_sequence([stream[:cut], stream[cut:]], batch_first=True)
     counted = torch.ones(blocks.shape[:2], dtype=torch.bool)
     counted[0, 3] = counted[0, cut:] = False
-    lying = lay(texts, [[(0, 0), (1, first)], [(1, first - cut)]], counted)
+    batch = collate_events(texts, [[(0, 0), (1, first)], [(1, first - cut)]], counted)
     learnt = [texts[0].take(np.flatnonzero(texts[0].places != 3)), texts[1]]
-    assert len(lying.rows) == sum(len(text.places) for text in learnt) and 3 in texts[0].places
+    assert len(batch.rows) == sum(len(text.places) for text in learnt) and 3 in texts[0].places
     wanted = loss_of(case.logits[:2], learnt, case.space)
-    assert event_loss(blocks, lying, case.space).item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert event_loss(blocks, batch, case.space).item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
 def test_the_gradient_is_of_the_type_of_the_logits_and_is_scaled() -> None:

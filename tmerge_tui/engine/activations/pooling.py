@@ -1,10 +1,11 @@
 """Which tokens make which row: the plan both models agree on before either of them runs.
 
 `sample` pools every non-padding token of a sample into one row (the paper, eq. 6). `span` pools the tokens of each
-whitespace-separated word of the text (of each message's content), so that one text gives many rows and two tokenizers
-still align. A token that touches several words belongs to the one it shares most characters with, the first on a tie;
-special tokens and bare white space belong to none. A word is a row only when both models read all of it: it owns a
-token in both, and no token of it was cut by max_length.
+word of the text (of each message's content), so that one text gives many rows and two tokenizers still align; words are
+separated by white space, or single letters where a script writes none (`data.tokens.words`). A token that touches
+several words belongs to the one it shares most characters with, the first on a tie; special tokens and bare white space
+belong to none. A word is a row only when both models read all of it: it owns a token in both, and no token of it was
+cut by max_length.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tmerge_tui.engine.data.corpus import Sample, render, render_contents, uses_template
+from tmerge_tui.engine.data.tokens import read_head, words
 from tmerge_tui.errors import DataError
 from tmerge_tui.run_folder import key
 
@@ -65,10 +67,12 @@ def encode(samples: Sequence[Sample], tokenizer: Any, max_length: int, pooling: 
     for sample in samples:
         text = render(sample, tokenizer, mode)
         templated = uses_template(sample, tokenizer, mode)
-        found = tokenizer(text, add_special_tokens=not templated, return_offsets_mapping=spans, verbose=False)
+        options = {"add_special_tokens": not templated, "return_offsets_mapping": spans}
+        head, found = read_head(text, tokenizer, max_length, **options)
         ids = tuple(found["input_ids"])
         if spans:
-            tokens = owners(place(sample, text, tokenizer, mode), found["offset_mapping"], max_length)
+            places = place(sample, text, tokenizer, mode, len(head))
+            tokens = owners(places, found["offset_mapping"], max_length)
         else:
             tokens = {WHOLE: tuple(range(min(len(ids), max_length)))} if ids else {}
         encoded.append(Encoded(ids[:max_length], tokens))
@@ -81,16 +85,17 @@ def plan_rows(samples: Sequence[Sample], tokenizers: Sequence[Any], max_length: 
     Raises DataError as `encode`, and when fewer than 2 rows are left.
     """
     first, *others = [encode(samples, tokenizer, max_length, pooling, mode) for tokenizer in tokenizers]
-    words = tuple(
+    agreed = tuple(
         tuple(word for word in one.tokens if all(other[i].tokens.get(word) for other in others))
         for i, one in enumerate(first)
     )
-    rows = Rows(pooling, words)
+    rows = Rows(pooling, agreed)
     if rows.count < 2:
         raise DataError(
             f"calibration gives {rows.count} rows of activations",
             "at least 2 to correlate",
-            "give more text, or raise calibration.max_length",
+            "give more text, or raise calibration.max_length; with pooling: span a word is a row when both models read "
+            "all of it",
         )
     return rows
 
@@ -118,11 +123,12 @@ class Average:
 
 
 def _words(contents: Sequence[str]) -> list[Word]:
-    return [(part, m.start(), m.end()) for part, text in enumerate(contents) for m in re.finditer(r"\S+", text)]
+    return [(part, *span) for part, text in enumerate(contents) for span in words(text)]
 
 
-def place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[Word, int, int]]:
-    """Every word of the sample with its characters [start, end) in the rendered `text`, in order.
+def place(sample: Sample, text: str, tokenizer: Any, mode: str, stop: int | None = None) -> list[tuple[Word, int, int]]:
+    """Every word of the sample with its characters [start, end) in the rendered `text`, in order; of plain text only
+    those in its first `stop` characters, since no token behind them is asked for.
 
     The places come from rendering marks instead of contents, and hold only if putting the contents (as they are, or
     trimmed, as many templates do) back at the marks gives `text` again: looking for short contents would find them in
@@ -130,7 +136,7 @@ def place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[Wo
     """
     contents = sample.contents
     if sample.messages is None:
-        return [(word, word[1], word[2]) for word in _words(contents)]
+        return [(word, word[1], word[2]) for word in _words([contents[0][:stop]])]
     marks = [f"\ue000{part}\ue001" for part in range(len(contents))]
     marked = render_contents(sample, marks, tokenizer, mode)
     between = re.split("\ue000\\d+\ue001", marked)
@@ -152,17 +158,17 @@ def place(sample: Sample, text: str, tokenizer: Any, mode: str) -> list[tuple[Wo
 
 
 def owners(
-    words: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]], max_length: int
+    places: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]], max_length: int
 ) -> dict[Word, tuple[int, ...]]:
     """The tokens each word owns, without the words that own none or that `max_length` cut."""
-    starts = [start for _, start, _ in words]
+    starts = [start for _, start, _ in places]
     owned: dict[Word, list[int]] = {}
     cut: set[Word] = set()
     for position, (first, last) in enumerate(offsets):
         best, most = None, 0
         i = max(bisect_right(starts, first) - 1, 0)
-        while i < len(words) and words[i][1] < last:
-            word, start, end = words[i]
+        while i < len(places) and places[i][1] < last:
+            word, start, end = places[i]
             shared = min(last, end) - max(first, start)
             if shared > 0 and position >= max_length:
                 cut.add(word)
@@ -171,4 +177,4 @@ def owners(
             i += 1
         if best is not None:
             owned.setdefault(best, []).append(position)
-    return {word: tuple(owned[word]) for word, _, _ in words if word in owned and word not in cut}
+    return {word: tuple(owned[word]) for word, _, _ in places if word in owned and word not in cut}

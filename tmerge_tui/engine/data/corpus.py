@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tmerge_tui.engine.data.records import without_halves
 from tmerge_tui.engine.data.text_files import Read, read_file
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration
@@ -72,16 +73,35 @@ class Corpus:
     validation: tuple[Sample, ...] = ()
 
 
-def read_corpus(calibration: Calibration, seed: int, validation: bool = False) -> Corpus:
-    """Reads, splits and samples; the same file, settings and seed always give the same corpus.
+@dataclass(frozen=True)
+class Pool:
+    """Everything that a text holds, each sample once, before a part of it is drawn."""
+
+    samples: Sequence[Sample]
+    warnings: tuple[str, ...]
+    path: Path | str
+    column: str
+    commit: str | None
+
+
+def read_pool(calibration: Calibration, seed: int) -> Pool:
+    """Reads the file, or as much of a data set as is needed. Raises DataError."""
+    read, path, commit = _read(calibration, seed)
+    samples, warnings = _distinct(read, path)
+    return Pool(samples, tuple(warnings), path, read.column, commit)
+
+
+def read_corpus(calibration: Calibration, seed: int, validation: bool = False, pool: Pool | None = None) -> Corpus:
+    """Reads, splits and samples; the same file, settings and seed always give the same corpus. A `pool` of the same
+    text that was read before saves reading it again.
 
     With `validation`, `calibration.validation` samples are drawn behind the calibration samples, so that those stay as
     they are; in a file that is too short for both, the calibration samples are fewer.
 
     Raises DataError: missing, empty, unreadable or unknown file, no such field, fewer than 2 samples on either side.
     """
-    read, path, commit = _read(calibration, seed)
-    samples, warnings = _distinct(read, path)
+    pool = pool or read_pool(calibration, seed)
+    samples, path, commit, warnings = pool.samples, pool.path, pool.commit, list(pool.warnings)
     # a stream comes shuffled, and its beginning does not depend on how much of it is read
     order = list(range(len(samples))) if commit else _shuffled(len(samples), seed)
     if calibration.holdout_path is None:
@@ -116,7 +136,7 @@ def read_corpus(calibration: Calibration, seed: int, validation: bool = False) -
         tuple(holdout),
         hash_samples(chosen),
         hash_samples(holdout),
-        read.column,
+        pool.column,
         tuple(warnings),
         commit,
         tuple(rest[len(chosen) : len(chosen) + held_back]),
@@ -144,7 +164,7 @@ def hash_samples(samples: Iterable[Sample]) -> str:
     """sha256 of the exact ordered texts."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(sample.identity.encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(sample.identity.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -198,16 +218,20 @@ def _read(calibration: Calibration, seed: int) -> tuple[Read, Path | str, str | 
 def _distinct(read: Read, path: Path | str) -> tuple[list[Sample], list[str]]:
     """The non-empty samples of a file, each once, in file order; and what was left out."""
     warnings = list(read.warnings)
-    samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in read.values]
+    values = [without_halves(value) for value in read.values]
+    halved = sum(a != b for a, b in zip(values, read.values, strict=True))
+    if halved:
+        warnings.append(f"{path}: {halved} samples hold half a character (a lone surrogate): � stands for it")
+    samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in values]
     filled = [s for s in samples if any(content.strip() for content in s.contents)]
     if len(filled) < len(samples) + read.empty:
-        warnings.append(f"{path}: {len(samples) + read.empty - len(filled)} empty samples left out")
+        warnings.append(f"{path}: {len(samples) + read.empty - len(filled):,} empty samples left out")
     first: dict[str, Sample] = {}
     for sample in filled:
         first.setdefault(sample.identity, sample)
     distinct = list(first.values())
     if len(distinct) < len(filled):
-        warnings.append(f"{path}: {len(filled) - len(distinct)} duplicate samples left out")
+        warnings.append(f"{path}: {len(filled) - len(distinct):,} duplicate samples left out")
     return distinct, warnings
 
 
@@ -230,4 +254,4 @@ def _require(found: int, held: int, path: Path | str, what: str = "hold-out") ->
 
 
 def _count(found: int) -> str:
-    return f"{found} distinct sample{'' if found == 1 else 's'}"
+    return f"{found:,} distinct sample{'' if found == 1 else 's'}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tmerge_tui.engine.data.text_files import Value, pick_column, value_of
+from tmerge_tui.engine.data.records import Value, pick_column, value_of
 from tmerge_tui.errors import DataError
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.hub.datasets import BUFFER, SHARDS, commit_of, open_stream
@@ -80,7 +80,7 @@ def _keep(path: Path, chosen: Streamed) -> None:
     lines: list[Any] = [[chosen.column, chosen.commit], *chosen.values]
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _kept(settings: list[Any], commit: str) -> Path:

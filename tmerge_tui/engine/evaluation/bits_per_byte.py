@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.engine.data.tokens import read_head
 from tmerge_tui.errors import DataError, ModelError
 from tmerge_tui.models.forward import Batches, padded, trunk
 
@@ -63,7 +64,7 @@ def score(
     Texts are batched by length; when memory runs out the batch is halved and `warn` says so. Raises MemoryShortage when
     one text alone does not fit, DataError when no byte can be scored, ModelError for a tokenizer without offsets.
     """
-    texts = [_encode(sample.plain, tokenizer, max_length) for sample in samples]
+    texts = [text_of(sample.plain, tokenizer, max_length) for sample in samples]
     if not any(text.bytes for text in texts):
         raise DataError(
             f"none of {len(texts)} held-out texts has a token that can be scored", "texts of at least two tokens"
@@ -113,20 +114,27 @@ def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) 
     return a.bits_per_byte - b.bits_per_byte, float(low), float(high)
 
 
-def tokens(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, character spans) of a text, without special tokens. Raises ModelError for a tokenizer without offsets."""
+def tokens(text: str, tokenizer: Any, count: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character spans) of a text, without special tokens; with `count`, of at least so many tokens of a long one.
+
+    Raises ModelError for a tokenizer without offsets.
+    """
     if not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
             "a fast tokenizer (tokenizer.json)",
             "convert it with transformers first",
         )
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    options = {"add_special_tokens": False, "return_offsets_mapping": True}
+    encoded = (
+        tokenizer(text, verbose=False, **options) if count is None else read_head(text, tokenizer, count, **options)[1]
+    )
     return list(encoded["input_ids"]), encoded["offset_mapping"]
 
 
-def _encode(text: str, tokenizer: Any, max_length: int) -> Text:
-    ids, offsets = tokens(text, tokenizer)
+def text_of(text: str, tokenizer: Any, max_length: int) -> Text:
+    """What of a text is read and scored; nothing (0 bytes) where a text gives no token to score."""
+    ids, offsets = tokens(text, tokenizer, max_length)
     bos = tokenizer.bos_token_id
     room = max_length - (bos is not None)
     stop = min(len(ids), room)

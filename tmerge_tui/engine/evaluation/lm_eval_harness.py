@@ -20,7 +20,8 @@ from tmerge_tui.run_folder import key
 
 
 def problems(evaluation: Evaluation) -> list[str]:
-    """What keeps `evaluation.tasks` from running, before any work: no such file, no such task. That the harness itself
+    """What keeps `evaluation.tasks` from running, before any work: no such file, no such task, no
+    data for it. That the harness itself
     is not installed is for `check` to say."""
     if not evaluation.tasks or not present("eval"):
         return []
@@ -30,9 +31,26 @@ def problems(evaluation: Evaluation) -> list[str]:
     absent = [task for task in evaluation.tasks if is_file(task) and not Path(task).is_file()]
     if absent:
         return [f"evaluation.tasks: found no file {task}" for task in absent]
-    known = set(_tasks(evaluation).all_tasks)
+    manager = _tasks(evaluation)
+    known = set(manager.all_tasks)
     unknown = [task for task in evaluation.tasks if not is_file(task) and task not in known]
-    return [f"evaluation.tasks: {task} is no task of lm-evaluation-harness {version()}" for task in unknown]
+    found = [f"evaluation.tasks: {task} is no task of lm-evaluation-harness {version()}" for task in unknown]
+    return found + [said for task in evaluation.tasks if task not in unknown and (said := _unloadable(task, manager))]
+
+
+def _unloadable(task: str, manager: Any) -> str:
+    """Why a task cannot be had, its data set included, which is fetched for that; empty when it is there."""
+    from lm_eval.tasks import get_task_dict
+
+    try:
+        get_task_dict([task], manager)
+    except Exception as error:  # the harness, its tasks and data sets raise what they like
+        first = str(error).strip().splitlines()
+        return (
+            f"evaluation.tasks: {task} cannot be loaded: {type(error).__name__}: {first[0] if first else ''}; leave it "
+            "out, connect to the Hub, or give a task file with its data on this disk"
+        )
+    return ""
 
 
 def is_file(task: str) -> bool:

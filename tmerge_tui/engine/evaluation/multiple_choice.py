@@ -7,12 +7,13 @@ better for being shorter, nor for falling into fewer tokens of one model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tmerge_tui.engine.data.records import shown, whole_text
+from tmerge_tui.engine.data.text_files import records
 from tmerge_tui.engine.evaluation.bits_per_byte import Text, losses, tokens
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe.evaluation import ChoiceSet
@@ -31,10 +32,12 @@ def read_choices(settings: ChoiceSet) -> list[Question]:
     """The questions of a file. Raises DataError that names the line."""
     path = Path(settings.path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        rows, _ = records(path)
+    except DataError as error:
+        raise DataError(error.found, EXPECTED, error.hint) from error
+    except OSError as error:
         raise DataError(f"{path}: {error}", "a .jsonl file of questions", "check evaluation.choices") from error
-    found = [_question(line, f"{path}, line {at}", settings) for at, line in enumerate(lines, 1) if line.strip()]
+    found = [_question(row, f"{path}, {where}", settings) for where, row in rows]
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} questions", "at least 2", "give a longer file")
     return found
@@ -56,7 +59,7 @@ def answer(
     texts, cut = [], 0
     for question in questions:
         for choice in question.choices:
-            text, shortened = _encode(question.context, choice, tokenizer, longest)
+            text, shortened = choice_of(question.context, choice, tokenizer, longest)
             texts.append(text)
             cut += shortened
     if cut:
@@ -69,7 +72,7 @@ def answer(
     return right
 
 
-def _encode(context: str, choice: str, tokenizer: Any, longest: int | None) -> tuple[Text, bool]:
+def choice_of(context: str, choice: str, tokenizer: Any, longest: int | None) -> tuple[Text, bool]:
     """The tokens of context and choice, those that reach into the choice scored; and whether the context was cut."""
     glue = "" if not context or context[-1].isspace() or choice[:1].isspace() else " "
     ids, offsets = tokens(context + glue + choice, tokenizer)
@@ -88,14 +91,10 @@ def _encode(context: str, choice: str, tokenizer: Any, longest: int | None) -> t
     return Text((*prefix, *ids), first + len(prefix), len(choice.encode())), spare > 0
 
 
-def _question(line: str, where: str, settings: ChoiceSet) -> Question:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})", EXPECTED) from error
-    question = (_copa(row, settings) if "premise" in row else _generic(row)) if isinstance(row, Mapping) else None
+def _question(row: Mapping[str, Any], where: str, settings: ChoiceSet) -> Question:
+    question = _copa(row, settings) if "premise" in row else _generic(row)
     if question is None:
-        raise DataError(f"{where}: {line[:80]}", EXPECTED, "every choice is text, label the index of the right one")
+        raise DataError(f"{where}: {shown(row)}", EXPECTED, "every choice is text, label the index of the right one")
     return question
 
 
@@ -123,4 +122,4 @@ def _checked(context: str, choices: Sequence[Any], label: Any) -> Question | Non
     usable = len(choices) >= 2 and all(isinstance(choice, str) and choice.strip() for choice in choices)
     if not usable or not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(choices):
         return None
-    return Question(context, tuple(choices), label)
+    return Question(whole_text(context), tuple(map(whole_text, choices)), label)

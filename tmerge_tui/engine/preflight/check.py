@@ -6,38 +6,45 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from tmerge_tui.engine.data.corpus import Corpus, read_corpus, read_samples
+from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
-from tmerge_tui.engine.preflight.remote_checkpoint import outline
+from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
+from tmerge_tui.engine.preflight.room import in_memory, output_problems
+from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.hints import check_hints
-from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
-from tmerge_tui.hub.download import lacking_room
-from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
-from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
 
 
 def check(recipe: Recipe) -> list[str]:
     """Every problem of a recipe on this machine; empty when it can run."""
+    return examine(recipe)[0]
+
+
+def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
     try:
-        prepare(recipe)
+        prepared = prepare(recipe)
     except ProblemsError as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), []
+    return [], list(prepared.warnings)
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -45,7 +52,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe)
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -55,20 +62,42 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if matching is not None:
         problems += method.check(recipe, target, matching, cluster)
     problems += benchmark_problems(recipe.evaluation)
-    problems += _adaptation(recipe, target, corpus, matching)
-    texts = None if corpus is None else [sample.plain for sample in corpus.calibration]
-    needs = estimate(recipe, target.facts, source.facts, texts)
-    problems += _disk(recipe, needs, (source, target))
+    training = _training_text(recipe, corpus, problems)
+    problems += _hints(recipe, target, matching)
+    recipe, notes = fitted(recipe, source.facts, target.facts)
+    reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
+    if reading is not None:
+        problems += reading.problems
+        notes += reading.warnings
+    facts = Pair(target=target.facts, source=source.facts)
+    seen = None if reading is None else (reading.rows, reading.tokens)
+    needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
+    problems += output_problems(recipe, needs, (source, target))
+    if device is not None:
+        too_much, streamed = in_memory(recipe, needs, device)
+        problems, notes = problems + too_much, notes + streamed
     if problems:
         raise CheckError(problems)
-    notes = [party.located.note for party in (source, target) if party.located.note]
-    warnings = [*notes, *corpus.warnings]
+    assert corpus is not None and reading is not None and matching is not None
+    if not reading.comparable:
+        measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
+        recipe = recipe.model_copy(update={"evaluation": measured})
+    located = [party.located.note for party in (source, target) if party.located.note]
+    warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
         warnings.append(
             f"licences differ: target {target.facts.licence or 'unknown'}, source {source.facts.licence or 'unknown'}; "
             f"the result is bound by both"
         )
+
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def with_time(prepared: Prepared) -> Estimate:
+    """The estimate with the time that it takes on this machine, which a second of measuring says."""
+    calibration = prepared.recipe.calibration
+    batch = calibration.batch_size * calibration.max_length
+    return timed(prepared.estimate, prepared.source.facts, prepared.target.facts, batch, prepared.device)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:
@@ -121,47 +150,45 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
+    if located.whole and packing(located) is not None:
+        if role == "target":
+            raise ModelError(
+                f"{located.name} is quantised, and a target is written as it is read",
+                "plain float32, float16 or bfloat16 weights",
+                "name the model it was made from; a quantised copy of the result is made afterwards (llama.cpp: "
+                "convert_hf_to_gguf.py)",
+            )
+        located = described(located)
     tokens, shape = located, located
     if located.base is not None and not located.whole:
         require_peft(located)
         shape = located.base
         tokens = located if brings_tokenizer(located.folder) else located.base
-    weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
+    weights: Outline | None = None
+    if located.packed is not None and not located.unpacked:
+        tensors = expected(located, trust_remote_code)
+        weights = Outline(located.folder, sum(t.bytes for t in tensors.values()), tensors, located.folder.name)
+    elif shape.pending is not None:
+        weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
 
-def _adaptation(recipe: Recipe, target: Party, corpus: Corpus | None, matching: Matching | None) -> list[str]:
-    """What training would stumble over after hours."""
-    options, problems = recipe.adaptation, []
-    if options is None:
+def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str]:
+    options = recipe.adaptation
+    if options is None or options.hints is None or matching is None:
         return []
-    if options.hints is not None and matching is not None:
-        problems += check_hints(options.hints, matching.kinds, target.facts.layers)
-    if options.path is not None and corpus is not None:
-        path, kept_out = Path(options.path), corpus.holdout
-        _tried(problems, "adaptation.path", lambda: read_samples(path, options.column, 1, recipe.seed, kept_out))
-    return problems
+    return check_hints(options.hints, matching.kinds, target.facts.layers)
 
 
-def _disk(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
-    """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
-    arriving = sum(file.size for listing in pending.values() for file in listing.missing)
-    cache, output = _existing(Path(cache_folder())), _existing(Path(recipe.output))
-    if arriving and (problem := lacking_room(arriving)):
-        return [problem]
-    together = arriving if arriving and cache.stat().st_dev == output.stat().st_dev else 0
-    free = shutil.disk_usage(output).free
-    if free >= needs.disk_bytes + together:
-        return []
-    download = f" and the download, to the same disk, {size(together)}" if together else ""
-    return [
-        f"output: {size(free)} free at {output}, the run needs about {size(needs.disk_bytes)}{download}; "
-        f"free space or choose another output"
-    ]
+def _training_text(recipe: Recipe, corpus: Corpus | None, problems: list[str]) -> tuple[Sample, ...]:
+    """The text of `adaptation.path`; none where the calibration text is trained on."""
+    options = recipe.adaptation
+    if options is None or options.path is None or corpus is None:
+        return ()
+    path, kept_out = Path(options.path), (*corpus.holdout, *corpus.validation)
 
+    def read() -> tuple[Sample, ...]:
+        return read_samples(path, options.column, options.samples, recipe.seed, kept_out)[0]
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return _tried(problems, "adaptation.path", read) or ()

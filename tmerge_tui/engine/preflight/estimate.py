@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
-TOKENS_PER_WORD = 1.5  # upper end for English; other scripts have more tokens, and then max_length is the limit
+WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
 SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
+QUESTIONS, ANSWERS, QUESTION_TOKENS = 2_000, 4, 60  # of a usual task of lm-evaluation-harness
+SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kinds of projections
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Problem:
     """One side of one layer pair."""
 
     side: str
@@ -27,68 +30,150 @@ class _Pair:
     n_source: int
 
 
-def estimate(recipe: Recipe, target: ModelFacts, source: ModelFacts, texts: Sequence[str] | None = None) -> Estimate:
-    """An upper figure: every sample asked for, `max_length` tokens each; closer when calibration `texts` are given."""
-    rows, tokens = _text(recipe, texts)
+def estimate(
+    recipe: Recipe,
+    models: Pair[ModelFacts],
+    read: tuple[int, int] | None = None,
+    texts: int | None = None,
+) -> Estimate:
+    """What the whole run takes, training, benchmarks and prompts included.
+
+    An upper figure: every sample asked for, `max_length` tokens each; closer when it is known what the tokenizers
+    `read`: (rows, tokens) of so many calibration `texts`.
+    """
+    target, source = models.target, models.source
+    rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
-    pairs = _pairs(target, source, kinds)
+    pairs = _pairs(models, kinds)
+    weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
     transport = _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
-    training, kept = _training(recipe, target, source, kinds)
-    memory = RUNTIME + WORKSPACE + max(forward, transport, training)
+    training, teacher, kept = _training(recipe, models, kinds)
+    memory = RUNTIME + WORKSPACE + max(forward, transport, training + teacher)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
     duals = sum(4 * (pair.n + pair.n_source) for pair in pairs)
     fused = sum(4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
     count = len(recipe.fusion.alpha)
-    models = target.bytes_on_disk * count
-    disk = state + duals + fused + models + kept
+    merged = target.bytes_on_disk * count
+    disk = state + duals + fused + merged + kept
 
-    reading = 2.0 * tokens * (target.parameters + source.parameters)
-    measured = tokens / max(recipe.calibration.samples, 1) * recipe.calibration.holdout
-    passes = 1 + count * (1 + len(recipe.evaluation.controls))
-    measuring = 2.0 * measured * (target.parameters * passes + source.parameters * recipe.evaluation.source)
+    count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
+    each = tokens / max(count_of_texts, 1)
     rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
-    plans = sum((2.0 * rows * rebuilt + 4.0 * SWEEPS) * pair.n * pair.n_source for pair in pairs)
+    passes = _passes(recipe)
+    asked = _asked(recipe)
+    trained = recipe.adaptation.trainings if recipe.adaptation else 0
+    answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
+    said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    held = each * recipe.calibration.holdout
+    searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
+    learned = _learned(recipe, each, count_of_texts)
+    work = {
+        "reading": 2.0 * tokens * (target.parameters + source.parameters),
+        "transport": sum(2.0 * rows * rebuilt * pair.n * pair.n_source for pair in pairs),
+        "measuring": 2.0
+        * held
+        * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
+        + 2.0 * searched * target.parameters,
+        "training": _learning(recipe, learned, target, source),
+        "benchmarks": 2.0
+        * asked
+        * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
+        "prompts": 2.0 * said * target.parameters * answering,
+    }
+    batches = (2 * count_of_texts + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)) / max(
+        recipe.calibration.batch_size, 1
+    )
+    steps = {
+        "batches": batches + said * answering + learned / max(each, 1.0),
+        "pairs": float(len(pairs)),
+        "loads": 2.0 + passes / 2 + 2 * trained,
+    }
+    told = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
     return Estimate(
         memory,
         disk,
-        reading + measuring + plans,
+        sum(work.values()),
         (
-            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if texts is None else ""),
+            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else ""),
             f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
             f"{size(transport)}"
-            + (f" and training {size(training)}" if training else "")
+            + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(models)} ({count})" + (f", training {size(kept)}" if kept else ""),
-            f"work {(reading + measuring + plans) / 1e12:,.1f} TFLOP: reading {reading / 1e12:,.1f}, "
-            f"transport {plans / 1e12:,.1f}, measuring {measuring / 1e12:,.1f}",
+            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
         ),
+        work,
+        sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
+        steps,
+        {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
+        read is None,
     )
 
 
-def _text(recipe: Recipe, texts: Sequence[str] | None) -> tuple[int, int]:
-    """(rows T, tokens) of the calibration text."""
+def _passes(recipe: Recipe) -> int:
+    """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
+    return 1 + len(recipe.fusion.alpha) * (1 + len(recipe.evaluation.controls))
+
+
+def _asked(recipe: Recipe) -> float:
+    """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
+    evaluation = recipe.evaluation
+    questions = sum(_lines(choices.path) for choices in evaluation.choices)
+    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    return float(questions * ANSWERS * QUESTION_TOKENS)
+
+
+def _lines(path: str) -> int:
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for line in file if line.strip())
+    except OSError:
+        return 0  # the check says that it is not there
+
+
+def _learned(recipe: Recipe, each: float, read: int) -> float:
+    """Tokens that one training goes through; `each` and `read` are of the calibration text."""
+    options = recipe.adaptation
+    if options is None:
+        return 0.0
+    longest = max(each, 1.0) if options.packing == "pack" else min(max(each, 1.0), options.block_length)
+    if options.max_steps is not None:
+        row = options.block_length if options.packing == "pack" else longest
+        return float(options.max_steps * options.batch_size * options.accumulation * row)
+    samples = options.samples if options.path is not None else min(options.samples, read)
+    return options.epochs * samples * longest
+
+
+def _learning(recipe: Recipe, learned: float, target: ModelFacts, source: ModelFacts) -> float:
+    """Forward and backward of every training; the teacher reads once for each that has one."""
+    options = recipe.adaptation
+    if options is None:
+        return 0.0
+    each = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
+    taught = len(options.seeds) * ("distill" in options.compare) + (options.hints is not None)
+    return learned * (each * target.parameters * options.trainings + 2.0 * source.parameters * taught)
+
+
+def _most(recipe: Recipe) -> tuple[int, int]:
+    """(rows T, tokens) of the calibration text, at most."""
     calibration = recipe.calibration
-    longest, span = calibration.max_length, calibration.pooling == "span"
-    if texts is None:
-        words = int(longest / TOKENS_PER_WORD)
-        return calibration.samples * (words if span else 1), calibration.samples * longest
-    counts = [max(len(text.split()), 1) for text in texts]
-    tokens = sum(min(int(count * TOKENS_PER_WORD), longest) for count in counts)
-    return sum(min(count, longest) for count in counts) if span else len(texts), tokens
+    words = int(calibration.max_length * WORDS_PER_TOKEN) if calibration.pooling == "span" else 1
+    return calibration.samples * words, calibration.samples * calibration.max_length
 
 
-def _pairs(target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> list[_Pair]:
+def _pairs(models: Pair[ModelFacts], kinds: Sequence[str]) -> list[_Problem]:
     """Every side of every layer pair that both models have."""
+    target, source = models.target, models.source
     pairs = []
     for side in SIDES:
         widths = [source.layout.width(m, side) for m in range(source.layers) if side in source.layout.sides(m, kinds)]
         for layer in range(target.layers):
             n = target.layout.width(layer, side) if side in target.layout.sides(layer, kinds) else None
             if n is not None:
-                pairs += [_Pair(side, layer, n, width) for width in widths if width is not None]
+                pairs += [_Problem(side, layer, n, width) for width in widths if width is not None]
     return pairs
 
 
@@ -98,30 +183,35 @@ def _pooled(facts: ModelFacts, kinds: Sequence[str], rows: int) -> int:
     return 4 * rows * sum(facts.layout.width(layer, side) or 0 for layer, side in places)
 
 
+def _weights(recipe: Recipe, facts: ModelFacts) -> int:
+    """At 4 bytes unless the recipe asks for bfloat16; never more than its memory."""
+    weights = facts.parameters * (2 if recipe.dtype == "bfloat16" else 4)
+    return weights if recipe.memory_bytes is None else min(weights, recipe.memory_bytes)
+
+
 def _forward(recipe: Recipe, facts: ModelFacts) -> int:
-    """Weights (at 4 bytes unless the recipe asks for bfloat16; never more than its memory) and one batch passing."""
+    """Weights and one batch passing."""
     size = 2 if recipe.dtype == "bfloat16" else 4
-    weights = facts.parameters * size
-    if recipe.memory_bytes is not None:
-        weights = min(weights, recipe.memory_bytes)
+    weights = _weights(recipe, facts)
     widest = max((max(p.d_out, p.d_in) for p in facts.layout.projections), default=facts.hidden)
     batch = max(recipe.calibration.batch_size, recipe.evaluation.batch_size) * recipe.calibration.max_length
     return weights + batch * (4 * facts.hidden + 3 * widest) * size
 
 
-def _training(recipe: Recipe, target: ModelFacts, source: ModelFacts, kinds: Sequence[str]) -> tuple[int, int]:
-    """(memory, disk) of adaptation. Every trained parameter costs its weight, gradient and two moments in fp32, and in
-    a checkpoint three of them; the teacher is in memory beside. On disk stay the trained tensors of every training, one
-    checkpoint, hints in fp16 and the model."""
-    options = recipe.adaptation
+def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) -> tuple[int, int, int]:
+    """(memory, that of a teacher beside it, disk) of adaptation.
+
+    Every trained parameter costs its weight, gradient and two moments in fp32, and in a checkpoint three of them. On
+    disk stay the trained tensors of every training, one checkpoint, hints in fp16 and the model.
+    """
+    options, target, source = recipe.adaptation, models.target, models.source
     if options is None:
-        return 0, 0
+        return 0, 0, 0
     full = options.method == "full"
     trained = target.parameters if full else sum(p.d_out * p.d_in for p in target.layout.projections)
     logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
-    if "distill" in options.compare:
-        memory += 4 * source.parameters
+    teacher = 4 * source.parameters if "distill" in options.compare else 0
     disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
     if options.hints is not None:
         widths = sum(
@@ -131,10 +221,10 @@ def _training(recipe: Recipe, target: ModelFacts, source: ModelFacts, kinds: Seq
             if side in target.layout.sides(layer, kinds)
         )
         disk += 2 * (1 + options.hints.permuted_control) * options.samples * options.hints.words * widths
-    return memory, disk
+    return memory, teacher, disk
 
 
-def _transport(pairs: Sequence[_Pair], rows: int) -> int:
+def _transport(pairs: Sequence[_Problem], rows: int) -> int:
     """One target layer's z-scores with those of all source layers, on the widest side, and one kernel with its plan."""
     sides: dict[tuple[str, int], int] = {}
     for pair in pairs:

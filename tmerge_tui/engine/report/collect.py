@@ -15,6 +15,7 @@ from tmerge_tui.engine.methods.method import Merge
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.report.next_steps import next_steps
+from tmerge_tui.engine.report.selection import with_selection
 from tmerge_tui.engine.report.training_verdict import with_adaptation
 from tmerge_tui.engine.report.verdict import judge, with_benchmarks
 from tmerge_tui.engine.resources import peaks
@@ -54,11 +55,17 @@ def collect(
         strength=own.get("strength"),
         claims=merge.claims,
     )
+    selection = own.get("selection")
+    if selection is None:
+        verdict = with_adaptation(verdict, adaptation)
+    else:
+        verdict = with_selection(verdict, selection, measured.scores, adaptation)
+    trained = adaptation is not None if selection is None else selection["model"] not in ("fused", "target")
     results = {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "verdict": with_benchmarks(with_adaptation(verdict, adaptation), own.get("benchmarks") or []),
+        "verdict": with_benchmarks(verdict, own.get("benchmarks") or []),
         "recipe": recipe.model_dump(mode="json"),
         "models": {"source": _model(prepared.source), "target": _model(prepared.target)},
         "calibration": {
@@ -70,8 +77,7 @@ def collect(
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
         "output": [
-            {"alpha": one.alpha, "folder": Path(one.folder).name, "trained": adaptation is not None and one is first}
-            for one in folded
+            {"alpha": one.alpha, "folder": Path(one.folder).name, "trained": trained and one is first} for one in folded
         ],
         "scores": measured.scores,
         "contrasts": measured.contrasts,

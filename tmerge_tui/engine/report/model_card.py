@@ -22,9 +22,11 @@ from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
+from tmerge_tui.models.licence import licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
 
 RECIPE_FILE = "tmerge_recipe.yaml"
+NORWEGIAN = "no"
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -144,17 +146,21 @@ def _front_matter(readme: Path | None) -> tuple[dict[str, Any], list[str]]:
 def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Card fields of the target's licence, and what to flag about the two."""
     models = results.get("models") or {}
-    target = own.get("license") or (models.get("target") or {}).get("licence")
+    target = licence_of(own.get("license")) or (models.get("target") or {}).get("licence")
     source = (models.get("source") or {}).get("licence")
     fields = {"license": target, "license_name": own.get("license_name"), "license_link": own.get("license_link")}
     notes = []
     if not target:
         notes.append("the target declares no licence, so the merged model has none; check before sharing it")
-    if source and source != target:
+    if source and _licences(source) != _licences(target):
         notes.append(f"the source's licence ({source}) differs from the target's ({target or 'none'}); both may apply")
     elif not source:
         notes.append("the source declares no licence; check its terms before sharing the merged model")
-    return {name: str(value) for name, value in fields.items() if value}, notes
+    return {name: value for name, value in fields.items() if isinstance(value, str) and value}, notes
+
+
+def _licences(stated: str | None) -> set[str]:
+    return {one.strip().lower() for one in (stated or "").split(",")}
 
 
 def _trained(results: Mapping[str, Any], model_folder: Path) -> Mapping[str, Any] | None:
@@ -231,7 +237,10 @@ def _shape(results: Mapping[str, Any], role: str) -> str:
 
 
 def _words(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(v) for v in value or []]
+    """The words of a field, one or several. YAML makes `no`, Norwegian, false; what is no word is left out."""
+    given = value if isinstance(value, (list, tuple)) else [value]
+    words = [NORWEGIAN if one is False else one for one in given]
+    return [word for word in words if isinstance(word, str) and word]
 
 
 def _keep(path: Path, folder: Path) -> None:

@@ -47,6 +47,11 @@ NAMES = {
     "hinted": Name("fused, adapted, hints"),
     "hinted_permuted": Name("placebo: hints permuted"),
     "distilled_hinted": Name("distilled, hints"),
+    "adapted_distilled": Name("fused, distilled"),
+    "control_other_text": Name("placebo: events of another text"),
+    "control_permuted": Name("placebo: masses permuted"),
+    "control_unigram": Name("placebo: the source's unigram"),
+    "control_self": Name("placebo: the target as its own teacher"),
 }
 PLACEBOS = {model: name.placebo for model, name in NAMES.items() if name.placebo}
 DRAWN = {model: name for model, name in NAMES.items() if name.shape}  # over alpha

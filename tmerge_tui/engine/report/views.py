@@ -104,6 +104,22 @@ def adaptation(found: Row) -> Shown:
     }
 
 
+def selection(found: Row) -> Shown:
+    """Every candidate for model/ on validation text, and which it was."""
+    rows = [
+        (
+            beside_trained(row["model"]),
+            NONE if row["alpha"] is None else f"{row['alpha']:g}",
+            bits(row["bits_per_byte"]),
+            *compared(row)[:2],
+            "chosen" if (row["model"], row["alpha"]) == (found["model"], found["alpha"]) else "",
+        )
+        for row in found["rows"]
+    ]
+    told = f"{count(found['texts'])} validation texts; to be chosen takes {found['margin']:g} bits per byte"
+    return {"rows": rows, "told": told}
+
+
 def compared(row: Row) -> tuple[str, str, str]:
     """(difference, interval, outcome in a word)"""
     found = Comparison.of(row)
@@ -112,6 +128,7 @@ def compared(row: Row) -> tuple[str, str, str]:
 
 
 VIEWS = {  # in the report's order
+    "selection": View("Choice", selection),
     "benchmarks": View("Benchmarks", benchmarks),
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),

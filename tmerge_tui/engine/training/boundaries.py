@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tmerge_tui.engine.training.vocabulary import Ints
+from tmerge_tui.engine.training.vocabulary import Ints, Vocabulary
 
 Span = tuple[int, int, int]  # first byte in the source's text, first byte in the target's, bytes: the same in both
 
@@ -45,6 +45,19 @@ def pair(
     columns = zip(*found, strict=True) if found else ((), (), ())
     places, others, behinds = columns
     return Pairing(np.array(places, np.int32), np.array(others, np.int32), tuple(behinds))
+
+
+def every_token(count: int) -> Pairing:
+    """For a text that both read as the same `count` tokens."""
+    places = np.arange(max(0, count - 1), dtype=np.int32)
+    return Pairing(places, places, (b"",) * len(places))
+
+
+def without_blanks(pairing: Pairing, vocabulary: Vocabulary, ids: Sequence[int]) -> Pairing:
+    """Not where the target's next token is spaces and tabs alone: for code, whose indentation the source would write
+    with other tokens. `vocabulary` and `ids` are the target's."""
+    kept = np.flatnonzero(~vocabulary.blank[np.asarray(ids, np.int64)[pairing.ours + 1]])
+    return Pairing(pairing.ours[kept], pairing.theirs[kept], tuple(pairing.behind[i] for i in kept))
 
 
 def _last_at(ends: Ints) -> tuple[Ints, Ints]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tmerge_tui.engine.training.boundaries import Pairing
-from tmerge_tui.engine.training.event_cache import Events, Lying
+from tmerge_tui.engine.training.event_cache import BatchEvents, Events
 from tmerge_tui.engine.training.event_space import EventSpace, Table
 
 EVENTS = 24  # K
@@ -39,6 +39,7 @@ def teach(logits: Tensor, pairings: Sequence[Pairing], space: EventSpace, events
     What the target has no token for is left out of the masses, and positions at which that is all: no token of the
     source is longer than what was read beyond it, or none of them starts with a token of the target.
     """
+    assert logits.shape[-1] == space.source_rows, "the events are of another head"
     text = np.repeat(np.arange(len(pairings)), [len(p.ours) for p in pairings])
     theirs = np.concatenate([p.theirs for p in pairings])
     ours = np.concatenate([p.ours for p in pairings])
@@ -56,14 +57,14 @@ def teach(logits: Tensor, pairings: Sequence[Pairing], space: EventSpace, events
         width = logits.shape[-1] if table.tokens is None else len(table.tokens)
         for part in _chunks(len(members), width, k, logits.device):
             at = members[part]
-            said = logits[torch.from_numpy(text[at]), torch.from_numpy(theirs[at])]
+            said = logits[torch.from_numpy(text[at]), torch.from_numpy(theirs[at]).long()]
             if table.tokens is not None:
                 said = said[:, table.tokens]
             ranks, found = select(_events_of(said.float().softmax(-1), table.slots, len(table.ranks)), table, k)
             whole = found.sum(1, keepdim=True)
             ids[at, :k], told[at] = space.row(ranks).cpu().numpy(), (whole[:, 0] > LEAST).cpu().numpy()
-            found = (found / whole).cpu().numpy()
-            masses[at, :k], masses[at, -1] = found[:, :-1], found[:, -1]
+            shares = (found / whole).cpu().numpy()
+            masses[at, :k], masses[at, -1] = shares[:, :-1], shares[:, -1]
     return [_packed(*(each[told & (text == i)] for each in (ours, ids, masses))) for i in range(len(pairings))]
 
 
@@ -113,30 +114,31 @@ def _sums(mass: Tensor, lengths: Tensor, owner: Tensor, count: int) -> Tensor:
     return mass.new_zeros(len(mass), count).scatter_add_(1, owner, pieces.view_as(owner))
 
 
-def event_loss(logits: Tensor, lying: Lying, space: EventSpace) -> Tensor:
+def event_loss(logits: Tensor, batch: BatchEvents, space: EventSpace) -> Tensor:
     """Sum over positions of KL(P || Q), fp32 []; logits [B, T, V] are the student's, `space` is on their device."""
-    return _EventLoss.apply(logits, lying, space)
+    assert logits.shape[-1] == space.rows, "the events are of another head"
+    return _EventLoss.apply(logits, batch, space)
 
 
 class _EventLoss(torch.autograd.Function):
     """Takes the gradient on the way forward, when the classes are at hand; what is kept is as large as the logits."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, lying: Lying, space: EventSpace) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, batch: BatchEvents, space: EventSpace) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(logits) if wanted else None
         total = torch.zeros((), device=logits.device)
-        for part in _chunks(len(lying.rows), logits.shape[-1], lying.ids.shape[1], logits.device):
-            rows, columns = lying.rows[part], lying.columns[part]
+        for part in _chunks(len(batch.rows), logits.shape[-1], batch.ids.shape[1], logits.device):
+            rows, columns = batch.rows[part], batch.columns[part]
             said = logits[rows, columns].float()
             if space.order is not None:
                 said = said.index_select(1, space.order)
             power = said.sub_(said.amax(1, keepdim=True)).exp_()
-            lo, hi = space.ranges(lying.ids[part])
+            lo, hi = space.ranges(batch.ids[part])
             lengths, owner, count = _classes(lo, hi, power.shape[1])
             sums = _sums(power, lengths, owner, count).clamp_min_(NOTHING)
             whole = sums.sum(1, keepdim=True)
-            told = lying.masses[part]
+            told = batch.masses[part]
             total += (torch.xlogy(told, told) - told * (sums / whole).log()).sum()
             if gradient is not None:
                 factor = (told.sum(1, keepdim=True) / whole - told / sums).gather(1, owner)

@@ -47,21 +47,21 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Lying:
-    """Events of a batch where they lie in its blocks: N positions, K the most events of one."""
+class BatchEvents:
+    """Events of a batch where they are in its blocks: N positions, K the most events of one."""
 
     rows: Tensor  # int64 [N]: which block
     columns: Tensor  # int64 [N]: the token of it that has just been read
     ids: Tensor  # int64 [N, K]: rows of the target; -1 behind a position's last
     masses: Tensor  # fp32 [N, K + 1]: of the events, 0 behind the last; of the rest
 
-    def to(self, device: torch.device) -> Lying:
-        return Lying(*(each.to(device, non_blocking=True) for each in vars(self).values()))
+    def to(self, device: torch.device) -> BatchEvents:
+        return BatchEvents(*(each.to(device, non_blocking=True) for each in vars(self).values()))
 
 
-def lay(
+def collate_events(
     events: Sequence[Events] | Mapping[int, Events], parts: Sequence[Sequence[tuple[int, int]]], counted: Tensor
-) -> Lying:
+) -> BatchEvents:
     """The events of a batch of blocks.
 
     `parts` has, of every block, its texts and where the first token of each lies in it (negative: in the block
@@ -85,7 +85,7 @@ def lay(
     masses = np.zeros((n, width + 1), np.float32)
     ids[at], masses[at], masses[:, -1] = one.ids, one.masses, one.rest
     placed = [np.concatenate([[], *each]).astype(np.int64) for each in (rows, columns)]
-    return Lying(*map(torch.from_numpy, (*placed, ids, masses)))
+    return BatchEvents(*map(torch.from_numpy, (*placed, ids, masses)))
 
 
 def joined(texts: Sequence[Events]) -> Events:

@@ -43,10 +43,10 @@ class EventSpace:
     order: Tensor | None  # int64 [V]: target rows by rank; None: rank and row are the same
     rank: Tensor  # int64 [V]: of every row
     ends: Tensor  # int64 [V]: by rank, the end of its range
+    source_rows: int  # of the source's head
     source: Vocabulary | None  # None: the same tokenizer
     target: Vocabulary | None
     _first: dict[bytes, int] = field(default_factory=dict)  # bytes of a target token -> its lowest rank
-    _reach: int = 0  # bytes of the target's longest token
     _tables: dict[tuple[bytes, str], Table] = field(default_factory=dict)
 
     @classmethod
@@ -67,22 +67,14 @@ class EventSpace:
         first: dict[bytes, int] = {}
         for i, spelled in enumerate(target.ordered):
             first.setdefault(spelled, i)
-        return cls(
-            torch.tensor(order),
-            torch.from_numpy(rank),
-            torch.tensor(ends),
-            source,
-            target,
-            first,
-            max(map(len, first), default=0),
-        )
+        return cls(torch.tensor(order), torch.from_numpy(rank), torch.tensor(ends), source.rows, source, target, first)
 
     @classmethod
     def same(cls, source_rows: int, target_rows: int) -> EventSpace:
         """For one tokenizer: every row that both heads have is an event, none is in another, c is always empty."""
         common = min(source_rows, target_rows)
         rows = torch.arange(target_rows)
-        space = cls(None, rows, rows + 1, None, None)
+        space = cls(None, rows, rows + 1, source_rows, None, None)
         space._tables[b"", "cpu"] = Table(None, None, rows[:common], rows[:common] + 1)
         return space
 
@@ -120,7 +112,7 @@ class EventSpace:
         assert self.source is not None and self.target is not None, "with one tokenizer every boundary is shared"
         source = self.source
         start = bisect_right(source.ordered, behind)
-        stop = bisect_left(source.ordered, behind + b"\xff" * (1 + max(map(len, source.ordered), default=0)))
+        stop = bisect_left(source.ordered, behind + b"\xff" * (1 + source.longest))
         skip = len(behind)
         events = [self._longest(spelled[skip:]) for spelled in source.ordered[start:stop]]
         tokens = list(source.order[start:stop])
@@ -142,7 +134,8 @@ class EventSpace:
 
     def _longest(self, remainder: bytes) -> int:
         """The rank of the longest token of the target that `remainder` starts with; -1 when there is none."""
-        for length in range(min(len(remainder), self._reach), 0, -1):
+        assert self.target is not None
+        for length in range(min(len(remainder), self.target.longest), 0, -1):
             found = self._first.get(remainder[:length])
             if found is not None:
                 return found

@@ -14,11 +14,12 @@ from disk as training asks for them. `permuted` is the placebo: source channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,12 +182,11 @@ class _Carrier:
         for m, weight in enumerate(self._weights(side)[l].tolist()):
             if weight <= 0:
                 continue
-            Q = self.transports.plan(side, l, m)
-            if permuted:
-                Q = Q[:, channel_maps.permutation(self.seed, side, m, Q.shape[1]).to(Q.device)]
+            seed = self.seed if permuted else None
+            Phi = channel_maps.channel_map(self.transports, side, l, m, "out", "barycentric", permuted=seed)
             mean, inverse = self._scale(m, side)
             Z = (side_of_source(m, side) - mean) * inverse
-            part = weight * (Z.to(Q) @ channel_maps.out_map(Q, "barycentric").T)
+            part = weight * (Z.to(Phi) @ Phi.T)
             total = part if total is None else total + part
         assert total is not None, f"no source layer for {side} of target layer {l}"
         return total.cpu()
@@ -206,10 +206,14 @@ class _Carrier:
 
 
 class HintLoss:
-    """The loss of one batch. Use: `with hints.watching(): model(...)`, then `hints.loss(parts, width)`."""
+    """The loss of one batch. Use: `with hints.watching(): logits = model(...)`, then `hints.loss(batch, logits)`."""
 
-    def __init__(self, model: nn.Module, layout: Layout, lessons: Sequence[Lesson], rows: HintRows) -> None:
-        self.lessons, self.rows = lessons, rows
+    replaces = False
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, lessons: Sequence[Lesson], rows: HintRows, weight: float
+    ) -> None:
+        self.lessons, self.rows, self.weight = lessons, rows, weight
         self.model, self.points = model, {hook_point(layout, *at): at for at in rows.places}
         self._seen: dict[HookPoint, Tensor] = {}
 
@@ -225,11 +229,9 @@ class HintLoss:
         with record(self.model, self.points, note):
             yield
 
-    def loss(self, parts: Sequence[Sequence[tuple[int, int]]], width: int) -> Tensor | None:
-        """1 - correlation over the words of the batch, a scalar; None when it has fewer than 3 words.
-
-        parts: of each row of the batch, samples and where they begin. width: T of the batch.
-        """
+    def loss(self, batch: Mapping[str, Any], logits: Tensor) -> tuple[Tensor, int]:
+        """(1 - correlation over the words of the batch, 1); count 0 when it has fewer than 3 words."""
+        parts, width = batch["parts"], logits.shape[1]
         tokens: list[list[int]] = []
         chosen: list[tuple[int, list[int]]] = []  # sample, which of its rows
         for row, samples in enumerate(parts):
@@ -245,7 +247,7 @@ class HintLoss:
         seen = dict(self._seen)
         self._seen.clear()
         if len(tokens) < 3:
-            return None
+            return 0 * logits.sum(), 0
         average = Average.of(tokens, next(iter(seen.values())).device)
         carried = [(self.rows.rows(sample), mine) for sample, mine in chosen]
         losses = []
@@ -253,7 +255,7 @@ class HintLoss:
             X = average @ point.take(activations).flatten(0, -2)
             Y = torch.cat([rows[self.points[point]][mine] for rows, mine in carried]).to(X)
             losses.append(decorrelation(X, Y))
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean(), 1
 
 
 def decorrelation(X: Tensor, Y: Tensor) -> Tensor:

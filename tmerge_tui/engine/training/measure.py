@@ -12,8 +12,8 @@ from tmerge_tui.engine.evaluation.bits_per_byte import Scores
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import School, methods, result_method
-from tmerge_tui.engine.training.distillation import ACROSS, SAME
+from tmerge_tui.engine.training.arms import CONTROLS, School, arms, result_arm
+from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.events import Emit, Metric
 
@@ -21,6 +21,8 @@ STAGE = "measure_trained"
 CONTRASTS = (  # who has to beat whom
     ("adapted", "fused"), ("adapted", "sft"), ("hinted", "adapted"), ("hinted", "hinted_permuted"), ("hinted", "sft"),
     ("distilled", "sft"), ("hinted", "distilled"), ("distilled_hinted", "distilled"),
+    ("adapted_distilled", "fused"), ("adapted_distilled", "adapted"), ("adapted_distilled", "sft"),
+    ("adapted_distilled", "distilled"),
 )  # fmt: skip
 
 
@@ -57,19 +59,19 @@ def measure_trained(
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
     contrasts = [
         {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target)}
-        for ours, theirs in CONTRASTS
+        for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
     options = school.options
     first = trained[0].figures
     return {
         "method": options.method,
-        "result": result_method(options),
+        "result": result_arm(options),
         "seeds": list(options.seeds),
         "steps": first.steps,
         "tokens": first.tokens,
         "samples": len(school.lessons.samples),
-        "distillation": (SAME if school.same_tokenizer else ACROSS) if school.source is not None else None,
+        "distillation": _rule(school),
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
@@ -89,8 +91,18 @@ def measure_trained(
 
 
 def _alpha(method: str, school: School) -> float | None:
-    residual = {each.name: each.residual for each in methods(school.options)}
-    return school.alpha if residual[method] else None
+    start = {arm.name: arm.start for arm in arms(school.options)}
+    return school.alpha if start[method] == "merged" else None
+
+
+def _rule(school: School) -> str | None:
+    """How source and target were compared; None when nothing was distilled."""
+    if school.source is not None:
+        return SAME
+    if school.teacher is None:
+        return None
+    options = school.options.teaching
+    return ACROSS.format(events=options.events, positions=POSITIONS[options.positions])
 
 
 def _row(

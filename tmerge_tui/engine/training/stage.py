@@ -11,21 +11,27 @@ import torch
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
-from tmerge_tui.engine.prepared import Prepared
+from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import School, adapt, methods, prepare_lessons, result_method
+from tmerge_tui.engine.training.arms import CONTROLS, Lessons, School, adapt, arms, prepare_lessons, result_arm
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import carry_hints
 from tmerge_tui.engine.training.measure import measure_trained, variant_of
 from tmerge_tui.engine.training.piece import TrainedPiece
+from tmerge_tui.engine.training.teacher import STAGE, TeacherCache, read_side, read_teacher
 from tmerge_tui.engine.weights.export import Folded, export
-from tmerge_tui.events import Emit, Warned
+from tmerge_tui.errors import ModelError
+from tmerge_tui.events import Emit, StageFinished, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir
+
+KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events
+OWN_STAGE = "teacher_self"
+MOST = 2048  # tokens that the source reads of a text at least; what lies behind is cut
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,21 @@ class Adapted:
     @property
     def result(self) -> TrainedPiece:
         """The training that becomes model/."""
-        name = result_method(self.school.options)
+        name = result_arm(self.school.options)
         return next(piece for piece in self.trained if piece.arm == name)
 
     @property
     def variant(self) -> Variant:
         """The same in the loaded target."""
         return variant_of(self.result)
+
+    @property
+    def candidates(self) -> list[Variant]:
+        """One of every arm, that of the first seed; placebos are none."""
+        first = self.school.options.seeds[0]
+        return [
+            variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
+        ]
 
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
@@ -60,6 +74,11 @@ class Adapted:
     def measure(self, target: Evaluator, fused: Candidate, corpus: Corpus, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
         return measure_trained(self.school, target, self.trained, fused, corpus.holdout, emit)
+
+
+def placebo_arms(adapted: Adapted) -> set[str]:
+    """Names of the arms that are never a result."""
+    return {piece.arm for piece in adapted.trained if piece.arm.startswith(CONTROLS) or piece.arm == "hinted_permuted"}
 
 
 def make_school(
@@ -76,21 +95,33 @@ def make_school(
         return prepared.model(prepared.source, emit)
 
     samples = training_samples(options, prepared.corpus, recipe.seed, emit)
-    chosen = methods(options)
+    chosen = arms(options)
     mode = recipe.calibration.chat_template
-    distilled = any(method.distilled for method in chosen)
     ours, theirs = prepared.target.tokenizer, prepared.source.tokenizer
-    same = distilled and same_tokenizer(ours, theirs, samples, mode)
-    placed = options.hints is not None or (distilled and not same)
-    lessons = prepare_lessons(samples, ours, options, mode, placed)
+    same = options.distilled and same_tokenizer(ours, theirs, samples, mode)
+    lessons = prepare_lessons(samples, ours, options, mode, options.hints is not None)
     hints = {}
     if options.hints is not None:
-        variants = [method.hints for method in chosen if method.hints]
+        if fused.merge.alignment is None:
+            raise ModelError(
+                f"method: {recipe.method} has no transport plans to carry hints through",
+                "method: transport_merge",
+                "leave adaptation.hints out",
+            )
+        variants = [term.removeprefix("hints.") for arm in chosen for term in arm.terms if term.startswith("hints.")]
         length = 4 * max(len(lesson.ids) for lesson in lessons.lessons)
         hints = carry_hints(
             source(), fused.merge.alignment, samples, lessons.lessons, recipe.calibration, length, options.hints,
             recipe.seed, list(dict.fromkeys(variants)), run, emit,
         )  # fmt: skip
+    teacher = own = None
+    said = {term for arm in chosen for term in arm.terms}
+    if said - {"control.self"} and options.distilled and (not same or said & KNOWING_NOTHING):
+        teacher = _teacher(prepared, prepared.source, lessons, run, emit, STAGE)
+    elif options.distilled:
+        emit(StageFinished(STAGE, 0.0, "skipped"))  # within one tokenizer the source reads along
+    if "control.self" in said:
+        own = _teacher(prepared, prepared.target, lessons, run, emit, OWN_STAGE)
     if prepared.device.type == "cuda" and (prepared.device.index or 0) > 0:
         text = "training takes the first visible GPU"
         emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
@@ -114,14 +145,30 @@ def make_school(
         alpha=fused.alpha if options.alpha is None else options.alpha,
         norm=recipe.fusion.norm,
         device=prepared.device,
-        source=source() if distilled else None,
-        same_tokenizer=same,
-        target_tokenizer=ours,
-        mode=mode,
+        source=source() if same else None,
+        teacher=teacher,
+        own=own,
         hints=hints,
         run=run,
         emit=emit,
     )
+
+
+def _teacher(prepared: Prepared, party: Party, lessons: Lessons, run: RunDir, emit: Emit, stage: str) -> TeacherCache:
+    """What one of the two models says of the training texts, from its cache."""
+    recipe, target = prepared.recipe, prepared.target
+    options = recipe.adaptation
+    assert options is not None
+    mode, samples = recipe.calibration.chat_template, lessons.samples
+    ours = read_side(samples, target.tokenizer, target.facts.vocab, 0, mode, lessons.lessons)
+    theirs = ours
+    if party is not target:
+        longest = 2 * max(len(lesson.ids) for lesson in lessons.lessons)
+        theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
+    model = prepared.model(party, emit)
+    content = [party.facts.fingerprint, str(model.dtype)]
+    batch = options.teaching.batch_size
+    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage)
 
 
 def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from tmerge_tui.engine.training.distillation import Teacher
 from tmerge_tui.engine.training.examples import IGNORED, Block, collate
-from tmerge_tui.engine.training.hints import HintLoss
+from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.recipe.adaptation import Adaptation
 
@@ -58,16 +58,6 @@ class Trained:
     measured: tuple[tuple[int, float], ...] = ()  # (step, next-token loss of the validation split)
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What is in the loss beside the next token."""
-
-    teacher: Teacher | None = None
-    distill_weight: float = 0.0
-    hints: HintLoss | None = None
-    hint_weight: float = 0.0
-
-
 @dataclass
 class _Counter:
     tokens: int = 0
@@ -82,7 +72,7 @@ def train(
     validation: Sequence[Block],  # empty: no early stopping
     options: Adaptation,
     seed: int,
-    terms: Terms,
+    terms: Sequence[Term],
     folder: Path,  # of the checkpoints; an unfinished training there is taken up; removed by the caller
     device: torch.device,
     report: Callable[[Step], None],
@@ -194,7 +184,7 @@ class _Blocks(torch.utils.data.Dataset[Block]):
 
 
 class _Trainer(Trainer):
-    terms: Terms
+    terms: Sequence[Term]
     counter: _Counter
 
     def __init__(self, **options: Any) -> None:
@@ -207,17 +197,16 @@ class _Trainer(Trainer):
     ) -> Any:
         """Sum over labels / labels of the accumulated batch, and the terms beside it.
 
-        (1 - w) next-token loss + w KL to the teacher + hint weight * (1 - correlation), in nats.
+        What the terms replace is taken from the next token's share (`loss`).
         """
-        terms = self.terms if model.training else Terms()
+        terms = self.terms if model.training else ()
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         if model.training:
             self.counter.tokens += inputs["tokens"]
-        if terms.hints is None:
+        with ExitStack() as stack:
+            for term in terms:
+                stack.enter_context(term.watching())
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        else:
-            with terms.hints.watching():
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         following = labels[:, 1:]
         counted = (following != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = F.cross_entropy(
@@ -227,13 +216,10 @@ class _Trainer(Trainer):
         passes = getattr(self, "current_gradient_accumulation_steps", 1)
         if model.training:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, labels were summed
-        if terms.teacher is not None:
-            told, positions = terms.teacher.loss(inputs, logits)
-            loss = (1 - terms.distill_weight) * loss + terms.distill_weight * told / max(1, positions) / passes
-        if terms.hints is not None:
-            hint = terms.hints.loss(inputs["parts"], ids.shape[1])
-            if hint is not None:
-                loss = loss + terms.hint_weight * hint / passes
+        loss = (1 - sum(term.weight for term in terms if term.replaces)) * loss
+        for term in terms:
+            value, count = term.loss(inputs, logits)
+            loss = loss + term.weight * value / max(1, count) / passes
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:

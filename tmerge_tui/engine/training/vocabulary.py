@@ -55,6 +55,11 @@ class Vocabulary:
         return tuple(spelled for row in self.order if (spelled := self.spelled[row]) is not None)
 
     @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest one."""
+        return max(map(len, self.ordered), default=0)
+
+    @cached_property
     def blank(self) -> npt.NDArray[np.bool_]:
         """[rows]: spells spaces and tabs alone."""
         return np.array([spelled is not None and not spelled.strip(b" \t") for spelled in self.spelled])

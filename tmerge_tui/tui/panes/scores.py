@@ -35,6 +35,8 @@ class ScoresPane(VerticalScroll, can_focus=True):
         yield Static(scores.table(rows, contrasts), id="score-table")
         if any(row["model"] == "fused" for row in rows):
             yield Static(scores.placebos(contrasts), id="placebo-table")
+        if selection := self.report.part("selection"):
+            yield Static(scores.chosen(selection), id="chosen", classes="block")
         if self.steps:
             with Vertical(id="next"):
                 yield Static(Content.styled("Next", "bold"))

@@ -8,16 +8,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button, Footer, Static
 
 from tmerge_tui.tui.widgets.toosmall import TooSmall
+
+ROOM = 48  # columns for answers side by side; else one under the other
 
 
 class Ask(ModalScreen[str]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "harmless", "Close", id="ask.close"),
-        Binding("left", "app.focus_previous", "Previous answer", show=False, id="ask.left"),
-        Binding("right", "app.focus_next", "Next answer", show=False, id="ask.right"),
+        Binding("left,up", "app.focus_previous", "Previous answer", show=False, id="ask.left"),
+        Binding("right,down", "app.focus_next", "Next answer", show=False, id="ask.right"),
     ]
 
     def __init__(self, title: str, text: str, answers: list[tuple[str, str]], danger: str = "cancel") -> None:
@@ -28,11 +30,13 @@ class Ask(ModalScreen[str]):
         with Vertical(classes="dialog"):
             yield Static(self.heading, classes="dialog-title", markup=False)
             yield Static(self.text, classes="dialog-text", markup=False)
-            with Horizontal(classes="dialog-buttons"):
+            room = sum(len(label) + 6 for _, label in self.answers) <= ROOM
+            with Horizontal(classes="dialog-buttons" if room else "dialog-buttons -stacked"):
                 for name, label in self.answers:
                     button = Button(label, id=f"answer-{name}", compact=True)
                     button.variant = "error" if name == self.danger else "default"
                     yield button
+        yield Footer()
         yield TooSmall()
 
     def on_mount(self) -> None:

@@ -16,32 +16,28 @@ from textual.content import Content
 from textual.widgets import ContentSwitcher, Input, Static
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe.presets import preset_names, read_preset
-from tmerge_tui.tui import catalog
+from tmerge_tui.tui import catalog, human
 from tmerge_tui.tui import draft as drafts
-from tmerge_tui.tui.draft import is_expert, options
+from tmerge_tui.tui.draft import ROLES, is_expert, options
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
 from tmerge_tui.tui.widgets.field import OptionField
-from tmerge_tui.tui.widgets.finder import DATA_SETS, Finder
+from tmerge_tui.tui.widgets.finder import DATA_SETS, Finder, type_into
 from tmerge_tui.tui.widgets.toggles import OneOf
 
-SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (
+    ".txt", ".text", ".md", ".markdown", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz",
+)  # fmt: skip
 ORIGINS = ("file", "Hub data set", "preset")
-ROLES = ("source", "target")
-OF_ORIGIN = (
-    "path",
-    "holdout_path",
-    "repo_id",
-    "revision",
-    "config_name",
-    "split",
-    "column",
-)  # of one text, not another
+PASTED = ("calibration.path", "calibration.holdout_path", "calibration.repo_id")
+BASIC = ("calibration.holdout_path",)  # of the expert options: "measure it again on fresh text" is what reports advise
+HINTS = {"calibration.column": "or question+answer"}
 QUIET = 0.4  # seconds without a change before the preview is read anew
 SHOWN = 4  # samples
 NOTHING = {  # said where the samples will be
-    "file": "Choose a file: .txt (a sample a line), .jsonl, .csv or .parquet.",
+    "file": "Choose a file: .txt (a sample a line), .md, .json, .jsonl, .csv, .parquet; or a folder of them.",
     "Hub data set": "Type a few letters to search the Hub, or an id such as org/name.",
     "preset": "Choose a preset: its text, its method, and its models unless you have chosen others.",
 }
@@ -58,27 +54,31 @@ class DataScreen(WizardPage):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f2", "browse", "Browse", id="data.browse", tooltip="Open a text file on this machine"),
-        Binding("f4", "field", "Next field", id="data.field", tooltip="Read another field (column) of the file"),
-        Binding("f3", "expert", "Expert", id="data.expert", tooltip="Show or hide the settings few people change"),
+        Binding("f4", "field", "Column", id="data.field", tooltip="Read another field (column) of the file"),
+        Binding("f5", "expert", "Expert", id="data.expert", tooltip="Show or hide the settings few people change"),
         Binding("down", "into_list", "Into the list", id="data.down", show=False),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.columns: list[str] = []
+        self.kept_path: str | None = None
         self.expert = False
 
     def body(self) -> ComposeResult:
         draft = self.wizard.draft
         origin = ORIGINS[1] if draft.get("calibration.repo_id") else ORIGINS[0]
-        chosen = _preset_of(draft.get("calibration.repo_id"))
+        chosen = draft.preset
+        if chosen:
+            origin = ORIGINS[2]
         with Horizontal(id="data"):
             with VerticalScroll(id="data-form", can_focus=False):
                 yield OneOf(ORIGINS, origin, id="origin")
                 yield OneOf(preset_names(), chosen, id="preset")
                 for name in options():
-                    if name.startswith("calibration.") and (self.expert or not is_expert(name)):
-                        yield OptionField(name, draft.get(name))
+                    if name.startswith("calibration.") and (self.expert or name in BASIC or not is_expert(name)):
+                        yield OptionField(name, draft.get(name), HINTS.get(name, ""))
+                yield Static("", id="meaning")
             with ContentSwitcher(initial="preview-card", id="beside"):
                 with VerticalScroll(id="preview-card", classes="card") as card:
                     card.border_title = "As each model reads it"
@@ -94,6 +94,12 @@ class DataScreen(WizardPage):
         self.fields(first)[0].query_one(Input).focus()
         self.check_step()
         self.preview()
+        self.watch(self, "focused", self._say_meaning, init=False)
+
+    def _say_meaning(self) -> None:
+        """Below a narrow form there is one place for what the field means that has the focus: nothing moves."""
+        field = next((f for f in self.query(OptionField) if f.has_focus_within), None)
+        self.query_one("#meaning", Static).update(Content("") if field is None else field.below())
 
     def fields(self, *names: str) -> list[OptionField]:
         """Those of them that are shown: some are for experts."""
@@ -110,9 +116,13 @@ class DataScreen(WizardPage):
     def _origin(self, event: OneOf.Changed) -> None:
         self._close_list()
         self._show_origin(event.value)
+        if event.value != "preset" and self.wizard.draft.preset:
+            self._leave_preset()
         if event.value == "file":
             self._take("repo_id", None)
+            self._take("path", self.kept_path)  # what was chosen before one looked elsewhere
         else:
+            self.kept_path = self.wizard.draft.get("calibration.path") or self.kept_path
             self._take("path", None)
             self._take("holdout_path", None)
         self._changed()
@@ -120,25 +130,28 @@ class DataScreen(WizardPage):
     @on(OneOf.Changed, "#preset")
     def _preset(self, event: OneOf.Changed) -> None:
         """Its text and its method; its models too, unless others have been chosen."""
-        draft, preset = self.wizard.draft, read_preset(event.value)
-        before = _preset_of(draft.get("calibration.repo_id"))
+        draft = self.wizard.draft
+        before = draft.preset
         left = ("", None, *(read_preset(before)[role] for role in ROLES)) if before else ("", None)
-        roles = [role for role in ROLES if draft.get(f"{role}.model") in left]
-        for name in OF_ORIGIN:
-            self.wizard.change(f"calibration.{name}", None)
-        leaves = list(drafts.leaves(preset))
-        for switch in drafts.SWITCHES:
-            self.wizard.change(switch, any(name.startswith(f"{switch}.") for name, _ in leaves))
-        for name, value in leaves:
-            section = name.partition(".")[0]
-            if section not in (*ROLES, "output") or section in roles:
-                self.wizard.change(name, value)
+        roles = tuple(role for role in ROLES if draft.get(f"{role}.model") in left)
+        changed = draft.take_preset(event.value, roles)
+        self.wizard.changed()
+        self._fill()
+        self.notify(f"sets {drafts.titles(changed)}; back to file takes it back", title=event.value, timeout=8)
+        self._changed()
+
+    def _leave_preset(self) -> None:
+        name = self.wizard.draft.preset
+        back = self.wizard.draft.leave_preset()
+        self.wizard.changed()
+        self._fill()
+        if back:
+            self.notify(f"taken back: {drafts.titles(back)}", title=f"{name} left", timeout=8)
+
+    def _fill(self) -> None:
         for field in self.query(OptionField):
             if field.query(Input):
-                field.put(draft.get(field.option))
-        said = f"data {preset['calibration']['repo_id']}, alpha {drafts.as_text(preset['fusion']['alpha'])}"
-        self.notify(said + (f", and its {' and '.join(roles)}" if roles else ""), title=event.value)
-        self._changed()
+                field.put(self.wizard.draft.get(field.option))
 
     def _take(self, name: str, value: Any) -> None:
         self.wizard.change(f"calibration.{name}", value)
@@ -146,10 +159,13 @@ class DataScreen(WizardPage):
             field.put(value)
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
-        self.wizard.change(event.name, event.value)
+        value = event.value
+        if event.name in PASTED:  # a page of the Hub, a path in quotes
+            value = catalog.tidy(value)
+        self.wizard.change(event.name, value)
         if event.name == "calibration.repo_id":  # read once it is whole
             self.check_step()
-            self._search(event.value)
+            self._search(value)
         else:
             self._changed()
 
@@ -180,6 +196,10 @@ class DataScreen(WizardPage):
         if self.listing and event.input is self.repo_id:
             self._close_list()
             self._changed()
+
+    @on(Finder.Typed)
+    def _typed_in_the_list(self, event: Finder.Typed) -> None:
+        type_into(self.repo_id, event.character)
 
     @on(Input.Blurred)
     @on(Finder.Left)
@@ -226,6 +246,7 @@ class DataScreen(WizardPage):
         for field in self.query(OptionField):
             wrong = next((p.partition(": ")[2] for p in problems if p.startswith(f"{field.option}: ")), "")
             field.show_problem(wrong)
+        self._say_meaning()
         return said
 
     # what the models will read
@@ -236,26 +257,42 @@ class DataScreen(WizardPage):
         draft = self.wizard.draft
         path, repo = draft.get("calibration.path"), draft.get("calibration.repo_id")
         if not path and not repo:
-            shown.update(Content.styled(NOTHING[self.query_one("#origin", OneOf).value], "$foreground 60%"))
+            shown.update(Content.styled(NOTHING[self.query_one("#origin", OneOf).value], "$text-muted"))
             return
         await asyncio.sleep(QUIET)
         wrong = [p for p in draft.problems() if p.startswith("calibration")]
         if wrong:
-            shown.update(Content.styled(f"✗ {wrong[0]}", "$error"))
+            shown.update(Content.styled(f"✗ {human.in_words(wrong[0])}", "$error"))
             return
-        shown.update(Content.styled("reading …", "$foreground 60%"))
+        shown.update(Content.styled(f"reading {_weight(path)}…", "$text-muted"))
         try:
             models = await self._models()
             said = await self.wizard.probe.ask(
                 "preview", calibration=draft.data()["calibration"], seed=draft.get("seed"), count=SHOWN, models=models
             )
         except TmergeError as error:
-            hint = f"\n\n→ {error.hint}" if error.hint else ""
+            hint = f"\n\n→ {human.in_words(error.hint)}" if error.hint else ""
             expected = f"\n\nneeded: {error.expected}" if error.expected else ""
-            shown.update(Content.assemble((f"✗ {error.found}", "$error"), expected, (hint, "$accent")))
+            refusal = Content.assemble((f"✗ {human.in_words(error.found)}", "$error"), expected, (hint, "$accent"))
+            shown.update(refusal)
+            draft.checked("data", error.found)
+            self.check_step()
+            await self._find_columns(path)
+            if self.columns:
+                fields = f"its fields: {', '.join(self.columns)}   f4 takes one"
+                shown.update(Content("\n\n").join([refusal, Content(fields)]))
             return
         self.columns = said["columns"]
+        draft.checked("data")
+        self.check_step()
         shown.update(_preview(said, list(models)))
+
+    async def _find_columns(self, path: str | None) -> None:
+        """Of a file that cannot be read as it stands: the field to read may be all that is missing."""
+        self.columns = []
+        if path:
+            with contextlib.suppress(TmergeError):  # what is wrong with the file is on the screen
+                self.columns = await self.wizard.probe.ask("fields", path=str(path))
 
     async def _models(self) -> dict[str, Any]:
         """The chosen models that can be asked; the others are left out of the preview."""
@@ -273,10 +310,16 @@ class DataScreen(WizardPage):
     @work
     async def action_browse(self) -> None:
         current = Path(str(self.wizard.draft.get("calibration.path") or ".")).expanduser()
-        path = await self.app.push_screen_wait(PickFolder("Open a text file", current.parent, suffixes=SUFFIXES))
+        question = PickFolder("Open a text file, or a folder of them", current.parent, suffixes=SUFFIXES, either=True)
+        path = await self.app.push_screen_wait(question)
         if path is not None:
+            if self.wizard.draft.preset:
+                self._leave_preset()
             self._take("repo_id", None)
             self._take("path", str(path))
+            origin = self.query_one("#origin", OneOf)
+            origin.put(ORIGINS[0])
+            self._show_origin(ORIGINS[0])
             self._changed()
 
     def action_field(self) -> None:
@@ -295,21 +338,25 @@ class DataScreen(WizardPage):
         self.on_mount()
 
 
-def _preset_of(repo: str | None) -> str:
-    """The preset with this data set; empty when there is none."""
-    return next((name for name in preset_names() if read_preset(name)["calibration"]["repo_id"] == repo), "")
+def _weight(path: str | None) -> str:
+    """The size of a file that takes a while: `300 MB `."""
+    try:
+        large = path is not None and Path(path).expanduser().stat().st_size
+    except OSError:
+        return ""
+    return f"{size(large)} " if large and large > 10_000_000 else ""
 
 
 def _preview(said: dict[str, Any], roles: list[str]) -> Content:
     parts = [
         Content.assemble(
             (f"{said['calibration']:,}", "bold"),
-            (" to align on, ", "$foreground 60%"),
+            (" to align on, ", "$text-muted"),
             (f"{said['holdout']:,}", "bold"),
-            (" held out", "$foreground 60%"),
+            (" held out", "$text-muted"),
             (
                 f"   field {said['column']}" + (f" of {', '.join(said['columns'])}" if said["columns"] else ""),
-                "$foreground 60%",
+                "$text-muted",
             ),
         )
     ]
@@ -322,11 +369,9 @@ def _preview(said: dict[str, Any], roles: list[str]) -> Content:
         for role in roles:
             seen = sample[role]
             cut = ", cut" if seen["cut"] else ""
-            parts.append(
-                Content.assemble((f"{role} ", "$accent"), (f"{seen['tokens']:,} tokens{cut}", "$foreground 60%"))
-            )
+            parts.append(Content.assemble((f"{role} ", "$accent"), (f"{seen['tokens']:,} tokens{cut}", "$text-muted")))
             if role == roles[-1] or len(set(texts)) > 1:
                 parts.append(Content(seen["text"]))
     if len(roles) < 2:
-        parts.append(Content.styled("\ntoken counts need both models", "$foreground 60%"))
+        parts.append(Content.styled("\ntoken counts need both models", "$text-muted"))
     return Content("\n").join(parts)

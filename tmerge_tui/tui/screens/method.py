@@ -7,18 +7,18 @@ import contextlib
 from collections.abc import Iterator
 from typing import ClassVar
 
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
-from tmerge_tui.quantities import duration, size
-from tmerge_tui.tui import catalog
-from tmerge_tui.tui.draft import SWITCHES, is_expert, options
+from tmerge_tui.tui.draft import SWITCHES, is_expert, options, titles
+from tmerge_tui.tui.needs import ask_needs, told
+from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.toggles import OneOf
@@ -32,28 +32,34 @@ GROUPS = (
 )
 ELSEWHERE = ("source", "target", "calibration", "output")  # chosen on other screens
 CHOICES = "evaluation.choices"  # objects, when they say more than a path: those are not for a line of text
+SMALL = 0.025  # epsilon below which plans are solved in the log domain
+COUPLED = (
+    "plan, the paper's rule, moves about 1e-5 of the norm: such a merge only shrinks rows, and has not beaten its "
+    "placebos; barycentric carries weights at their own scale"
+)
 QUIET = 0.5  # seconds without a change before the estimate is made anew
 
 
 class MethodScreen(WizardPage):
     heading = "Method"
-    sub_heading = "every default is the paper's or a safe one"
+    sub_heading = "how much is carried over; every default is the paper's"
     step = "method"
     tips = "Arrows choose on a line of options, space takes one of several. An empty field takes its default."
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "f2", "expert", "Expert view", id="method.expert", tooltip="Show or hide the settings few people change"
-        ),
-        Binding("f3", "defaults", "Defaults", id="method.defaults", tooltip="Take back every change on this screen"),
+        Binding("f5", "expert", "Expert", id="method.expert", tooltip="Show or hide the settings few people change"),
+        Binding("ctrl+f", "filter", "Find", id="method.filter", tooltip="Only options with these words; escape: all"),
+        Binding("f6", "defaults", "Defaults", id="method.defaults", tooltip="Take back every change here; asks first"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.expert = False
+        self.unfit: list[str] = []  # problems with the two models at hand
         self.lacking: dict[str, str] = {}  # extras that are not installed: what to do
 
     def body(self) -> ComposeResult:
+        yield Input(placeholder="words of an option or of what it does", id="filter", compact=True)
         with VerticalScroll(id="fields", can_focus=False):
             for section, title in GROUPS:
                 shown = [name for name in _fields(section) if self._shows(name)]
@@ -72,6 +78,7 @@ class MethodScreen(WizardPage):
         yield from self.buttons()
 
     def on_mount(self) -> None:
+        self.query_one("#filter").display = False
         self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
@@ -94,13 +101,23 @@ class MethodScreen(WizardPage):
     def check_step(self) -> str:
         said = super().check_step()
         for field in self.query(OptionField):
-            field.show_problem(self.wizard.draft.problem_of(field.option), self._note(field.option))
+            wrong = self.wizard.draft.problem_of(field.option) or self._unfit(field.option)
+            field.show_problem(wrong, self._note(field.option))
         return said
 
+    def _unfit(self, option: str) -> str:
+        """What the two models object to in the value, as long as it is the one they were asked about."""
+        if self.wizard.draft.standing("method") != "refused":
+            return ""
+        return next((p.partition(": ")[2] for p in self.unfit if p.startswith(f"{option}: ")), "")
+
     def _note(self, option: str) -> str:
-        """That the chosen value needs a package which is not installed."""
-        extra = needed_by(option, self.wizard.draft.get(option))
-        return f"needs the extra {extra}: {self.lacking[extra]}" if extra in self.lacking else ""
+        """That the chosen value needs a package which is not installed, or what it is known to do."""
+        value = self.wizard.draft.get(option)
+        extra = needed_by(option, value)
+        if extra in self.lacking:
+            return f"needs the extra {extra}: {self.lacking[extra]}"
+        return warning_of(option, value)
 
     @work(exclusive=True, group="extras", exit_on_error=False)
     async def ask_for_extras(self) -> None:
@@ -109,53 +126,88 @@ class MethodScreen(WizardPage):
             self.lacking = await self.wizard.probe.ask("extras")
             self.check_step()
 
+    def action_filter(self) -> None:
+        self.query_one("#filter").display = True
+        self.query_one("#filter").focus()
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self, event: Input.Changed) -> None:
+        event.stop()
+        words = event.value.lower().split()
+        for field in self.query(OptionField):
+            told = f"{field.option} {field.option.replace('_', ' ')} {field.meaning} {field.side_note}".lower()
+            field.display = all(word in told for word in words)
+
+    @on(Input.Submitted, "#filter")
+    def _found(self) -> None:
+        first = next((field for field in self.query(OptionField) if field.display), None)
+        if first is not None:
+            first.query("Input, AnyOf, OneOf").first().focus()
+
+    def action_back(self) -> None:
+        """Escape shows all options again first."""
+        field = self.query_one("#filter", Input)
+        if not field.display:
+            super().action_back()
+            return
+        field.value = ""
+        field.display = False
+        self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
+
     async def action_expert(self) -> None:
         self.expert = not self.expert
         await self.recompose()
         self.on_mount()
 
+    @work(exclusive=True, group="defaults")
     async def action_defaults(self) -> None:
-        for name in [name for name in self.wizard.draft.values if name in options() and not _elsewhere(name)]:
-            self.wizard.change(name, None)
-        self.wizard.goto("method")
+        changed = [name for name in self.wizard.draft.values if name in options() and not _elsewhere(name)]
+        if not changed:
+            self.notify("every setting on this screen is its default")
+            return
+        answers = [("defaults", "Take them back"), ("stay", "Keep them")]
+        text = f"Changed here: {titles(changed)}."
+        question = Ask(f"Take back {len(changed)} settings?", text, answers, danger="defaults")
+        if await self.app.push_screen_wait(question) == "defaults":
+            for name in changed:
+                self.wizard.change(name, None)
+            self.wizard.goto("method")
 
     @work(exclusive=True, group="estimate", exit_on_error=False)
     async def estimate(self) -> None:
-        """Time, memory and disk, from the helper process."""
+        """Time, memory and disk, and what does not fit the two models, from the helper process."""
         await asyncio.sleep(QUIET)
         shown = self.query_one("#estimate", Static)
         draft = self.wizard.draft
-        data = {**draft.data(), "output": draft.get("output") or "runs/new"}
-        data.setdefault("calibration", {"path": "text.txt"})
-        names = {role: str(draft.get(f"{role}.model") or "") for role in ("source", "target")}
         try:
-            if not all(names.values()):
-                shown.update(Content.styled("an estimate needs both models", "$foreground 60%"))
-                return
-            found = {role: await asyncio.to_thread(catalog.resolve, name) for role, name in names.items()}
-            models = {role: catalog.model_args(one) for role, one in found.items()}
-            said = await self.wizard.probe.ask("estimate", recipe=data, **models)
+            said = await ask_needs(draft, self.wizard.probe)
         except TmergeError as error:
             shown.update(Content.styled(f"no estimate: {error.found.splitlines()[0]}", "$warning"))
             return
-        shown.update(
-            Content.assemble(
-                ("about ", "$foreground 60%"),
-                (duration(said["seconds"]), "bold"),
-                (f" on {said['device']}   memory ", "$foreground 60%"),
-                (size(said["memory"]), "bold"),
-                ("   disk ", "$foreground 60%"),
-                (size(said["disk"]), "bold"),
-                ("   download " if said["download"] else "", "$foreground 60%"),
-                (size(said["download"]) if said["download"] else "", "bold"),
-            )
-        )
+        if said is None:
+            shown.update(Content.styled("an estimate needs both models", "$text-muted"))
+            return
+        shown.update(told(said))
+        self.unfit = said.get("problems", [])
+        draft.checked("method", "; ".join(self.unfit))
+        self.check_step()
 
 
 def _fields(section: str) -> Iterator[str]:
     for name in options():
         if not _elsewhere(name) and (name.startswith(f"{section}.") if section else "." not in name):
             yield name
+
+
+def warning_of(option: str, value: object) -> str:
+    """What a valid value has been seen to do."""
+    if option == "fusion.coupling" and value == "plan":
+        return COUPLED
+    if option == "transport.epsilon":
+        with contextlib.suppress(TypeError, ValueError):
+            if float(str(value)) < SMALL:
+                return f"below {SMALL} plans seldom converge within max_iterations, and are solved more slowly"
+    return ""
 
 
 def _elsewhere(name: str) -> bool:

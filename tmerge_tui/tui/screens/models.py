@@ -27,8 +27,8 @@ class ModelsScreen(WizardPage):
     sub_heading = "which model learns from which"
     step = "models"
     tips = (
-        "Type to search the Hub, or the path of a folder. Down goes into the list, enter takes a model, escape closes "
-        "the list. Nothing is downloaded here."
+        "Type to search the Hub, or the path of a folder; a page of the Hub can be pasted. Down goes into the list, "
+        "enter takes a model, escape closes the list. Nothing is downloaded here."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,6 +58,11 @@ class ModelsScreen(WizardPage):
 
     def on_model_card_typed(self, event: ModelCard.Typed) -> None:
         self.wizard.change(f"{event.role}.model", event.text)
+        if event.text != self.card(event.role).chosen:
+            self.workers.cancel_group(self, "verdict")
+            self.query_one(Verdict).wait(f"choose the {event.role}: enter takes what is typed")
+        else:
+            self.judge()
         self.check_step()
 
     def on_model_card_named(self, event: ModelCard.Named) -> None:
@@ -87,13 +92,23 @@ class ModelsScreen(WizardPage):
         found = {role: self.found.get(role) for role in ROLES}
         bad = [role for role in ROLES if found[role] is None]
         if bad:
-            verdict.refuse(f"the {' and the '.join(bad)} cannot be used", "its card says why")
+            said = f"the {' and the '.join(bad)} cannot be used"
+            verdict.refuse(said, "its card says why")
+            self._judged(said)
             return
         models = {role: catalog.model_args(one) for role, one in found.items() if one is not None}
         try:
-            verdict.show(await self.wizard.probe.ask("match", kinds=list(PROJECTIONS), **models))
+            said = await self.wizard.probe.ask("match", kinds=list(PROJECTIONS), **models)
         except TmergeError as error:
             verdict.refuse(error.found, error.hint)
+            self._judged(error.found)
+            return
+        verdict.show(said)
+        self._judged("" if said["kinds"] else "the two models have no projection in common")
+
+    def _judged(self, wrong: str) -> None:
+        self.wizard.draft.checked("models", wrong)
+        self.check_step()
 
     def action_swap(self) -> None:
         names = {role: self.card(role).chosen for role in ROLES}
@@ -113,6 +128,6 @@ class ModelsScreen(WizardPage):
     def action_next(self) -> None:
         for role in ROLES:  # a name still being typed counts
             card = self.card(role)
-            if card.query_one(Input).value.strip() != card.chosen:
-                card.choose(card.query_one(Input).value.strip())
+            if catalog.tidy(card.query_one(Input).value) != card.chosen:
+                card.choose(card.query_one(Input).value)
         super().action_next()

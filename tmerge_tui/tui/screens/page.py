@@ -10,11 +10,15 @@ from textual.containers import Container, Horizontal
 from textual.screen import Screen
 from textual.widgets import Button, Footer, Static
 
+from tmerge_tui.tui import human
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import STEPS, step_problems
 from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 from tmerge_tui.tui.widgets.unpacking import Unpacking
+
+ROOMY = 100  # columns from which on the footer has room for the palette's key
+SLIM = 80  # columns below which panes stand one above the other
 
 
 class Page(Screen[None]):
@@ -51,6 +55,12 @@ class Page(Screen[None]):
     def body(self) -> ComposeResult:
         raise NotImplementedError
 
+    def on_resize(self) -> None:
+        width = self.app.size.width
+        self.set_class(width < SLIM, "-slim")
+        for footer in self.query(Footer):
+            footer.show_command_palette = width >= ROOMY  # else this screen's own keys need the room
+
     def action_back(self) -> None:
         self.app.pop_screen()
 
@@ -77,7 +87,7 @@ class WizardPage(Page):
         said = problems[0] if problems else ""
         more = f"  (+{len(problems) - 1} more)" if len(problems) > 1 else ""
         blocked = self.query_one("#blocked", Static)
-        blocked.update(said and f"○ {said}{more}")
+        blocked.update(said and f"○ {human.in_words(said)}{more}")
         blocked.set_class(bool(said), "-shown")
         self.query_one("#next", Button).set_class(bool(said), "-blocked")
         self.query_one(Rail).refresh()
@@ -95,8 +105,12 @@ class WizardPage(Page):
         said = self.check_step()
         if said:
             self.notify(said, title="Not yet", severity="warning", timeout=4)
-        else:
-            self.wizard.goto(STEPS[STEPS.index(self.step) + 1])
+            return
+        refusal = self.wizard.draft.refusal(self.step)
+        if refusal:  # one may go on without the Hub, or mend it later, but not unawares
+            title = f"{self.heading}: this will not run yet"
+            self.notify(refusal, title=title, severity="warning", timeout=8)
+        self.wizard.goto(STEPS[STEPS.index(self.step) + 1])
 
     def action_back(self) -> None:
         position = STEPS.index(self.step)

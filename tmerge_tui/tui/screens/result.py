@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Button, Static, TabbedContent, TabPane, Tabs
 
+from tmerge_tui import bundle
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.recipe.yamlfile import read_scalar
@@ -117,7 +117,7 @@ class ResultScreen(Page):
         mark, style = ("✓", "$success") if good else ("○", "$warning")
         self.query_one("#headline", Static).update(Content.styled(f"{mark} {verdict['headline']}", f"{style} bold"))
         later = await asyncio.to_thread(later_attempt, RunDir(self.path))
-        self.query_one("#later", Static).update(later and f"! {later}; l shows it")
+        self.query_one("#later", Static).update(later and f"! a later attempt {later}; l shows it")
         self.query_one("#later", Static).display = bool(later)
         self.panes = [pane for pane in PANES if not pane.needs or self.report.part(pane.needs)]
         tabs = TabbedContent(id="panes")
@@ -174,11 +174,7 @@ class ResultScreen(Page):
     def action_report(self) -> None:
         """Over SSH there is no browser to open: the path is shown either way."""
         report = self.path / "report.html"
-        try:
-            webbrowser.get()
-            opened = webbrowser.open(report.as_uri())
-        except webbrowser.Error:
-            opened = False
+        opened = bundle.open_in_browser(report.as_uri())
         said = str(report) if opened else f"{report}\nno browser here: copy the file to where there is one"
         self.app.call_from_thread(self.notify, said, title="Report")
 

@@ -18,14 +18,39 @@ from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.files import write_atomic
 from tmerge_tui.recipe import dump_recipe
 from tmerge_tui.run_folder import RunDir
-from tmerge_tui.tui import storage
-from tmerge_tui.tui.draft import suggest_output
+from tmerge_tui.tui import draft as drafts
+from tmerge_tui.tui.draft import ROLES, Draft, suggest_output
+from tmerge_tui.tui.needs import ask_needs, told
 from tmerge_tui.tui.screens.ask import Ask
+from tmerge_tui.tui.screens.method import warning_of
 from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.widgets.card import last_part
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.worker import follow
 
 RECIPE_NAME = "recipe.yaml"
+
+
+def summary(draft: Draft) -> Content:
+    """The recipe in words: who learns from whom, on what, how, and what is measured."""
+    source, target = (last_part(str(draft.get(f"{role}.model") or "?")) for role in ROLES)
+    text = str(draft.get("calibration.path") or draft.get("calibration.repo_id") or "?")
+    measured = ["bits per byte", *(["placebos"] if draft.get("evaluation.controls") else [])]
+    measured += [str(task) for task in drafts.parse("evaluation.tasks", draft.get("evaluation.tasks")) or ()]
+    then = " then trained;" if draft.get("adaptation") else ""
+    return Content.assemble(
+        (source, "bold"), (" into ", "$text-muted"), (target, "bold"),
+        (f"   {draft.get('calibration.samples')} samples of ", "$text-muted"), last_part(text),
+        ("   alpha ", "$text-muted"), drafts.as_text(draft.get("fusion.alpha")),
+        (f", {draft.get('fusion.coupling')};{then} measured: {', '.join(measured)}", "$text-muted"),
+    )  # fmt: skip
+
+
+def _known(draft: Draft) -> list[str]:
+    """What the chosen values have been seen to do."""
+    options = ("fusion.coupling", "transport.epsilon")
+    return [said for name in options if (said := warning_of(name, draft.get(name)))]
 
 
 class ReviewScreen(WizardPage):
@@ -36,8 +61,9 @@ class ReviewScreen(WizardPage):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", "Start", id="review.start", tooltip="Start the merge in a process of its own"),
-        Binding("ctrl+s,f2", "save", "Save recipe", id="review.save", tooltip="Write the recipe to a file"),
-        Binding("f3", "copy", "Copy command", id="review.copy", tooltip="Copy the tmerge --batch command"),
+        Binding("ctrl+s", "save", "Save", id="review.save", tooltip="Write the recipe to a file"),
+        Binding("f8", "mend", "Mend", id="review.mend", tooltip="Go to the step of the first problem"),
+        Binding("f7", "copy", "Copy", id="review.copy", tooltip="Copy the tmerge --batch command"),
     ]
 
     def body(self) -> ComposeResult:
@@ -45,6 +71,7 @@ class ReviewScreen(WizardPage):
         if not draft.get("output"):
             self.wizard.change("output", suggest_output(draft))
         yield OptionField("output", draft.get("output"))
+        yield Static("", id="summary")
         with VerticalScroll(id="yaml-card", classes="card") as card:
             card.border_title = "Recipe"
             yield Static("", id="yaml")
@@ -63,23 +90,45 @@ class ReviewScreen(WizardPage):
     def on_mount(self) -> None:
         if not self.check_step():
             self.try_out()
+            self.estimate()
         self.query_one("#next", Button).focus()
 
     @work(exclusive=True, group="check", exit_on_error=False)
     async def try_out(self) -> None:
-        """Everything that would stop the run in its first seconds, found before it starts."""
+        """Everything that would stop the run in its first seconds, found before it starts; and what it takes."""
         shown = self.query_one("#checked", Static)
         draft = self.wizard.draft
-        shown.update(Content.styled("○ checking models, text and room …", "$foreground 60%"))
+        shown.update(Content.styled("○ checking models, text, memory and room …", "$text-muted"))
         try:
-            self.refused = await self.wizard.probe.ask("check", recipe=draft.data())
+            said = await self.wizard.probe.ask("check", recipe=draft.data())
         except TmergeError as error:
             shown.update(Content.styled(f"! not checked: {error.found}", "$warning"))
             return
-        if self.refused:
-            shown.update(Content.styled("\n".join(f"✗ {problem}" for problem in self.refused), "$error"))
+        self.refused = said["problems"]
+        warnings = [*said["warnings"], *_known(draft)]
+        lines = [Content.styled(f"✗ {problem}", "$error") for problem in self.refused]
+        if not self.refused:
+            text = "✓ models, text, memory and room are checked: it can run"
+            lines.append(Content.styled(text, "$success"))
+            for step in ("models", "data", "method"):
+                draft.checked(step)
+        draft.checked("review", self.refused[0] if self.refused else "")
+        self.refresh_bindings()
+        self.query_one(Rail).refresh()
+        shown.update(Content("\n").join([*lines, *(Content.assemble(("! ", "$warning bold"), w) for w in warnings)]))
+
+    @work(exclusive=True, group="needs", exit_on_error=False)
+    async def estimate(self) -> None:
+        """The time above all: this is where one presses Start."""
+        self.query_one("#summary", Static).update(summary(self.wizard.draft))
+        try:
+            said = await ask_needs(self.wizard.draft, self.wizard.probe)
+        except TmergeError as error:
+            taken = Content.styled(f"no estimate: {error.found.splitlines()[0]}", "$warning")
         else:
-            shown.update(Content.styled("✓ models, text and room are checked: it can run", "$success"))
+            taken = told(said) if said is not None else Content("")
+        whole = Content("\n").join([summary(self.wizard.draft), taken])
+        self.query_one("#summary", Static).update(whole)
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
@@ -95,12 +144,27 @@ class ReviewScreen(WizardPage):
             text = dump_recipe(self.wizard.draft.recipe())
         except RecipeError as error:
             said = "\n".join(f"✗ {problem}" for problem in error.problems)
-            shown.update(f"This recipe cannot run yet:\n\n{said}\n\nGo back to the step it belongs to.")
+            shown.update(f"This recipe cannot run yet:\n\n{said}\n\nf8 goes to the step it belongs to.")
             self.query_one("#next", Button).add_class("-blocked")
             return error.problems[0]
         shown.update(highlight(text.rstrip(), language="yaml"))
         self.query_one("#next", Button).remove_class("-blocked")
         return ""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return bool(self._problem()) if action == "mend" else True
+
+    def _problem(self) -> str:
+        return next(iter([*self.wizard.draft.problems(), *self.refused]), "")
+
+    def action_mend(self) -> None:
+        """The step that the first problem belongs to."""
+        section = self._problem().partition(":")[0].partition(".")[0].strip()
+        step = {"source": "models", "target": "models", "calibration": "data"}.get(section, "method")
+        if section == "output":
+            self.query(OptionField).first().query_one(Input).focus()
+        else:
+            self.wizard.goto(step)
 
     # keeping it
 
@@ -168,8 +232,4 @@ class ReviewScreen(WizardPage):
         except OSError as error:
             self.notify(str(error), title="Cannot start", severity="error", timeout=10)
             return
-        try:
-            storage.remember_run(run.path, recipe.source.model, recipe.target.model)
-        except OSError as error:
-            self.notify(f"{error}", title="The list of runs cannot be written", severity="warning")
         self.wizard.forget_draft()

@@ -22,9 +22,10 @@ from tmerge_tui.quantities import NONE, magnitude, size
 from tmerge_tui.recipe import is_folder
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.helper import Probe
-from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder
+from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder, type_into
 
-TITLES = {"source": "Source · is only read", "target": "Target · is changed and kept"}
+TITLES = {"source": "Source", "target": "Target"}
+ROLES = {"source": "is only read", "target": "is changed and kept"}
 
 
 class ModelCard(VerticalScroll, can_focus=False):
@@ -58,7 +59,7 @@ class ModelCard(VerticalScroll, can_focus=False):
     def __init__(self, role: str, probe: Probe) -> None:
         super().__init__(id=role, classes="card")
         self.role, self.probe = role, probe
-        self.border_title = TITLES[role]
+        self.border_title, self.border_subtitle = TITLES[role], ROLES[role]
         self.chosen = ""
 
     def compose(self) -> ComposeResult:
@@ -86,18 +87,21 @@ class ModelCard(VerticalScroll, can_focus=False):
 
     def choose(self, name: str) -> None:
         """Takes `name` as the choice and looks up its facts."""
+        name = catalog.tidy(name)
         self.chosen = name
+        self.border_title = f"{TITLES[self.role]} · {last_part(name)}" if name else TITLES[self.role]
         with self.prevent(Input.Changed):
             self.input.value = name
-        self._switch("facts")
+        self.input.cursor_position = len(name)
+        self._switch("facts" if name else "list")
         self.finder.stop()
         self.workers.cancel_group(self, "folders")
         self.post_message(self.Named(self.role, name))
         if name:
-            self._say(Content.styled("reading …", "$foreground 60%"))
+            self._say(Content.styled("reading …", "$text-muted"))
             self._look_up(name)
         else:
-            self._say(Content.styled("Type a few letters to search, or the path of a folder.", "$foreground 60%"))
+            self.finder.search("")  # what is on this machine
             self.post_message(self.Chosen(self.role, None, None))
 
     @work(exclusive=True, group="facts", exit_on_error=False)
@@ -105,7 +109,7 @@ class ModelCard(VerticalScroll, can_focus=False):
         found, facts = None, None
         try:
             found = await asyncio.to_thread(catalog.resolve, name)
-            self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$foreground 60%")))
+            self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$text-muted")))
             facts = await self.probe.ask("facts", **catalog.model_args(found))
             self._say(facts_card(facts, found))
         except TmergeError as error:
@@ -122,10 +126,11 @@ class ModelCard(VerticalScroll, can_focus=False):
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         event.stop()
-        self.post_message(self.Typed(self.role, event.value.strip()))
-        self._search(event.value.strip())
+        self.post_message(self.Typed(self.role, catalog.tidy(event.value)))
+        self._search(event.value)
 
     def _search(self, query: str) -> None:
+        query = catalog.tidy(query)
         self._switch("list")
         if is_folder(query) or query.startswith(("/", "~", ".")):
             self.finder.stop()
@@ -136,7 +141,8 @@ class ModelCard(VerticalScroll, can_focus=False):
 
     @work(exclusive=True, group="folders", exit_on_error=False)
     async def _list_folders(self, query: str) -> None:
-        self.finder.fill(await asyncio.to_thread(_folders, query), "folders" if query else "")
+        found = await asyncio.to_thread(_folders, query)
+        self.finder.fill(found, "folders" if found else f"no folder begins with {query}")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
@@ -149,6 +155,11 @@ class ModelCard(VerticalScroll, can_focus=False):
         self.input.focus()
         self.choose(event.name)
 
+    @on(Finder.Typed)
+    def _typed_in_the_list(self, event: Finder.Typed) -> None:
+        event.stop()
+        type_into(self.input, event.character)
+
     @on(Input.Blurred)
     @on(Finder.Left)
     def _left(self, event: Input.Blurred | Finder.Left) -> None:
@@ -156,10 +167,14 @@ class ModelCard(VerticalScroll, can_focus=False):
         event.stop()
         if self.screen.focused in (self.input, self.finder):
             return
-        if self.input.value.strip() != self.chosen:
-            self.choose(self.input.value.strip())
-        else:
+        if catalog.tidy(self.input.value) != self.chosen:
+            self.choose(self.input.value)
+        elif self.chosen:
             self._switch("facts")
+
+    def on_resize(self) -> None:
+        """The end of a long name is its telling part."""
+        self.call_after_refresh(show_end, self.input)
 
     def action_into_list(self) -> None:
         if self.listing:
@@ -169,14 +184,28 @@ class ModelCard(VerticalScroll, can_focus=False):
 
     def action_close_list(self) -> None:
         """Escape closes the list first and leaves the screen only then."""
-        if not self.listing:
+        if not self.listing or not (self.chosen or self.input.value):
             raise SkipAction()
-        self._switch("facts")
+        self._switch("facts" if self.chosen else "list")
         self.finder.stop()
+        if not self.chosen:
+            self.finder.search("")
         with self.prevent(Input.Changed):
             self.input.value = self.chosen
         self.post_message(self.Typed(self.role, self.chosen))
         self.input.focus()
+
+
+def last_part(name: str) -> str:
+    """What tells one model from another: `source-llama` of a path, `Llama-3.1-8B` of an id."""
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
+def show_end(field: Input) -> None:
+    """The cursor, and with it the view, at the end; not while someone types."""
+    if not field.has_focus:
+        field.cursor_position = 0
+        field.cursor_position = len(field.value)
 
 
 def facts_card(facts: dict[str, Any], found: catalog.Found) -> Content:
@@ -233,7 +262,7 @@ def problem(error: TmergeError) -> Content:
 
 
 def _rows(rows: list[tuple[str, str]]) -> Content:
-    return Content("\n").join([Content.assemble((f"{name:<11}", "$foreground 60%"), value) for name, value in rows])
+    return Content("\n").join([Content.assemble((f"{name:<11}", "$text-muted"), value) for name, value in rows])
 
 
 def _folders(query: str) -> list[catalog.Found]:

@@ -47,7 +47,7 @@ class OptionField(Vertical):
             yield Static(self.option.rpartition(".")[2].replace("_", " "), classes="field-name", markup=False)
             yield self._editor()
             yield Static(self.side_note, classes="field-note", markup=False)
-        yield Static(self._below(), classes="field-help")
+        yield Static(self.below(), classes="field-help")
 
     def _editor(self) -> Widget:
         kind = drafts.kind(self.option)
@@ -60,28 +60,29 @@ class OptionField(Vertical):
         default = drafts.as_text(drafts.default(self.option))
         return Input(drafts.as_text(self.value), placeholder=self.placeholder or default, compact=True)
 
-    def _below(self) -> Content:
+    def below(self) -> Content:
+        """What is wrong, or worth a warning, else what the field means."""
         if self.wrong:
             return Content.styled(f"✗ {self.wrong}", "$error")
         if self.note:
             return Content.styled(f"! {self.note}", "$warning")
         default = drafts.as_text(drafts.default(self.option))
-        return Content.assemble(
-            (self.meaning, "$foreground 60%"), (f"  [{default}]" if default else "", "$foreground 35%")
-        )
+        return Content.assemble((self.meaning, "$text-muted"), (f"  [{default}]" if default else "", "$text-muted"))
 
     def show_problem(self, wrong: str, note: str = "") -> None:
         """What is wrong with the value, or worth a warning; both empty when all is well."""
         if (wrong, note) == (self.wrong, self.note):
             return
         self.wrong, self.note = wrong, note
-        self.query_one(".field-help", Static).update(self._below())
+        self.query_one(".field-help", Static).update(self.below())
         self.set_class(bool(wrong), "-wrong")
 
     def put(self, value: Any) -> None:
         """A value that was not typed here."""
+        editor = self.query_one(Input)
         with self.prevent(Input.Changed):
-            self.query_one(Input).value = drafts.as_text(value)
+            editor.value = drafts.as_text(value)
+        editor.cursor_position = len(editor.value)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from textual import on, work
 from textual.content import Content
+from textual.events import Key
 from textual.message import Message
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from tmerge_tui.errors import TmergeError
@@ -34,9 +35,9 @@ class Shelf:
 
 MODELS = Shelf(
     "model",
-    lambda query: catalog.cached(query),
+    lambda query: catalog.here(query),
     lambda query, limit: catalog.search(query, limit),
-    "nothing cached on this machine: type to search the Hub",
+    "Type a few letters to search the Hub, or the path of a folder. Nothing is cached on this machine.",
     "choose a cached model or a folder",
 )
 DATA_SETS = Shelf(
@@ -49,7 +50,10 @@ DATA_SETS = Shelf(
 
 
 class Finder(OptionList):
-    """Posts Taken with a name. Whoever has the input says what is searched for, and shows or hides the list."""
+    """Posts Taken with a name. Takes no focus while it has no entries, and hands on what is typed.
+
+    Whoever has the input says what is searched for, and shows or hides the list.
+    """
 
     @dataclass
     class Taken(Message):
@@ -63,11 +67,18 @@ class Finder(OptionList):
     class Left(Message):
         """The focus has gone elsewhere."""
 
+    @dataclass
+    class Typed(Message):
+        """A letter, or None for a step back: it is meant for the input."""
+
+        character: str | None
+
     def __init__(self, shelf: Shelf, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
         self.shelf = shelf
         self.found: tuple[catalog.Found, ...] = ()
         self.note = ""
+        self.can_focus = False  # until there is something to take
 
     @work(exclusive=True, group="search", exit_on_error=False)
     async def search(self, query: str) -> None:
@@ -95,6 +106,9 @@ class Finder(OptionList):
         """Lists what was found, and below it a remark that cannot be taken."""
         self.found, self.note = tuple(found), note
         self._draw()
+        if not self.found and self.has_focus:
+            self.post_message(self.Typed(""))
+        self.can_focus = bool(self.found)
 
     def on_resize(self) -> None:
         self._draw()
@@ -105,7 +119,7 @@ class Finder(OptionList):
         self.clear_options()
         self.add_options(Option(_entry(one, width), id=str(number)) for number, one in enumerate(self.found))
         if self.note:
-            self.add_option(Option(Content.styled(self.note, "$foreground 60%"), disabled=True))
+            self.add_option(Option(Content.styled(self.note, "$text-muted"), disabled=True))
         self.highlighted = chosen if chosen is not None and chosen < len(self.found) else None
 
     def on_blur(self) -> None:
@@ -113,9 +127,23 @@ class Finder(OptionList):
 
     def go_in(self) -> None:
         """The focus, at once: enter may follow in the same breath."""
-        if self.option_count:
+        if self.found:
             self.screen.set_focus(self)
             self.action_first()
+
+    def action_cursor_up(self) -> None:
+        """From the first entry back into the input."""
+        if not self.highlighted:
+            self.post_message(self.Typed(""))
+        else:
+            super().action_cursor_up()
+
+    def on_key(self, event: Key) -> None:
+        """What is typed here is meant for the input."""
+        if event.is_printable or event.key == "backspace":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Typed(event.character if event.is_printable else None))
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -123,19 +151,30 @@ class Finder(OptionList):
         self.post_message(self.Taken(self, self.found[int(str(event.option.id))].name))
 
 
+def type_into(field: Input, character: str | None) -> None:
+    """The focus for the input, and a letter at its end; None takes the last one away, "" does neither."""
+    field.select_on_focus = False  # the next letter is not to replace this one
+    field.focus()
+    if character is None:
+        field.value = field.value[:-1]
+    elif character:
+        field.value += character
+    field.cursor_position = len(field.value)
+
+
 def _entry(found: catalog.Found, width: int) -> Content:
     """One line; of the Hub two where a name and all about it have no room side by side."""
     if found.origin != "hub":
         right = f"cached {size(found.bytes)}" if found.origin == "cache" else "model" if found.bytes else "folder"
-        name = human.shorten(found.name, max(width - len(right) - 2, 8))
-        return Content.assemble(name, " " * max(width - len(name) - len(right), 1), (right, "$foreground 60%"))
+        name = human.tail(found.name, max(width - len(right) - 2, 8))
+        return Content.assemble(name, " " * max(width - len(name) - len(right), 1), (right, "$text-muted"))
     downloads = f"↓{magnitude(found.downloads)}"
     counted = "" if found.parameters is None else magnitude(found.parameters)
     gated, licence, updated = "gated" if found.gated else "", found.licence or "", (found.modified or "")[:7]
     if width >= COLUMNS:
         facts = f"{counted:>7}  " if counted else ""
         facts += f"{downloads:>7}  {gated:5}  {human.shorten(licence, 14):14}  {updated:7}"
-        name = human.shorten(found.name, width - len(facts) - 2)
-        return Content.assemble(f"{name:<{width - len(facts)}}", (facts, "$foreground 60%"))
+        name = human.tail(found.name, width - len(facts) - 2)
+        return Content.assemble(f"{name:<{width - len(facts)}}", (facts, "$text-muted"))
     facts = "  ".join(part for part in (counted, downloads, gated, human.shorten(licence, 14), updated) if part)
-    return Content.assemble(human.shorten(found.name, width), ("\n  " + facts[: width - 2], "$foreground 60%"))
+    return Content.assemble(human.tail(found.name, width), ("\n  " + facts[: width - 2], "$text-muted"))

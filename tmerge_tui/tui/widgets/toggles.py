@@ -48,9 +48,9 @@ class _Row(Widget, can_focus=True):
         for position, option in enumerate(self.options):
             on = self._is_on(position)
             left, right = self._pair(position)
-            style = "$primary bold" if on else "$foreground 60%"
+            style = "$primary bold" if on else "$text-muted"
             if self.has_focus and position == self.cursor:
-                style += " on $primary 25%"
+                style += " on $primary 20%"
             part = Content.styled(f"{left}{option}{right}", style)
             parts.append(part.stylize(Style.from_meta({"position": position})))
         return Content(" ").join(parts)
@@ -97,6 +97,12 @@ class OneOf(_Row):
             self.value = self.options[self.cursor]
             self.refresh()
             self.post_message(self.Changed(self, self.value))
+
+    def put(self, value: str) -> None:
+        """A value that was not taken here: nothing is posted."""
+        self.value = value
+        self.set_reactive(_Row.cursor, self.options.index(value))
+        self.refresh()
 
 
 class AnyOf(_Row):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-COLUMNS, ROWS = 80, 24
+COLUMNS, ROWS = 60, 20
 
 
 class TooSmall(Widget):

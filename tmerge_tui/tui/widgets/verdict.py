@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from tmerge_tui.recipe import PROJECTIONS
 
-FAINT = "$foreground 60%"
+FAINT = "$text-muted"
 WIDE = 60  # columns from which on it is a strip below the models, not a column between them
 TALL = 12  # lines from which on every kind of projection has one
 
@@ -75,7 +75,7 @@ class Verdict(VerticalScroll, can_focus=False):
 
 
 def _names(said: dict[str, Any]) -> Content:
-    styles = {True: "$success bold", False: "$foreground 35% strike"}
+    styles = {True: "$success bold", False: "$text-muted strike"}
     return Content(" ").join([Content.styled(kind, styles[kind in said["kinds"]]) for kind in PROJECTIONS])
 
 
@@ -92,7 +92,7 @@ def _table(said: dict[str, Any], wide: bool) -> list[Content]:
                 Content.assemble((f"{kind:<5}", "$success bold"), f" {source:>{left}} → {target:>{right}}".rstrip())
             )
         else:
-            lines.append(Content.assemble((f"{kind:<5}", "$foreground 35%"), (" left as it is", FAINT)))
+            lines.append(Content.assemble((f"{kind:<5}", "$text-muted"), (" left as it is", FAINT)))
     return lines
 
 

@@ -13,16 +13,17 @@ from tests.engine.optimal_transport.problems import FakeActivations, make_activa
 from tmerge_tui.engine.methods.transport_merge import ray_solver
 from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
 from tmerge_tui.events import Emit, RunFinished, RunStarted
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
 KINDS = ("q", "k", "v", "o")
 
 
-def models() -> tuple[FakeActivations, FakeActivations]:
-    """(target, source): 12 pieces of 3 pairs each."""
+def models() -> Pair[FakeActivations]:
+    """12 pieces of 3 pairs each."""
     target = make_activations("target", [KINDS] * 2, hidden=10, inner=12, seed=1)
-    return target, make_activations("source", [KINDS] * 3, hidden=18, inner=20, seed=2)
+    return Pair(target=target, source=make_activations("source", [KINDS] * 3, hidden=18, inner=20, seed=2))
 
 
 def align(recipe: Recipe, run: RunDir, emit: Emit) -> None:
@@ -37,5 +38,5 @@ def align(recipe: Recipe, run: RunDir, emit: Emit) -> None:
     ray_solver.work = half
     emit(RunStarted(str(run.path), os.getpid(), recipe.device, {}, [], any(run.state.iterdir())))
     solver = ray_solver.on_ray(recipe, emit) if recipe.transport.executor == "ray" else None
-    transport(*models(), KINDS, recipe.transport, run, emit, "cpu", solver)
+    transport(models(), KINDS, recipe.transport, run, emit, "cpu", solver)
     emit(RunFinished("aligned", 0.0, str(run.model), ""))

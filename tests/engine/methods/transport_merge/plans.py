@@ -17,6 +17,7 @@ from tmerge_tui.engine.methods.transport_merge.fuse import fuse
 from tmerge_tui.engine.methods.transport_merge.fusion import Fusion
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout
+from tmerge_tui.models.pair import Pair as Both
 from tmerge_tui.models.projections import find_projections
 from tmerge_tui.recipe import ATTENTION, Recipe
 from tmerge_tui.run_folder import RunDir
@@ -102,23 +103,22 @@ class Pair:
 
     target: Checkpoint
     source: Checkpoint
-    layouts: tuple[Layout, Layout]
+    layouts: Both[Layout]
     transports: HandMade
     run: RunDir
     events: list[Any]
 
     @classmethod
     def make(cls, tmp_path: Path, target: Path, source: Path, P: Tensor, plan: Any = None) -> Pair:
-        layouts = layout_of(target), layout_of(source)
-        transports = HandMade(*layouts, P, plan)
+        layouts = Both(target=layout_of(target), source=layout_of(source))
+        transports = HandMade(layouts.target, layouts.source, P, plan)
         return cls(Checkpoint(target), Checkpoint(source), layouts, transports, RunDir.create(tmp_path / "run"), [])
 
     def fuse(self, kinds: Sequence[str] = ATTENTION, permuted: bool = False, seed: int = 0, **fusion: Any) -> Fusion:
         recipe = self.recipe(seed, **fusion)
         return fuse(
             self.transports,
-            self.target,
-            self.source,
+            Both(target=self.target, source=self.source),
             self.layouts,
             kinds,
             recipe,

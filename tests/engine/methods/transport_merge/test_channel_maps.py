@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tmerge_tui.engine.methods.transport_merge import channel_maps
 from tmerge_tui.engine.methods.transport_merge.fuse import carry
+from tmerge_tui.models.pair import Pair
 
 
 def plan(n: int, m: int, seed: int = 0) -> torch.Tensor:
@@ -79,15 +80,15 @@ def test_raw_units_map_raw_activations() -> None:
     z = torch.randn(50, 3)
     s_B, s_A = torch.tensor([1.0, 5.0, 0.1]), torch.tensor([2.0, 0.5, 3.0])
     source, target = z * s_B, z[:, order] * s_A  # channel i of the target does what channel order[i] of the source does
-    torch.testing.assert_close(source @ channel_maps.out_map(Q, "barycentric", s_A, s_B).T, target)
-    torch.testing.assert_close(target @ channel_maps.in_map(Q, "barycentric", s_A, s_B).T, source)
+    torch.testing.assert_close(source @ channel_maps.out_map(Q, "barycentric", Pair(target=s_A, source=s_B)).T, target)
+    torch.testing.assert_close(target @ channel_maps.in_map(Q, "barycentric", Pair(target=s_A, source=s_B)).T, source)
 
 
 def test_constant_channels_carry_nothing_in_raw_units() -> None:
     s = torch.tensor([1.0, 0.0])
     assert torch.equal(channel_maps.inverse(s), s)
     for build in (channel_maps.out_map, channel_maps.in_map):
-        assert torch.isfinite(build(torch.full((2, 2), 0.25), "barycentric", s, s)).all()
+        assert torch.isfinite(build(torch.full((2, 2), 0.25), "barycentric", Pair(target=s, source=s))).all()
 
 
 @pytest.mark.parametrize("coupling", ["plan", "barycentric"])
@@ -106,3 +107,21 @@ def test_permutation_is_seeded_and_differs_by_side_and_layer() -> None:
     assert torch.equal(first, channel_maps.permutation(0, "q.out", 1, 50))
     others = [channel_maps.permutation(*which, 50) for which in ((1, "q.out", 1), (0, "k.out", 1), (0, "q.out", 2))]
     assert not any(torch.equal(first, other) for other in others)
+
+
+class Plans:
+    def plan(self, side: str, l: int, m: int) -> torch.Tensor:
+        return plan(5, 8, seed=10 * l + m)
+
+
+@pytest.mark.parametrize("end", ["in", "out"])
+def test_a_map_is_its_plan_permuted_sparsified_and_normalised(end: str) -> None:
+    """The order matters: what is sparsified is the permuted plan, in its columns as in its rows."""
+    s = Pair(target=torch.rand(5, dtype=torch.float64) + 1, source=torch.rand(8, dtype=torch.float64) + 1)
+    found = channel_maps.channel_map(Plans(), "q.out", 1, 2, end, "barycentric", r=3, std=s, permuted=7)  # type: ignore[arg-type]
+    Q = plan(5, 8, seed=12)[:, channel_maps.permutation(7, "q.out", 2, 8)]
+    make = channel_maps.out_map if end == "out" else channel_maps.in_map
+    assert torch.equal(found, make(channel_maps.sparsify(Q, 3), "barycentric", s))
+    assert found.shape == ((5, 8) if end == "out" else (8, 5))
+    straight = channel_maps.channel_map(Plans(), "q.out", 1, 2, end, "plan")  # type: ignore[arg-type]
+    assert torch.equal(straight, plan(5, 8, seed=12) if end == "out" else plan(5, 8, seed=12).T)

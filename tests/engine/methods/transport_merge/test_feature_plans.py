@@ -23,6 +23,7 @@ from tmerge_tui.events import (
     StageProgressed,
     Warned,
 )
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
 from tmerge_tui.run_folder import RunDir
 
@@ -49,7 +50,7 @@ def go(
     target: FakeActivations, source: FakeActivations, run: RunDir, kinds: tuple[str, ...] = ALL, **options: object
 ) -> tuple[Transports, list[Event]]:
     events: list[Event] = []
-    return transport(target, source, kinds, Transport(**options), run, events.append), events
+    return transport(Pair(target=target, source=source), kinds, Transport(**options), run, events.append), events
 
 
 def only(events: list[Event], kind: type[Event]) -> list:
@@ -149,7 +150,7 @@ def test_what_a_piece_depends_on(target: FakeActivations, source: FakeActivation
     for keep in ({"eta": 0.5}, {"layer_cost": "median"}, {"top_layers": 1}, {"projections": ("k",)}):
         assert replace(transports, options=Transport(**keep)).piece(0, "q.out") == piece
     other = replace(source, key="another")
-    assert replace(transports, source=other).piece(0, "q.out") != piece
+    assert replace(transports, models=replace(transports.models, source=other)).piece(0, "q.out") != piece
 
 
 def test_layers_that_lack_a_projection(run: RunDir) -> None:

@@ -20,6 +20,7 @@ from tmerge_tui.errors import CheckError, NumericsError, StorageError
 from tmerge_tui.events import StageFinished, Warned
 from tmerge_tui.models.checkpoint import Checkpoint, patch_checkpoint
 from tmerge_tui.models.layout import side_of
+from tmerge_tui.models.pair import Pair as Both
 from tmerge_tui.recipe import PROJECTIONS, Transport
 
 P = torch.tensor([[0.3, 0.0, 0.2], [0.1, 0.4, 0.0]])  # L = 2, M = 3
@@ -37,11 +38,11 @@ def pair(tmp_path: Path) -> Pair:
 
 def dense(pair: Pair, kind: str, layer: int, coupling: str, r: int | None) -> tuple[Tensor, Tensor]:
     """Eq. 14 with whole matrices in float64: (weights [d_out, d_in], bias [d_out] through Phi_out)."""
-    ours = pair.layouts[0].get(layer, kind)
+    ours = pair.layouts.target.get(layer, kind)
     assert ours is not None
     W, b = torch.zeros(ours.d_out, ours.d_in, dtype=torch.float64), torch.zeros(ours.d_out, dtype=torch.float64)
     for m in range(3):
-        theirs = pair.layouts[1].get(m, kind)
+        theirs = pair.layouts.source.get(m, kind)
         assert theirs is not None
         Q_out, Q_in = (
             channel_maps.sparsify(random_plan(side_of(kind, end), layer, m, n, n_source), r).double()
@@ -104,7 +105,7 @@ def test_raw_units_scale_barycentric_maps(pair: Pair) -> None:
         in_A, in_B = std["qkv.in"]
         Phi_out = torch.diag(out_A) @ (Q_out / Q_out.sum(1, keepdim=True)) @ torch.diag(1 / out_B)
         Phi_in = torch.diag(in_B) @ (Q_in / Q_in.sum(0)).T @ torch.diag(1 / in_A)
-        theirs = pair.layouts[1].get(m, "k")
+        theirs = pair.layouts.source.get(m, "k")
         assert theirs is not None
         expected += p * Phi_out @ pair.source.read(theirs.weight) @ Phi_in
     torch.testing.assert_close(fused.moved, expected, rtol=1e-4, atol=1e-6)
@@ -119,7 +120,7 @@ def test_a_model_into_itself_is_itself(tmp_path: Path) -> None:
         if units == "raw":
             pair.transports.source = pair.transports.target
         for fused in pair.fuse(PROJECTIONS, k="all", coupling="barycentric", units=units):
-            projection = pair.layouts[0].get(fused.layer, fused.kind)
+            projection = pair.layouts.target.get(fused.layer, fused.kind)
             assert projection is not None
             W = pair.target.read(projection.weight)
             b = pair.target.read(projection.bias) if projection.bias else None
@@ -144,19 +145,19 @@ def test_a_source_with_shuffled_neurons_gives_the_target_back(tmp_path: Path) ->
     shuffled = Path(shutil.copytree(folder, tmp_path / "source"))
     pair = Pair.make(tmp_path, folder, shuffled, torch.eye(2) / 2)
     tensors = load_file(shuffled / "model.safetensors")
-    for p in pair.layouts[0].projections:
+    for p in pair.layouts.target.projections:
         rows, columns = (
             channel_maps.permutation(9, side_of(p.kind, end), 0, n) for end, n in (("out", p.d_out), ("in", p.d_in))
         )
         tensors[p.weight] = tensors[p.weight][rows][:, columns].contiguous()
     save_file(tensors, shuffled / "model.safetensors", {"format": "pt"})
     options = Transport(epsilon=0.01, eta=0.01, projections=PROJECTIONS, top_layers=1)
-    target, source = Recorded(pair.layouts[0], 1, T=200), Shuffled(pair.layouts[1], 1, T=200)
-    solved = transport(target, source, PROJECTIONS, options, pair.run, pair.events.append)
+    target, source = Recorded(pair.layouts.target, 1, T=200), Shuffled(pair.layouts.source, 1, T=200)
+    solved = transport(Both(target=target, source=source), PROJECTIONS, options, pair.run, pair.events.append)
     real = Pair(pair.target, Checkpoint(shuffled), pair.layouts, solved, pair.run, pair.events)
     for r in (None, 3):
         for fused in real.fuse(PROJECTIONS, k="all", coupling="barycentric", r=r):
-            W = pair.target.read(pair.layouts[0].get(fused.layer, fused.kind).weight)  # type: ignore[union-attr]
+            W = pair.target.read(pair.layouts.target.get(fused.layer, fused.kind).weight)  # type: ignore[union-attr]
             torch.testing.assert_close(fused.moved, W, rtol=1e-3, atol=1e-4)
         placebo = real.fuse(PROJECTIONS, k="all", coupling="barycentric", r=r, permuted=True)
         assert all(abs(fused.cosine) < 0.5 for fused in placebo)
@@ -176,7 +177,7 @@ def test_permuted_plans_carry_other_channels_at_the_same_size(pair: Pair) -> Non
         Q_out, Q_in = random_plan("q.out", 0, m, 32, 48), random_plan("qkv.in", 0, m, 32, 48)
         Q_out = Q_out[:, channel_maps.permutation(0, "q.out", m, 48)]
         Q_in = Q_in[:, channel_maps.permutation(0, "qkv.in", m, 48)]
-        theirs = pair.layouts[1].get(m, "q")
+        theirs = pair.layouts.source.get(m, "q")
         assert theirs is not None
         W_B = pair.source.read(theirs.weight)
         expected += p * (Q_out / Q_out.sum(1, keepdim=True)) @ W_B @ (Q_in / Q_in.sum(0)).T
@@ -196,9 +197,10 @@ def test_only_chosen_layers(pair: Pair) -> None:
 
 
 def test_source_layers_without_the_projection_are_skipped(pair: Pair) -> None:
-    theirs = pair.layouts[1]
+    theirs = pair.layouts.source
     hybrid = type(theirs)(theirs.layers, tuple(p for p in theirs.projections if (p.layer, p.kind) != (2, "q")), ())
-    lame = Pair(pair.target, pair.source, (pair.layouts[0], hybrid), pair.transports, pair.run, pair.events)
+    layouts = Both(target=pair.layouts.target, source=hybrid)
+    lame = Pair(pair.target, pair.source, layouts, pair.transports, pair.run, pair.events)
     whole = pair.fuse(["q"], k="all").fused(1, "q").moved
     assert torch.equal(lame.fuse(["q"], k="all").fused(1, "q").moved, whole)  # P[1, 2] is 0 anyway
     assert bool(lame.fuse(["q"], k="all").fused(0, "q").moved.any())
@@ -233,7 +235,7 @@ def test_neurons_that_receive_nothing_are_counted_and_told(tmp_path: Path) -> No
 def test_nan_in_the_source_is_an_error(tmp_path: Path) -> None:
     target, source = make_model(tmp_path / "a", layers=2), make_model(tmp_path / "b", layers=3)
     pair = Pair.make(tmp_path, target, source, P)
-    name = pair.layouts[1].get(0, "v").weight  # type: ignore[union-attr]
+    name = pair.layouts.source.get(0, "v").weight  # type: ignore[union-attr]
     info = pair.source.info(name)
     with open(info.file, "rb+") as file:
         file.seek(info.start)
@@ -250,9 +252,9 @@ def test_a_damaged_piece_is_named(pair: Pair) -> None:
 
 
 def test_check_k(pair: Pair) -> None:
-    assert check_k(pair.layouts[0], PROJECTIONS, "all") == []
-    assert check_k(pair.layouts[0], PROJECTIONS, 16) == []
-    problems = check_k(pair.layouts[0], ["q", "k", "down"], 33)
+    assert check_k(pair.layouts.target, PROJECTIONS, "all") == []
+    assert check_k(pair.layouts.target, PROJECTIONS, 16) == []
+    problems = check_k(pair.layouts.target, ["q", "k", "down"], 33)
     assert len(problems) == 2  # down has 48 columns
     assert "33" in problems[0]
     assert "q of target layer 0 has 32 rows" in problems[0]

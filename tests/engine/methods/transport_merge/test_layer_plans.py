@@ -13,13 +13,14 @@ from tmerge_tui.engine.optimal_transport.cost import DenseCosts
 from tmerge_tui.engine.optimal_transport.sinkhorn import solve_plain
 from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.errors import NumericsError
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
 
 GOLDEN = load_file(Path(__file__).parents[2] / "golden" / "transport.safetensors")
 
 
-def everywhere(C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ones(C.shape[0], dtype=torch.bool), torch.ones(C.shape[1], dtype=torch.bool)
+def everywhere(C: torch.Tensor) -> Pair[torch.Tensor]:
+    return Pair(target=torch.ones(C.shape[0], dtype=torch.bool), source=torch.ones(C.shape[1], dtype=torch.bool))
 
 
 def textbook(C: torch.Tensor, eta: float) -> torch.Tensor:
@@ -63,19 +64,19 @@ def test_against_a_textbook_loop(shape: tuple[int, int], layer_cost: str) -> Non
 def test_layers_without_the_projection_stay_out() -> None:
     C = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
     C[1], C[:, 2] = torch.nan, torch.nan
-    there = (torch.tensor([True, False, True]), torch.tensor([True, True, False, True]))
+    there = Pair(target=torch.tensor([True, False, True]), source=torch.tensor([True, True, False, True]))
     plan = layer_plan("q", C, C, there, Transport())
     assert plan.P_in[1].abs().sum() == 0
     assert plan.P_in[:, 2].abs().sum() == 0
-    block = plan.P_in[there[0]][:, there[1]]
-    torch.testing.assert_close(block, textbook(C[there[0]][:, there[1]], 0.1), atol=1e-8, rtol=1e-6)
+    block = plan.P_in[there.target][:, there.source]
+    torch.testing.assert_close(block, textbook(C[there.target][:, there.source], 0.1), atol=1e-8, rtol=1e-6)
     assert plan.P.isfinite().all()
 
 
 def test_no_layer_at_all_is_an_empty_plan() -> None:
     C = torch.full((2, 2), torch.nan)
     none = torch.zeros(2, dtype=torch.bool)
-    assert layer_plan("q", C, C, (none, ~none), Transport()).P.abs().sum() == 0
+    assert layer_plan("q", C, C, Pair(target=none, source=~none), Transport()).P.abs().sum() == 0
 
 
 def test_largest_are_kept_with_the_mass_of_the_row() -> None:

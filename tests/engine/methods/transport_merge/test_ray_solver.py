@@ -33,6 +33,7 @@ from tmerge_tui.engine.methods.transport_merge.feature_plans import transport
 from tmerge_tui.engine.preflight import check
 from tmerge_tui.errors import ClusterError, ExtraMissing, MemoryShortage, NumericsError, TmergeError
 from tmerge_tui.events import Event, HeatMap, PairSolved, RunInterrupted, StageFinished, StageProgressed, Warned
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Recipe, Transport, dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
@@ -91,7 +92,7 @@ def solve(run: RunDir, recipe: Recipe | None = None, watch: Callable[[Event], No
             watch(event)
 
     options = recipe.transport if recipe else Transport()
-    transport(*models(), KINDS, options, run, emit, "cpu", recipe and ray_solver.on_ray(recipe, emit))
+    transport(models(), KINDS, options, run, emit, "cpu", recipe and ray_solver.on_ray(recipe, emit))
     return events
 
 
@@ -115,7 +116,7 @@ def only(events: list[Event], kind: type[Any]) -> list[Any]:
 def test_plans_are_those_of_one_process(joined: Any, tmp_path: Path, solver: str) -> None:
     here, there = RunDir.create(tmp_path / "here"), RunDir.create(tmp_path / "there")
     seen: list[Event] = []
-    transport(*models(), KINDS, Transport(solver=solver), here, seen.append)
+    transport(models(), KINDS, Transport(solver=solver), here, seen.append)
     events = solve(there, recipe(solver=solver))
     assert pieces(there) == pieces(here)
     assert set(only(events, PairSolved)) == set(only(seen, PairSolved))
@@ -174,12 +175,12 @@ def test_sources_are_stored_once(joined: Any, run: RunDir, monkeypatch: pytest.M
 
 
 def test_bad_activations_are_named(joined: Any, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, source = models()
+    target, source = models().target, models().source
     source.tensors[2, "v.out"][5, 7] = torch.nan
     asked = recipe()
     solver = ray_solver.on_ray(asked, lambda event: None)
     with pytest.raises(NumericsError, match=r"source model, layer 2, v\.out"):
-        transport(target, source, KINDS, asked.transport, run, lambda event: None, "cpu", solver)
+        transport(Pair(target=target, source=source), KINDS, asked.transport, run, lambda event: None, "cpu", solver)
 
 
 def broken(error: BaseException) -> Callable[..., Any]:

@@ -15,9 +15,12 @@ a bias could absorb). A row that sparsification has emptied stays zero: nothing 
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 import torch
 from torch import Tensor
 
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.run_folder import key
 
 
@@ -35,7 +38,34 @@ def sparsify(Q: Tensor, r: int | None) -> Tensor:  # Q [n, n'] -> [n, n']
     return Q.masked_fill(~kept, 0)
 
 
-def out_map(Q: Tensor, coupling: str, target_std: Tensor | None = None, source_std: Tensor | None = None) -> Tensor:
+class Plans(Protocol):
+    def plan(self, side: str, l: int, m: int) -> Tensor: ...
+
+
+def channel_map(
+    plans: Plans,
+    side: str,
+    l: int,
+    m: int,
+    end: Literal["in", "out"],
+    coupling: str,
+    *,
+    r: int | None = None,
+    std: Pair[Tensor] | None = None,
+    permuted: int | None = None,
+) -> Tensor:
+    """Phi_out or Phi_in^T of target layer l and source layer m: the plan rebuilt, sparsified to r, made a map.
+
+    permuted: the seed of the placebo, whose source channels come in a random order; None for the plan itself.
+    """
+    Q = plans.plan(side, l, m)
+    if permuted is not None:
+        Q = Q[:, permutation(permuted, side, m, Q.shape[1]).to(Q.device)]
+    std = None if std is None else std.each(lambda s: s.to(Q))
+    return (out_map if end == "out" else in_map)(sparsify(Q, r), coupling, std)
+
+
+def out_map(Q: Tensor, coupling: str, std: Pair[Tensor] | None = None) -> Tensor:
     """Phi_out [n, n'] from Q_out, or from some of its rows.
 
     plan: Q itself. barycentric: rows normalised to 1. With standard deviations: diag(s_A) Phi diag(1 / s_B).
@@ -43,12 +73,12 @@ def out_map(Q: Tensor, coupling: str, target_std: Tensor | None = None, source_s
     if coupling == "plan":
         return Q
     Phi = _averages(Q, dim=1)
-    if target_std is not None and source_std is not None:
-        Phi = target_std[:, None] * Phi * inverse(source_std)[None, :]
+    if std is not None:
+        Phi = std.target[:, None] * Phi * inverse(std.source)[None, :]
     return Phi
 
 
-def in_map(Q: Tensor, coupling: str, target_std: Tensor | None = None, source_std: Tensor | None = None) -> Tensor:
+def in_map(Q: Tensor, coupling: str, std: Pair[Tensor] | None = None) -> Tensor:
     """Phi_in^T [n', n] from the whole of Q_in [n, n'].
 
     plan: Q^T. barycentric: columns of Q normalised to 1. With standard deviations: diag(s_B) Phi^T diag(1 / s_A).
@@ -56,8 +86,8 @@ def in_map(Q: Tensor, coupling: str, target_std: Tensor | None = None, source_st
     if coupling == "plan":
         return Q.T
     Phi = _averages(Q, dim=0).T
-    if target_std is not None and source_std is not None:
-        Phi = source_std[:, None] * Phi * inverse(target_std)[None, :]
+    if std is not None:
+        Phi = std.source[:, None] * Phi * inverse(std.target)[None, :]
     return Phi
 
 

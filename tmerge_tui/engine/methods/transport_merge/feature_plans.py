@@ -26,6 +26,7 @@ from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Convergence, Emit, HeatMap, LayerPlanSolved, PairSolved, Warned, pack_cells
 from tmerge_tui.models.layout import SIDES, Layout, side_of
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
 from tmerge_tui.run_folder import RunDir, key
 
@@ -101,8 +102,7 @@ class ZScores:
 class Transports:
     """All plans of a run, read from its pieces; l counts target layers, m source layers."""
 
-    target: Pooled
-    source: Pooled
+    models: Pair[Pooled]
     kinds: tuple[str, ...]
     options: Transport
     run: RunDir
@@ -111,9 +111,17 @@ class Transports:
     _pairs: dict[Path, dict[int, dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @property
+    def target(self) -> Pooled:
+        return self.models.target
+
+    @property
+    def source(self) -> Pooled:
+        return self.models.source
+
+    @property
     def key(self) -> str:
         """Names the content: activations and every option that plans depend on; not what was asked for, nor where."""
-        how = self.options.model_dump(exclude={"projections", "executor", "ray_address"})
+        how = self.options.that_affect("plans", "layers")
         return key("transports-1", self.target.key, self.source.key, how)
 
     def sources(self, side: str) -> tuple[int, ...]:
@@ -127,8 +135,7 @@ class Transports:
         return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s))
 
     def piece(self, l: int, side: str) -> Path:
-        o = self.options
-        how = [o.epsilon, o.max_iterations, o.tolerance, o.stop, o.solver]
+        how = [getattr(self.options, name) for name in self.options.affecting("plans")]
         parts = ["transport-1", self.target.key, self.source.key, l, side, self.sources(side), how]
         return self.run.piece(STAGE, key(*parts))
 
@@ -158,10 +165,10 @@ class Transports:
 
     def layer_plan(self, kind: str) -> LayerPlan:
         """P_in, P_out, P_eff and P [L, M] of one projection (eqs. 11-13)."""
-        layouts = (self.target.layout, self.source.layout)
-        there = tuple(torch.tensor([o.get(i, kind) is not None for i in range(o.layers)]) for o in layouts)
+        layouts = self.models.each(lambda model: model.layout)
+        there = layouts.each(lambda o: torch.tensor([o.get(i, kind) is not None for i in range(o.layers)]))
         costs = [self.layer_cost(side_of(kind, "in")), self.layer_cost(side_of(kind, "out"))]
-        return layer_plan(kind, costs[0], costs[1], (there[0], there[1]), self.options)
+        return layer_plan(kind, costs[0], costs[1], there, self.options)
 
     def plan(self, side: str, l: int, m: int) -> Tensor:
         """Q [n, n'] fp32."""
@@ -197,8 +204,7 @@ Solver = Callable[[Transports, Sequence[Piece]], Parts]
 
 
 def transport(
-    target: Pooled,
-    source: Pooled,
+    models: Pair[Pooled],
     kinds: Sequence[str],
     options: Transport,
     run: RunDir,
@@ -213,8 +219,8 @@ def transport(
     the solver raises.
     """
     device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
-    zx, zy = ZScores(target, "target", device), ZScores(source, "source", device)
-    transports = Transports(target, source, tuple(kinds), options, run, zx, zy)
+    zx, zy = (ZScores(model, role, device) for role, model in models.items())
+    transports = Transports(models, tuple(kinds), options, run, zx, zy)
     work = transports.solved()
     show = _Showcase(emit)
     total = sum(len(transports.sources(side)) for _, side in work)

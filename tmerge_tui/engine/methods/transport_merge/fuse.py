@@ -11,7 +11,7 @@ mixes `moved` into the target's weights for any strength, so a list of alphas fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +28,7 @@ from tmerge_tui.errors import CheckError, NumericsError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout, Projection, side_of
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.parameters import read_bias, read_weight
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir, key
@@ -60,9 +61,8 @@ def strongest(strength: Tensor, k: int | Literal["all"]) -> Tensor:  # [n] -> in
 
 def fuse(
     transports: Transports,
-    target: Checkpoint,
-    source: Checkpoint,
-    layouts: tuple[Layout, Layout],  # target's, source's
+    checkpoints: Pair[Checkpoint],
+    layouts: Pair[Layout],
     kinds: Sequence[str],
     recipe: Recipe,
     run: RunDir,
@@ -79,11 +79,11 @@ def fuse(
     Raises CheckError for a k that is too large, NumericsError when a product is not finite, ModelError when weights
     cannot be read.
     """
-    problems = check_k(layouts[0], kinds, recipe.fusion.k)
+    problems = check_k(layouts.target, kinds, recipe.fusion.k)
     if problems:
         raise CheckError(problems)
-    work = _Work(transports, target, source, layouts, kinds, recipe, permuted)
-    chosen = range(layouts[0].layers) if recipe.fusion.layers is None else recipe.fusion.layers
+    work = _Work(transports, checkpoints, layouts, kinds, recipe, permuted)
+    chosen = range(layouts.target.layers) if recipe.fusion.layers is None else recipe.fusion.layers
     layers = [layer for layer in sorted(set(chosen)) if work.selected(layer)]
     pieces = {layer: run.piece("permuted" if permuted else "fused", work.key(layer)) for layer in layers}
     label = "Fusing through permuted plans (placebo)" if permuted else "Fusing weights"
@@ -101,7 +101,7 @@ def fuse(
                 lines.append(fused.figures() | {"stored": str(fused.stored).removeprefix("torch.")})
             run.save(path, tensors, {"projections": lines})
             shown.advance(note=f"target layer {layer}")
-    fusion = Fusion(run, pieces, layouts[0], _notes(layouts, kinds, recipe.fusion.biases), permuted)
+    fusion = Fusion(run, pieces, layouts.target, _notes(layouts, kinds, recipe.fusion.biases), permuted)
     _warn_empty(fusion, emit)
     return fusion
 
@@ -111,9 +111,8 @@ class _Work:
     """One fusion, layer by layer."""
 
     transports: Transports
-    target: Checkpoint
-    source: Checkpoint
-    layouts: tuple[Layout, Layout]
+    checkpoints: Pair[Checkpoint]
+    layouts: Pair[Layout]
     kinds: Sequence[str]
     recipe: Recipe
     permuted: bool
@@ -126,7 +125,7 @@ class _Work:
 
     def selected(self, l: int) -> dict[str, Projection]:
         """The target's projections of one layer that are fused."""
-        found = {kind: self.layouts[0].get(l, kind) for kind in self.kinds}
+        found = {kind: self.layouts.target.get(l, kind) for kind in self.kinds}
         return {kind: projection for kind, projection in found.items() if projection is not None}
 
     def key(self, l: int) -> str:
@@ -135,8 +134,8 @@ class _Work:
         return key(
             "fuse-1",
             self.transports.key,
-            self.target.fingerprint(),
-            self.source.fingerprint(),
+            self.checkpoints.target.fingerprint(),
+            self.checkpoints.source.fingerprint(),
             l,
             sorted(self.selected(l)),
             [options.k, options.r, options.coupling, options.units, options.biases, self.recipe.transport.top_layers],
@@ -155,42 +154,40 @@ class _Work:
             if self._fuses_bias(kind, ours):
                 bias[kind] = torch.zeros(k)
         weights = {kind: self.weights[kind][l].tolist() for kind in projections}
-        for m in range(self.layouts[1].layers):
+        for m in range(self.layouts.source.layers):
             entering: dict[str, Tensor] = {}  # Phi_in^T of this layer pair: q, k, v share one, gate and up another
             for kind in projections:
-                theirs = self.layouts[1].get(m, kind)
+                theirs = self.layouts.source.get(m, kind)
                 if theirs is None or weights[kind][m] <= 0:
                     continue
                 side = side_of(kind, "in")
                 if side not in entering:
-                    entering[side] = self._map(l, m, side, channel_maps.in_map)
-                Phi_out, Phi_in = self._map(l, m, side_of(kind, "out"), channel_maps.out_map), entering[side]
+                    entering[side] = self._map(l, m, side, "in")
+                Phi_out, Phi_in = self._map(l, m, side_of(kind, "out"), "out"), entering[side]
                 chosen = index[kind].to(Phi_out.device)
                 if axis_of(kind) == "rows":
                     Phi_out = Phi_out[chosen]
                 else:
                     Phi_in = Phi_in[:, chosen]
-                W_B = read_weight(self.source, theirs).to(Phi_out)
+                W_B = read_weight(self.checkpoints.source, theirs).to(Phi_out)
                 moved[kind] += weights[kind][m] * carry(Phi_out, W_B, Phi_in).cpu()
-                b_B = read_bias(self.source, theirs) if kind in bias else None
+                b_B = read_bias(self.checkpoints.source, theirs) if kind in bias else None
                 if b_B is not None:
                     bias[kind] += weights[kind][m] * (Phi_out @ b_B.to(Phi_out)).cpu()
         return [self._measured(ours, index[kind], moved[kind], bias.get(kind)) for kind, ours in projections.items()]
 
-    def _map(self, l: int, m: int, side: str, build: Callable[..., Tensor]) -> Tensor:
-        """Phi_out or Phi_in^T of a layer pair, from its plan rebuilt, permuted for the placebo, sparsified."""
-        options, transports = self.recipe.fusion, self.transports
-        Q = transports.plan(side, l, m)
-        if self.permuted:
-            Q = Q[:, channel_maps.permutation(self.recipe.seed, side, m, Q.shape[1]).to(Q.device)]
-        Q = channel_maps.sparsify(Q, options.r)
-        if options.units == "z":
-            return build(Q, options.coupling)
-        stds = (X.std(0).to(Q) for X in (transports.target.side(l, side), transports.source.side(m, side)))
-        return build(Q, options.coupling, *stds)
+    def _map(self, l: int, m: int, side: str, end: Literal["in", "out"]) -> Tensor:
+        """Phi_out or Phi_in^T of a layer pair."""
+        options, plans, std = self.recipe.fusion, self.transports, None
+        if options.units == "raw":
+            std = Pair(target=plans.target.side(l, side).std(0), source=plans.source.side(m, side).std(0))
+        permuted = self.recipe.seed if self.permuted else None
+        return channel_maps.channel_map(
+            plans, side, l, m, end, options.coupling, r=options.r, std=std, permuted=permuted
+        )
 
     def _fuses_bias(self, kind: str, ours: Projection) -> bool:
-        theirs = any(p.bias is not None for p in self.layouts[1].projections if p.kind == kind)
+        theirs = _biased(self.layouts.source, kind)
         return self.recipe.fusion.biases and axis_of(kind) == "rows" and ours.bias is not None and theirs
 
     def _measured(self, ours: Projection, index: Tensor, moved: Tensor, bias: Tensor | None) -> FusedProjection:
@@ -201,7 +198,8 @@ class _Work:
                 "finite source weights and plans",
                 "check the source model; with units: raw, channels that hardly vary blow up: try units: z",
             )
-        W = read_weight(self.target, ours, index) if axis == "rows" else read_weight(self.target, ours)[:, index]
+        stored = self.checkpoints.target
+        W = read_weight(stored, ours, index) if axis == "rows" else read_weight(stored, ours)[:, index]
         own = W.float()
         transported_norm, target_norm = float(moved.norm()), float(own.norm())
         both = transported_norm * target_norm
@@ -225,18 +223,21 @@ def carry(Phi_out: Tensor, W_B: Tensor, Phi_in: Tensor) -> Tensor:
     return torch.linalg.multi_dot([Phi_out, W_B, Phi_in])
 
 
-def _notes(layouts: tuple[Layout, Layout], kinds: Sequence[str], biases: bool) -> list[str]:
+def _biased(layout: Layout, kind: str) -> bool:
+    return any(p.bias is not None for p in layout.projections if p.kind == kind)
+
+
+def _notes(layouts: Pair[Layout], kinds: Sequence[str], biases: bool) -> list[str]:
     """What is left alone although it is there, and why."""
     notes = []
     for kind in kinds:
-        ours, theirs = (any(p.bias is not None for p in x.projections if p.kind == kind) for x in layouts)
-        if not ours:
+        if not _biased(layouts.target, kind):
             continue
         if axis_of(kind) == "columns":
             notes.append(f"{kind}: bias left alone; columns are fused, and each of them adds to every output")
         elif not biases:
             notes.append(f"{kind}: bias left alone, as fusion.biases says")
-        elif not theirs:
+        elif not _biased(layouts.source, kind):
             notes.append(f"{kind}: bias left alone; the source has none")
     return notes
 

@@ -11,6 +11,7 @@ from tmerge_tui.engine.optimal_transport.anderson import Duals, iterate
 from tmerge_tui.engine.optimal_transport.kernels import LogKernels
 from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.errors import NumericsError
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
 
 LARGE_COST = 1000.0  # A.2: beyond it eta grows with the largest cost
@@ -28,16 +29,14 @@ class LayerPlan:
     converged: bool
 
 
-def layer_plan(
-    projection: str, C_in: Tensor, C_out: Tensor, there: tuple[Tensor, Tensor], options: Transport
-) -> LayerPlan:
+def layer_plan(projection: str, C_in: Tensor, C_out: Tensor, there: Pair[Tensor], options: Transport) -> LayerPlan:
     """P of one projection from its layer costs [L, M]; `there` says which target and source layers have it."""
-    present = there[0][:, None] & there[1]
+    present = there.target[:, None] & there.source
     plans, converged = [], True
     for C in (C_in, C_out):
         P = torch.zeros(C.shape, dtype=torch.float64)
         if present.any():
-            duals, block = _solve(C.double()[present].view(int(there[0].sum()), int(there[1].sum())), options)
+            duals, block = _solve(C.double()[present].view(int(there.target.sum()), int(there.source.sum())), options)
             P[present] = block.flatten()
             converged = converged and duals.converged
         plans.append(P)

@@ -24,6 +24,7 @@ from tmerge_tui.errors import NumericsError, ProblemsError, TmergeError
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.forward import LoadedModel, release
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -44,7 +45,8 @@ class TransportMerge:
         )
 
     def match(self, recipe: Recipe, target: Party, source: Party) -> Matching:
-        return match(target.facts.layout, source.facts.layout, recipe.transport.projections)
+        layouts = Pair(target=target.facts.layout, source=source.facts.layout)
+        return match(layouts, recipe.transport.projections)
 
     def check(self, recipe: Recipe, target: Party, matching: Matching, cluster: bool) -> list[str]:
         problems = _unmatched(recipe, matching)
@@ -98,15 +100,15 @@ def plans(
 ) -> tuple[Transports, int]:
     """(the plans of a run, rows of activations they are solved on): what is missing is computed."""
     recipe, kinds = prepared.recipe, prepared.matching.kinds
-    source, target = _extract_both(prepared, run, emit, visit)
+    models = _extract_both(prepared, run, emit, visit)
     solver = on_ray(recipe, emit) if recipe.transport.executor == "ray" else None
-    return transport(target, source, kinds, recipe.transport, run, emit, prepared.device, solver), target.rows
+    return transport(models, kinds, recipe.transport, run, emit, prepared.device, solver), models.target.rows
 
 
 def _extract_both(
     prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]
-) -> tuple[Activations, Activations]:
-    """(source, target): one model after the other."""
+) -> Pair[Activations]:
+    """One model after the other, the source first."""
     settings, corpus = prepared.recipe.calibration, prepared.corpus
     rows = plan_rows(
         corpus.calibration,
@@ -115,16 +117,17 @@ def _extract_both(
         settings.pooling,
         settings.chat_template,
     )
-    found = []
+    found: dict[str, Activations] = {}
     for party in (prepared.source, prepared.target):
         subject = prepared.model(party, emit)
         with _naming_bad_weights(party):
-            found.append(extract(subject, corpus.calibration, rows, prepared.matching.kinds, settings, run, emit))
+            kinds = prepared.matching.kinds
+            found[party.role] = extract(subject, corpus.calibration, rows, kinds, settings, run, emit)
         if party.role == "source":
             visit(subject)
         del subject
         release()
-    return found[0], found[1]
+    return Pair(target=found["target"], source=found["source"])
 
 
 @contextmanager
@@ -140,17 +143,15 @@ def _naming_bad_weights(party: Party) -> Iterator[None]:
 def _fuse(transports: Transports, prepared: Prepared, run: RunDir, emit: Emit) -> tuple[Fusion, Fusion | None]:
     recipe = prepared.recipe
     kinds = _kinds(recipe, prepared.matching)
-    layouts = (prepared.target.facts.layout, prepared.source.facts.layout)
+    parties = Pair(target=prepared.target, source=prepared.source)
+    layouts = parties.each(lambda party: party.facts.layout)
+    checkpoints = parties.each(lambda party: party.checkpoint)
     passes = (False, True) if "permuted" in recipe.evaluation.controls else (False,)
-    layers = len(set(recipe.fusion.layers or range(layouts[0].layers)))
+    layers = len(set(recipe.fusion.layers or range(layouts.target.layers)))
     with Progress(emit, "fuse", "Carrying weights through the plans", layers * len(passes), "layers") as progress:
         fusions = [
-            fuse(
-                transports, prepared.target.checkpoint, prepared.source.checkpoint, layouts, kinds, recipe, run, emit,
-                permuted, progress,
-            )
-            for permuted in passes
-        ]  # fmt: skip
+            fuse(transports, checkpoints, layouts, kinds, recipe, run, emit, permuted, progress) for permuted in passes
+        ]
     return fusions[0], fusions[1] if len(fusions) > 1 else None
 
 

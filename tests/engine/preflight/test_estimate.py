@@ -1,0 +1,89 @@
+"""What a run takes: from the real texts, with everything it does, and against the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import make_model
+from tmerge_tui import machine, shipped
+from tmerge_tui.engine.preflight import speed
+from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.room import in_memory
+from tmerge_tui.engine.preflight.speed import Speed, timed
+from tmerge_tui.models.facts import ModelFacts, read_facts
+from tmerge_tui.recipe import Recipe, make_recipe
+from tmerge_tui.recipe.demo import demo_mapping
+
+READ = (30, 270)  # rows, tokens of 30 texts
+RECORDED = 80.4  # seconds of the demo on two shared cores, whose speed that day was:
+MEASURED = Speed(53.8e9, 95.9e9, 56.3e9)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFacts, ModelFacts]:
+    folder = tmp_path_factory.mktemp("pair")
+    make_model(folder / "source", "llama", layers=3)
+    make_model(folder / "target", "qwen2")
+    return read_facts(folder / "target", "target", False), read_facts(folder / "source", "source", False)
+
+
+def recipe(**sections: Any) -> Recipe:
+    calibration = {"path": "t.txt", **sections.pop("calibration", {})}
+    return make_recipe({"source": "a/b", "target": "c/d", "calibration": calibration, "output": "o", **sections})
+
+
+def test_the_text_that_is_there_counts_and_not_the_samples_asked_for(pair) -> None:
+    asked, given = estimate(recipe(), *pair), estimate(recipe(), *pair, READ, 30)
+    assert asked.bound and not given.bound
+    assert given.flops < asked.flops / 50
+    more = estimate(recipe(calibration={"samples": 20_000}), *pair, READ, 30)
+    assert more.work == given.work, "samples beyond the text change nothing"
+
+
+def test_more_held_out_is_more_to_measure(pair) -> None:
+    few, many = (estimate(recipe(calibration={"holdout": n, "samples": 4 * n}), *pair, READ, 30) for n in (100, 400))
+    assert many.work["measuring"] == 4 * few.work["measuring"]
+
+
+def test_training_benchmarks_and_prompts_are_counted(pair, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("{}\n" * 50)
+    plain = estimate(recipe(), *pair, READ, 30)
+    assert {name for name, flops in plain.work.items() if flops} == {"reading", "transport", "measuring"}
+    once = estimate(recipe(adaptation={}), *pair, READ, 30)
+    thrice = estimate(recipe(adaptation={"epochs": 3, "compare": ["sft", "distill"]}), *pair, READ, 30)
+    assert thrice.work["training"] > 9 * once.work["training"] > 0
+    assert thrice.memory["teacher"] > 0 == once.memory["teacher"]
+    asked = estimate(recipe(evaluation={"choices": [str(questions)], "prompts": ["a"]}), *pair, READ, 30)
+    assert asked.work["benchmarks"] > 0 < asked.work["prompts"]
+    tasks = estimate(recipe(evaluation={"tasks": ["piqa", "arc_easy"]}), *pair, READ, 30)
+    assert tasks.work["benchmarks"] > 10 * asked.work["benchmarks"]
+
+
+def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = estimate(recipe(adaptation={"compare": ["distill"]}), *pair, READ, 30)
+    cpu = torch.device("cpu")
+    assert in_memory(recipe(), needs, cpu) == ([], [])
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(1 << 40, needs.memory["training"] - 1))
+    (problem,), _ = in_memory(recipe(), needs, cpu)
+    assert problem.startswith("adaptation: training takes about") and "method: lora" in problem
+    problems, (note,) = in_memory(recipe(memory=needs.memory["weights"] - 1), needs, torch.device("cpu"))
+    assert "streamed layer by layer" in note and problems == [problem]
+
+
+def test_the_demo_takes_what_was_recorded_within_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = shipped.folder() / "demo"
+    made = make_recipe(demo_mapping(demo))
+    target, source = (read_facts(Path(one.model), one.model, False) for one in (made.target, made.source))
+    monkeypatch.setattr(speed, "measure", lambda *given: MEASURED)
+    needs = timed(estimate(made, target, source, (1000, 26_616), 1000), source, target, 4096, torch.device("cpu"))
+    assert needs.seconds is not None and RECORDED / 1.5 < needs.seconds < RECORDED * 1.5
+
+
+def test_the_speed_is_measured_in_the_models_own_shapes() -> None:
+    found = speed.measure(((64, 32), (32, 64)), ((16, 16),), 128, "cpu")
+    assert found.source > 0 and found.target > 0 and found.memory > 0
