@@ -74,7 +74,7 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
         await show(app, pilot, done, "1")
         shown = str(app.screen.query_one("#chosen").render())
         assert "on 200 validation texts" in shown
-        assert [line.endswith("chosen") for line in shown.splitlines()] == [False, False, False, True]
+        assert [line.endswith("chosen") for line in shown.splitlines()] == [False, False, False, False, False, True]
         await show(app, pilot, done, "2")
         charts = [chart for chart in app.screen.query(".loss").results(Chart)]
         assert [chart.caption.split(":")[0] for chart in charts] == ["fused, adapted", "fine-tuned (SFT)", "distilled"]

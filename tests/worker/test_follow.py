@@ -130,9 +130,9 @@ def test_cancel_does_not_reach_for_other_machines(run: RunDir) -> None:
     ("later", "without", "said"),
     [
         ((), "finished", ""),
-        ((START, FAILED), "failed", "failed: no text"),
-        ((START, RunInterrupted("SIGTERM")), "interrupted", "was interrupted"),
-        ((START,), "crashed", "crashed"),
+        ((START, FAILED), "failed", "a later attempt failed: no text"),
+        ((START, RunInterrupted("SIGTERM")), "interrupted", "a later attempt was stopped"),
+        ((START,), "crashed", "the worker of a later attempt died"),
     ],
 )
 def test_a_result_stays_a_result_whatever_is_tried_later(
@@ -142,3 +142,13 @@ def test_a_result_stays_a_result_whatever_is_tried_later(
     assert state_of(run) == without
     (run.path / "report.json").write_text("{}")
     assert state_of(run) == "finished" and later_attempt(run) == said
+
+
+def test_another_run_in_the_same_folder_is_running(run: RunDir) -> None:
+    write(run, START, DONE, START)
+    (run.path / "report.json").write_text("{}")
+    lock.acquire(run)
+    try:
+        assert state_of(run) == "running" and later_attempt(run) == "another run is going on here"
+    finally:
+        lock.release(run)

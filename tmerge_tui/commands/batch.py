@@ -20,7 +20,7 @@ from tmerge_tui.recipe.presets import read_recipe_mapping
 from tmerge_tui.recipe.yamlfile import read_scalar
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
-from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel
+from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel, has_report
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:
 def conclude(folder: RunDir, ended: Ended, options: Options) -> int:
     """Prints how a run ended: the result on stdout, an error in full on stderr."""
     event = ended.event
+    if not isinstance(event, RunFinished) and has_report(folder):
+        say(f"the result of the earlier run is kept: {folder.path / 'report.html'}")
     if isinstance(event, RunFinished):
         if not options.json:
             for line in [*result(event), *advice(folder)]:
@@ -130,10 +132,10 @@ def advice(folder: RunDir) -> Iterable[str]:
     """What to change next, as the report has it: words, and the options that do it."""
     from tmerge_tui.engine.report.next_steps import as_options
 
-    if not (folder.path / REPORT).is_file():
+    if not has_report(folder):
         return
     with storage(folder.path):
-        steps = json.loads((folder.path / REPORT).read_text(encoding="utf-8")).get("next") or []
+        steps = json.loads((folder.path / "report.json").read_text(encoding="utf-8")).get("next") or []
     for place, step in enumerate(steps):
         yield f"{'' if place else 'next':<7} {step['text']}"
         if step["set"]:

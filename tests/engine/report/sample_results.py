@@ -134,7 +134,7 @@ def make_results(curves: dict[float, tuple[float, float, float]] | None = None, 
 
 
 def make_measured() -> dict[str, Any]:
-    """The parts that only some recipes ask for: training, benchmarks, a searched strength."""
+    """The parts that only some recipes ask for: training, benchmarks, a searched strength, a selection."""
     arms = {"target": 0.0, "fused": -0.0004, "adapted": -0.0647, "sft": -0.0666, "distilled": -0.0689}
     rows = [score(model, 0.1 if model in ("fused", "adapted") else None, d) for model, d in arms.items()]
     rows = [row | {"spread": 0.0017 if row["model"] in ("adapted", "sft", "distilled") else None} for row in rows]
@@ -166,8 +166,7 @@ def make_measured() -> dict[str, Any]:
     trial = {"kind": "q", "difference": -0.001, "low": -0.002, "high": -0.0005, "bits_per_byte": 2.1}
     trials = [trial | {"alpha": a, "against_target": -0.001 * a, "kept": a < 0.1} for a in (0.02, 0.05, 0.1)]
     strength = {"strengths": {"q": 0.05, "k": 0.0}, "target": 2.2, "chosen": 2.1, "texts": 200, "trials": trials}
-    candidates = [row for row in rows if row["model"] in ("target", "fused", "adapted")]
-    selection = {"model": "adapted", "alpha": 0.1, "rows": candidates, "texts": 200, "margin": 0.001}
+    selection = {"model": "distilled", "alpha": None, "rows": rows, "texts": 200, "margin": 0.001}
     return {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
 
 

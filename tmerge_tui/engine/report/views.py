@@ -104,8 +104,15 @@ def adaptation(found: Row) -> Shown:
     }
 
 
+def compared(row: Row) -> tuple[str, str, str]:
+    """(difference, interval, outcome in a word)"""
+    found = Comparison.of(row)
+    outcome = NONE if found.difference is None else OUTCOMES[found.better]
+    return signed(found.difference), interval(found.low, found.high), outcome
+
+
 def selection(found: Row) -> Shown:
-    """Every candidate for model/ on validation text, and which it was."""
+    """What `select: validation` chose from, by their scores on validation text."""
     rows = [
         (
             beside_trained(row["model"]),
@@ -116,19 +123,15 @@ def selection(found: Row) -> Shown:
         )
         for row in found["rows"]
     ]
-    told = f"{count(found['texts'])} validation texts; to be chosen takes {found['margin']:g} bits per byte"
+    told = (
+        f"Scores of {count(found['texts'])} validation texts, which nothing was aligned, trained or measured on; the "
+        f"target stays unless a candidate is better by {found['margin']:g} bits per byte."
+    )
     return {"rows": rows, "told": told}
 
 
-def compared(row: Row) -> tuple[str, str, str]:
-    """(difference, interval, outcome in a word)"""
-    found = Comparison.of(row)
-    outcome = NONE if found.difference is None else OUTCOMES[found.better]
-    return signed(found.difference), interval(found.low, found.high), outcome
-
-
 VIEWS = {  # in the report's order
-    "selection": View("Choice", selection),
+    "selection": View("Which model", selection),
     "benchmarks": View("Benchmarks", benchmarks),
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),

@@ -73,7 +73,7 @@ def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only:
         if eos is not None and ids[-1:] != [eos]:
             ids, offsets = [*ids, eos], [*offsets, (len(head), len(head))]
     if not ids:  # nothing that a tokenizer without begin-of-text makes of it
-        return Lesson((), (), {}, {})
+        return Lesson((), (), {})
     stop = len(ids) if length <= 0 else min(length, len(ids))
     where = place(sample, text, tokenizer, mode, len(head)) if placed or answer_only else []
     learnt = [True] * len(ids)

@@ -117,7 +117,7 @@ class ResultScreen(Page):
         mark, style = ("✓", "$success") if good else ("○", "$warning")
         self.query_one("#headline", Static).update(Content.styled(f"{mark} {verdict['headline']}", f"{style} bold"))
         later = await asyncio.to_thread(later_attempt, RunDir(self.path))
-        self.query_one("#later", Static).update(later and f"! a later attempt {later}; l shows it")
+        self.query_one("#later", Static).update(later and f"! {later}; l shows it")
         self.query_one("#later", Static).display = bool(later)
         self.panes = [pane for pane in PANES if not pane.needs or self.report.part(pane.needs)]
         tabs = TabbedContent(id="panes")
