@@ -71,6 +71,11 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
         assert "1 Scores  2 Training  3 Tasks  4 Alpha  5 Layers  6 Plans  7 Text  8 Files" in text
         assert "fine-tuned (SFT)         2.1040 0.0017   -0.0666 [-0.0670, -0.0662] better" in text
         assert "fused, adapted         fine-tuned (SFT)           +0.0019 worse" in text
+        await show(app, pilot, done, "1")
+        shown = str(app.screen.query_one("#chosen").render())
+        assert "on 200 validation texts" in shown
+        assert [line.endswith("chosen") for line in shown.splitlines()] == [False, False, False, False, False, True]
+        await show(app, pilot, done, "2")
         charts = [chart for chart in app.screen.query(".loss").results(Chart)]
         assert [chart.caption.split(":")[0] for chart in charts] == ["fused, adapted", "fine-tuned (SFT)", "distilled"]
         assert all(len(chart.series) == 2 and len(chart.series[0].points) == 6 for chart in charts)
@@ -85,21 +90,28 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
 
 
 @pytest.mark.parametrize(
-    "part",
-    ["adaptation", "benchmarks", "strength", "samples", "projections", "layer_plans", "layer_costs", "heatmaps", "next",
-     "scores", "contrasts", "output", "models"],
-)  # fmt: skip
-async def test_what_a_report_lacks_is_not_drawn_and_nothing_else_suffers(app: TmergeApp, done: Path, part: str) -> None:
-    with_parts(done, **make_measured() | {part: None})
-    async with app.run_test(size=(160, 50)) as pilot:
+    "parts",
+    [
+        ("adaptation", "heatmaps", "contrasts"),
+        ("benchmarks", "projections", "next"),
+        ("strength", "layer_costs", "samples", "selection"),
+        ("layer_plans", "scores", "output", "models"),
+    ],
+    ids=" ".join,
+)
+async def test_what_a_report_lacks_is_not_drawn_and_nothing_else_suffers(
+    app: TmergeApp, done: Path, parts: tuple[str, ...]
+) -> None:
+    with_parts(done, **make_measured() | dict.fromkeys(parts))
+    async with app.run_test(size=(100, 30)) as pilot:
         screen = await show(app, pilot, done, "1")
         assert "cannot be read" not in screen_text(app) and "Fusion helped" in screen_text(app)
         missing = {pane.name for pane in PANES} - {pane.name for pane in screen.panes}
-        assert missing == {pane.name for pane in PANES if pane.needs == part}
-        for place in range(len(screen.panes)):
-            await pilot.press(str(place + 1))
+        assert missing == {pane.name for pane in PANES if pane.needs in parts}
+        for place, pane in enumerate(screen.panes, 1):
+            await pilot.press(str(place))
             await settle(pilot)
-            assert screen.query_one(TabbedContent).active == screen.panes[place].name
+            assert screen.query_one(TabbedContent).active == pane.name
 
 
 async def test_the_next_step_opens_the_method_with_it_filled_in(app: TmergeApp, done: Path) -> None:

@@ -35,8 +35,10 @@ class ScoresPane(VerticalScroll, can_focus=True):
         yield Static(scores.table(rows, contrasts), id="score-table")
         if any(row["model"] == "fused" for row in rows):
             yield Static(scores.placebos(contrasts), id="placebo-table")
+        if selection := self.report.part("selection"):
+            yield Static(scores.chosen(selection), id="chosen", classes="block")
         if self.steps:
-            with Vertical(id="next"):
+            with Vertical(id="next-steps"):
                 yield Static(Content.styled("Next", "bold"))
                 for place, step in enumerate(self.steps):
                     said = Content.assemble(f"{place + 1} {step['text']} ", (as_options(step), "$primary"))

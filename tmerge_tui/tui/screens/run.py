@@ -267,12 +267,14 @@ class RunScreen(Page):
     # keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that do nothing now are shown dimmed."""
+        """Keys that do nothing now are shown dimmed; those that a finished run has no use for are not."""
         ended = self.follower.ended
+        if action in ("cancel", "resume") and self.phase == "finished":
+            return False
         if action == "cancel":
             return True if ended is None else None
         if action == "resume":
-            return True if ended is not None and self.phase != "finished" else None
+            return True if ended is not None else None
         if action == "edit":
             return ended is not None
         if action == "result":

@@ -13,7 +13,7 @@ from textual.content import Content
 
 from tmerge_tui.engine.report.names import DRAWN, beside_trained, rank, short
 from tmerge_tui.engine.report.verdict import Comparison, beaten
-from tmerge_tui.quantities import NONE, bits, known, signed
+from tmerge_tui.quantities import NONE, bits, count, known, signed
 from tmerge_tui.tui.widgets.chart import Series
 
 Row = Mapping[str, Any]
@@ -54,6 +54,19 @@ def placebos(contrasts: Sequence[Row]) -> Content:
             said = NONE if found.difference is None else f"{signed(found.difference)} {WORDS[found.better]}"
             parts.append((f"{said:>22}", {True: "$success", False: "$error", None: FAINT}[found.better]))
         lines.append(Content.assemble(*parts))
+    return Content("\n").join(lines)
+
+
+def chosen(selection: Row) -> Content:
+    """Every candidate for model/ on validation text, and which it was."""
+    head = f"{'for model/':<{NAME + 3}}{'alpha':>6}{'bits/byte':>11}{'to target':>10}"
+    lines = [Content.styled(f"{head}   on {count(selection['texts'])} validation texts", FAINT)]
+    for row in selection["rows"]:
+        mine = (row["model"], row["alpha"]) == (selection["model"], selection["alpha"])
+        alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
+        difference = "" if known(row["difference"]) is None else signed(row["difference"])
+        said = f"{beside_trained(row['model']):<{NAME + 3}}{alpha:>6}{bits(row['bits_per_byte']):>11}{difference:>10}"
+        lines.append(Content.styled(said + ("   chosen" if mine else ""), "bold" if mine else ""))
     return Content("\n").join(lines)
 
 
