@@ -61,9 +61,7 @@ Choice = Annotated[ModelChoice, BeforeValidator(_model_choice)]
 class Calibration(Section):
     """The text both models read, and the text held out from every alignment."""
 
-    path: str | None = option(
-        None, "local .txt (one sample a line), .md, .json, .jsonl, .csv, .tsv or .parquet file, or a folder", "text"
-    )
+    path: str | None = option(None, "local .txt (one sample a line), .jsonl, .csv or .parquet file", "text")
     repo_id: str | None = option(None, "Hub data set, instead of a file", "text")
     revision: str | None = option(None, "branch, tag or commit of the data set", "text", expert=True)
     config_name: str | None = option(None, "configuration of the data set", "text", expert=True)
