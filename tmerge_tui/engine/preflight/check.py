@@ -80,8 +80,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None
     if not reading.comparable:
-        measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
-        recipe = recipe.model_copy(update={"evaluation": measured})
+        recipe = without_source(recipe)
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -91,6 +90,12 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         )
 
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def without_source(recipe: Recipe) -> Recipe:
+    """The recipe without measurements of the source, where they would say nothing."""
+    measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
+    return recipe.model_copy(update={"evaluation": measured})
 
 
 def with_time(prepared: Prepared) -> Estimate:
