@@ -23,7 +23,7 @@ CHAT = Sample(
 
 
 def lesson(*ids: int) -> Lesson:
-    return Lesson(ids, (IGNORED, *ids[1:]), {}, {})
+    return Lesson(ids, (IGNORED, *ids[1:]), {})
 
 
 def test_plain_text_begins_and_ends_and_its_first_token_is_no_label() -> None:
@@ -52,27 +52,15 @@ def test_text_without_answers_is_an_error() -> None:
 
 
 @given(st.lists(st.text(alphabet="abcé中 ", min_size=1, max_size=12), min_size=1, max_size=4))
-def test_a_token_ends_where_the_text_read_so_far_ends(words: list[str]) -> None:
-    """Decoding all tokens up to an end gives exactly the characters before it, however the text is cut in tokens."""
+def test_a_word_has_the_tokens_that_spell_it(words: list[str]) -> None:
     text = " ".join(words)
     tokenizer = make_tokenizer(300)
     if not text.strip():
         return
     (found,) = read_lessons([Sample(text)], tokenizer, 0, "auto", placed=True)
-    for (part, characters), position in found.ends.items():
-        assert part == 0
-        assert tokenizer.decode(found.ids[1 : position + 1]) == text[:characters]
+    assert found.words
     for (_, start, end), positions in found.words.items():
         assert text[start:end] in tokenizer.decode([found.ids[p] for p in positions])
-
-
-def test_the_ends_of_messages_are_counted_in_their_own_characters() -> None:
-    plain, chatty = make_tokenizer(), make_tokenizer()
-    chatty.chat_template = TEMPLATE
-    (a,) = read_lessons([CHAT], plain, 0, "auto", placed=True)
-    (b,) = read_lessons([CHAT], chatty, 0, "auto", placed=True)
-    assert a.ids != b.ids
-    assert {(i, len(m["content"])) for i, m in enumerate(CHAT.messages or ())} <= a.ends.keys() & b.ends.keys()
 
 
 def test_packing_cuts_one_stream_and_knows_where_samples_lie() -> None:

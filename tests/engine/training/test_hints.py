@@ -96,17 +96,16 @@ def test_a_models_own_activations_as_hints_cost_nothing(model: Path, tmp_path: P
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {"1.down.in": torch.stack(rows).half()})
-    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((1, "down.in"),), words, (piece,)))
+    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((1, "down.in"),), words, (piece,)), 0.5)
     with loss.watching():
-        network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    found = loss.loss(batch["parts"], batch["input_ids"].shape[1])
-    assert found is not None and found.item() == pytest.approx(0, abs=1e-3)
+        logits = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    found, count = loss.loss(batch, logits)
+    assert count == 1 and found.item() == pytest.approx(0, abs=1e-3)
     found.backward()
     assert network.model.embed_tokens.weight.grad is not None
     with loss.watching():
-        network(input_ids=batch["input_ids"][:, 3:], attention_mask=batch["attention_mask"][:, 3:])
-    shifted = loss.loss(batch["parts"], batch["input_ids"].shape[1] - 3)
-    assert shifted is not None and shifted.item() > 0.1, "any rows would do"
+        logits = network(input_ids=batch["input_ids"][:, 3:], attention_mask=batch["attention_mask"][:, 3:]).logits
+    assert loss.loss(batch, logits)[0].item() > 0.1, "any rows would do"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_what_a_projection_gives_as_hints_costs_nothing(
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {f"1.{kind}.out": torch.stack(rows).half()})
-    loss = HintLoss(network, facts.layout, lessons, HintRows("x", ((1, f"{kind}.out"),), words, (piece,)))
+    loss = HintLoss(network, facts.layout, lessons, HintRows("x", ((1, f"{kind}.out"),), words, (piece,)), 0.5)
     if checkpointing:
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
@@ -146,8 +145,8 @@ def test_what_a_projection_gives_as_hints_costs_nothing(
             each.training = isinstance(each, GradientCheckpointingLayer)
     with loss.watching():
         logits = network(**inputs).logits
-    found = loss.loss(batch["parts"], batch["input_ids"].shape[1])
-    assert found is not None and found.item() == pytest.approx(0, abs=2e-3)
+    found, count = loss.loss(batch, logits)
+    assert count == 1 and found.item() == pytest.approx(0, abs=2e-3)
     (found + logits.float().mean()).backward()
     assert module.weight.grad is not None and torch.isfinite(module.weight.grad).all()
 
@@ -170,11 +169,13 @@ def test_a_batch_with_few_words_has_no_hint(model: Path, tmp_path: Path) -> None
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {"0.qkv.in": torch.zeros(2, 32).half()})
-    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((0, "qkv.in"),), words, (piece,)))
+    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((0, "qkv.in"),), words, (piece,)), 0.5)
     batch = collate(pad_blocks(lessons, 100))
     with loss.watching():
-        network(input_ids=batch["input_ids"])
-    assert loss.loss(batch["parts"], batch["input_ids"].shape[1]) is None
+        logits = network(input_ids=batch["input_ids"]).logits
+    found, count = loss.loss(batch, logits)
+    found.backward()  # a batch of nothing else still has a graph to go back through
+    assert (found.item(), count) == (0, 0)
 
 
 def test_sides_that_are_not_aligned_are_a_problem_at_once() -> None:

@@ -105,7 +105,7 @@ class Lessons:
 
 
 def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool) -> Lessons:
-    """`placed`: hints or distillation need words. With `patience`, the last share of the samples is for validation.
+    """`placed`: hints need words. With `patience`, the last share of the samples is for validation.
 
     Raises DataError when nothing is left to train on.
     """

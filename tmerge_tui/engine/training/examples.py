@@ -20,8 +20,6 @@ from tmerge_tui.models.forward import padded
 IGNORED = -100  # a label that no loss counts
 ANSWERS = ("assistant", "model", "gpt")  # roles whose words are answers
 
-End = tuple[int, int]  # (message, characters of its content that have been read)
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -30,7 +28,6 @@ class Lesson:
     ids: tuple[int, ...]
     labels: tuple[int, ...]  # the ids, IGNORED where nothing is to be learnt
     words: dict[Word, tuple[int, ...]]  # the tokens of every word read whole; empty unless asked for
-    ends: dict[End, int]  # after these characters a token ends, the one at this position; empty unless asked for
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def read_lessons(
 ) -> list[Lesson]:
     """The samples in order; what lies behind `length` tokens is cut when it is above 0.
 
-    With `placed`, words and ends are found too. Raises DataError when answers are asked for and there are none, or when
+    With `placed`, words are found too. Raises DataError when answers are asked for and there are none, or when
     words have to be placed and the chat template rewrites them.
     """
     if answer_only and not any(_has_answers(sample) for sample in samples):
@@ -76,7 +73,7 @@ def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only:
         if eos is not None and ids[-1:] != [eos]:
             ids, offsets = [*ids, eos], [*offsets, (len(head), len(head))]
     if not ids:  # nothing that a tokenizer without begin-of-text makes of it
-        return Lesson((), (), {}, {})
+        return Lesson((), (), {})
     stop = len(ids) if length <= 0 else min(length, len(ids))
     where = place(sample, text, tokenizer, mode, len(head)) if placed or answer_only else []
     learnt = [True] * len(ids)
@@ -85,8 +82,7 @@ def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only:
     labels = [token if yes else IGNORED for token, yes in zip(ids, learnt, strict=True)]
     labels[0] = IGNORED  # nothing comes before it
     words = owners(where, offsets, stop) if placed else {}
-    ends = _ends(where, offsets[:stop]) if placed else {}
-    return Lesson(tuple(ids[:stop]), tuple(labels[:stop]), words, ends)
+    return Lesson(tuple(ids[:stop]), tuple(labels[:stop]), words)
 
 
 def _answers(sample: Sample, where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> list[bool]:
@@ -102,24 +98,6 @@ def _answers(sample: Sample, where: Sequence[tuple[Word, int, int]], offsets: Se
             if i < len(offsets):
                 spoken[i] = True
     return spoken
-
-
-def _ends(where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> dict[End, int]:
-    """Where tokens end inside words or at their end, in characters of the message's own content.
-
-    Several tokens can share one character (byte-level vocabularies): only the last of them ends it.
-    """
-    found: dict[End, int] = {}
-    at = 0
-    for position, (start, end) in enumerate(offsets):
-        if end <= start:
-            continue
-        while at < len(where) and where[at][2] < end:
-            at += 1
-        if at < len(where) and where[at][1] < end:
-            (part, first, _), begins, _ = where[at]
-            found[part, first + end - begins] = position
-    return found
 
 
 def pad_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | None = None) -> list[Block]:
