@@ -147,7 +147,7 @@ class ResourceSample(Event):
     cpu: float  # percent of one core
     rss: int  # bytes
     memory_total: int
-    gpu: float = 0.0  # percent, 0 when unknown
+    gpu: float | None = None  # percent of the time that its cards compute, None while unknown
     gpu_used: int = 0
     gpu_total: int = 0
     disk_free: int = 0

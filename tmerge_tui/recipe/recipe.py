@@ -299,10 +299,12 @@ class Recipe(Section):
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` means a folder and not a Hub id: it looks like a path, or it is one."""
+    """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
     if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
         return True
     path = Path(name)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return True
     return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
 
 

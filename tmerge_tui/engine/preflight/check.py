@@ -13,18 +13,19 @@ from typing import Any
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
-from tmerge_tui.engine.preflight.remote_checkpoint import outline
+from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.engine.training.teacher import TRIED, check_teacher
-from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
@@ -85,8 +86,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None
     if not reading.comparable:
-        measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
-        recipe = recipe.model_copy(update={"evaluation": measured})
+        recipe = without_source(recipe)
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -96,6 +96,12 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         )
 
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def without_source(recipe: Recipe) -> Recipe:
+    """The recipe without measurements of the source, where they would say nothing."""
+    measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
+    return recipe.model_copy(update={"evaluation": measured})
 
 
 def with_time(prepared: Prepared) -> Estimate:
@@ -156,12 +162,26 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
+    if located.whole and packing(located) is not None:
+        if role == "target":
+            raise ModelError(
+                f"{located.name} is quantised, and a target is written as it is read",
+                "plain float32, float16 or bfloat16 weights",
+                "name the model it was made from; a quantised copy of the result is made afterwards (llama.cpp: "
+                "convert_hf_to_gguf.py)",
+            )
+        located = described(located)
     tokens, shape = located, located
     if located.base is not None and not located.whole:
         require_peft(located)
         shape = located.base
         tokens = located if brings_tokenizer(located.folder) else located.base
-    weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
+    weights: Outline | None = None
+    if located.packed is not None and not located.unpacked:
+        tensors = expected(located, trust_remote_code)
+        weights = Outline(located.folder, sum(t.bytes for t in tensors.values()), tensors, located.folder.name)
+    elif shape.pending is not None:
+        weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 

@@ -57,8 +57,9 @@ def measure_trained(
     for row in rows[2:]:
         between = {name: row[name] for name in ("difference", "low", "high")}
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
+    matters = {"margin": target.options.margin}
     contrasts = [
-        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target)}
+        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target), **matters}
         for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
@@ -125,6 +126,7 @@ def _row(
         "spread": stdev(values) if len(values) > 1 else None,
         "seeds": values,
         **between,
+        "margin": target.options.margin,
     }
 
 
