@@ -97,7 +97,7 @@ def test_the_source_is_tuned_before_it_teaches_and_the_report_says_what_that_gav
 
 def test_a_source_that_tells_the_text_no_better_than_sft_teaches_nothing(pair: dict[str, Any], tmp_path: Path) -> None:
     teacher = {**TUNED, "tune_learning_rate": 1e-9, "tune_epochs": 1}
-    changes = {"teacher": teacher, "learning_rate": 0.01, "compare": ["distill"], "max_steps": 10}
+    changes = {"teacher": teacher, "learning_rate": 0.01, "compare": ["distill"], "max_steps": 40}
     folder, seen = run(pair, tmp_path / "run", margin=1, **changes)
     found = report_of(folder)
     assert [row["model"] for row in found["rows"]] == ["target", "fused", "adapted", "sft"]
