@@ -60,6 +60,7 @@ def evaluate(
         contrasts = [
             {"alpha": one.alpha, "against": placebo}
             | _interval(found["fused", one.alpha], found[placebo, one.alpha], target)
+            | {"margin": target.options.margin}
             for one in candidates
             for placebo in one.placebos
         ]
@@ -95,7 +96,9 @@ def _row(variant: Variant, scores: Scores, baseline: Scores | None, evaluator: E
     value = scores.bits_per_byte
     evaluator.emit(Metric("bits_per_byte", variant.model, value, "bits/byte", alpha=variant.alpha, **between))
     row = {"model": variant.model, "alpha": variant.alpha, "bits_per_byte": value}
-    return row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between
+    return (
+        row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between | {"margin": evaluator.options.margin}
+    )
 
 
 def _interval(a: Scores, b: Scores, evaluator: Evaluator) -> dict[str, float]:

@@ -6,13 +6,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from tmerge_tui.engine.preflight.check import open_party
+from tmerge_tui.engine.preflight.check import open_party, without_source
 from tmerge_tui.engine.preflight.dequantise import unpacked
 from tmerge_tui.engine.preflight.finite import check_ends
 from tmerge_tui.engine.preflight.lora_merge import merged
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Emit, Logged, StageFinished
+from tmerge_tui.errors import NumericsError
+from tmerge_tui.events import Emit, Logged, StageFinished, Warned
 from tmerge_tui.hub.download import download
 from tmerge_tui.hub.listing import Listing
 from tmerge_tui.hub.manifest import ADAPTER
@@ -38,11 +39,19 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
     """`prepared` with all weights on this disk, and adapters merged onto their bases.
 
     A killed download goes on where it was. Raises ModelError, StorageError; NumericsError for weights of embeddings,
-    last norm or head that are not finite.
+    last norm or head that are not finite, of the target or of a teacher; any other source is then not measured.
     """
     prepared = _brought(prepared, emit)
-    for party in (prepared.source, prepared.target):
-        check_ends(party)
+    check_ends(prepared.target)
+    try:
+        check_ends(prepared.source)
+    except NumericsError as error:
+        adaptation = prepared.recipe.adaptation
+        if adaptation is not None and adaptation.distilled:
+            raise
+        # its activations do not pass there; if they do, extraction names the tensor
+        emit(Warned("check", f"source: {error.found}: it is not measured"))
+        return replace(prepared, recipe=without_source(prepared.recipe))
     return prepared
 
 

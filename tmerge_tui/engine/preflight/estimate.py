@@ -154,7 +154,8 @@ def _learning(recipe: Recipe, learned: float, target: ModelFacts, source: ModelF
         return 0.0
     each = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
     taught = len(options.seeds) * ("distill" in options.compare) + (options.hints is not None)
-    return learned * (each * target.parameters * options.trainings + 2.0 * source.parameters * taught)
+    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
+    return learned * (each * target.parameters * options.trainings + (2.0 * taught + tuned) * source.parameters)
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:
@@ -213,6 +214,10 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
     teacher = 4 * source.parameters if "distill" in options.compare else 0
     disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    if options.tuned:  # first the source is trained, alone: by low-rank updates unless every weight is asked for
+        every = options.teaching.tune == "full"
+        memory = max(memory, (16 if every else 4) * source.parameters - teacher)
+        disk += (16 if every else 4) * source.parameters
     if options.hints is not None:
         widths = sum(
             target.layout.width(layer, side) or 0

@@ -17,6 +17,7 @@ from typing import Any
 from tmerge_tui.engine.activations.pooling import encode, place
 from tmerge_tui.engine.data.corpus import Corpus, Sample, render
 from tmerge_tui.engine.data.records import whole_text
+from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
 from tmerge_tui.engine.prepared import Party
@@ -67,6 +68,12 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
         tokens = max(tokens, sum(len(one.ids) for one in read))
     words = [[w for w in one.tokens if w in other.tokens] for one, other in zip(*counts, strict=True)]
     share = len(corpus.calibration) / max(len(words), 1)
+    letters = sum(is_spaceless(one.plain[:PROBED]) for one in sample) if recipe.calibration.pooling == "span" else 0
+    if letters:
+        warnings.append(
+            f"{letters} of the first {len(sample)} calibration samples are written without spaces: each letter, with "
+            f"its marks, is a word of pooling: span"
+        )
     warnings += _empty(recipe, words, [[len(one.ids) for one in read] for read in counts])
     if sum(map(len, words)) == 0:
         problems.append(_no_rows(recipe, len(words)))

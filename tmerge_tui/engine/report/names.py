@@ -52,7 +52,7 @@ NAMES = {
     "control_permuted": Name("placebo: masses permuted"),
     "control_unigram": Name("placebo: the source's unigram"),
     "control_self": Name("placebo: the target as its own teacher"),
-    "control_untuned": Name("distilled from the untuned source"),
+    "control_untuned": Name("control: the source as it was, untuned"),
 }
 PLACEBOS = {model: name.placebo for model, name in NAMES.items() if name.placebo}
 DRAWN = {model: name for model, name in NAMES.items() if name.shape}  # over alpha

@@ -50,4 +50,28 @@ def facts(adaptation: Row) -> list[str]:
     ]
     if adaptation.get("distillation"):
         said.append(f"Distillation compares {adaptation['distillation']}.")
+    if tuned := adaptation.get("tuned"):
+        how = "low-rank updates" if tuned["method"] == "lora" else "every weight but embeddings and head"
+        said.append(
+            f"The source was tuned first ({how}): {bits(tuned['before'])} bits per byte of {count(tuned['texts'])} "
+            f"validation texts before, {bits(tuned['after'])} after; the fine-tuned target {bits(tuned['sft'])}."
+        )
+        if tuned["why_not"]:
+            said.append(f"Nothing was distilled: {tuned['why_not']}.")
+    if search := adaptation.get("search"):
+        said.append(_searched(search))
     return said
+
+
+def _searched(search: Row) -> str:
+    """What short trainings chose, with all that they found."""
+    curve = ", ".join(
+        f"{trial['learning_rate']:g}"
+        + (f" with weight {trial['weight']:g}" if trial["weight"] is not None else "")
+        + (": not finite" if trial["loss"] is None else f": {trial['loss']:.4f}")
+        for trial in search["trials"]
+    )
+    return (
+        f"Chosen by trainings of {count(search['steps'])} steps on {count(search['texts'])} validation texts: learning "
+        f"rate {search['learning_rate']:g}, weight {search['distill_weight']:g} (nats a token: {curve})."
+    )

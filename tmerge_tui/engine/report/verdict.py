@@ -27,16 +27,20 @@ class Comparison:
     difference: float | None
     low: float | None
     high: float | None
+    margin: float = 0.0  # smallest difference of interest: below it two models are equal, whatever the interval
 
     @classmethod
     def of(cls, row: Row | None) -> Comparison:
         row = row or {}
-        return cls(known(row.get("difference")), known(row.get("low")), known(row.get("high")))
+        ends = known(row.get("difference")), known(row.get("low")), known(row.get("high"))
+        return cls(*ends, known(row.get("margin")) or 0.0)
 
     @property
     def better(self) -> bool | None:
-        """Interval wholly below 0, wholly above, or None when it covers 0 or is missing."""
+        """Interval wholly below 0, wholly above, or None when it covers 0 or is missing, or nothing that matters."""
         if self.low is None or self.high is None:
+            return None
+        if self.difference is not None and abs(self.difference) < self.margin:
             return None
         return True if self.high < 0 else False if self.low > 0 else None
 

@@ -12,7 +12,7 @@ from tmerge_tui.engine.evaluation.bits_per_byte import Scores
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import CONTROLS, School, arms, result_arm
+from tmerge_tui.engine.training.arms import CONTROLS, School, arms, nothing_to_teach, result_arm, sft_told
 from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.events import Emit, Metric
@@ -57,21 +57,28 @@ def measure_trained(
     for row in rows[2:]:
         between = {name: row[name] for name in ("difference", "low", "high")}
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
+    matters = {"margin": target.options.margin}
     contrasts = [
-        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target)}
+        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target), **matters}
         for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
     options = school.options
     first = trained[0].figures
+    reason = nothing_to_teach(school, trained)
+    tuned = (
+        None if school.tuned is None else {**school.tuned.plain(), "sft": sft_told(school, trained), "why_not": reason}
+    )
     return {
         "method": options.method,
-        "result": result_arm(options),
+        "result": result_arm(options, taught=not reason),
         "seeds": list(options.seeds),
         "steps": first.steps,
         "tokens": first.tokens,
         "samples": len(school.lessons.samples),
         "distillation": _rule(school),
+        "tuned": tuned,
+        "search": school.searched,
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
@@ -119,6 +126,7 @@ def _row(
         "spread": stdev(values) if len(values) > 1 else None,
         "seeds": values,
         **between,
+        "margin": target.options.margin,
     }
 
 

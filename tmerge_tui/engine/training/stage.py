@@ -1,8 +1,11 @@
-"""The part of the pipeline that `adaptation` asks for: hints -> adapt -> fold_trained, and later measure_trained."""
+"""The part of the pipeline that `adaptation` asks for: hints -> tune -> teacher -> search -> adapt -> fold_trained, and
+later measure_trained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,25 @@ from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import CONTROLS, Lessons, School, adapt, arms, prepare_lessons, result_arm
+from tmerge_tui.engine.training.arms import (
+    CONTROLS,
+    Lessons,
+    School,
+    adapt,
+    arms,
+    nothing_to_teach,
+    prepare_lessons,
+    result_arm,
+)
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import carry_hints
 from tmerge_tui.engine.training.measure import measure_trained, variant_of
 from tmerge_tui.engine.training.piece import TrainedPiece
+from tmerge_tui.engine.training.search import search
 from tmerge_tui.engine.training.teacher import STAGE, TeacherCache, read_side, read_teacher
+from tmerge_tui.engine.training.tune import Tuned, cut_blocks, on_validation, tune
 from tmerge_tui.engine.weights.export import Folded, export
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import Emit, StageFinished, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
@@ -31,6 +46,7 @@ from tmerge_tui.run_folder import RunDir
 
 KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events
 OWN_STAGE = "teacher_self"
+UNTUNED_STAGE = "teacher_untuned"
 MOST = 2048  # tokens that the source reads of a text at least; what lies behind is cut
 
 
@@ -49,7 +65,8 @@ class Adapted:
     @property
     def result(self) -> TrainedPiece:
         """The training that becomes model/."""
-        name = result_arm(self.school.options)
+        taught = not nothing_to_teach(self.school, self.trained)
+        name = result_arm(self.school.options, taught)
         return next(piece for piece in self.trained if piece.arm == name)
 
     @property
@@ -87,7 +104,8 @@ def make_school(
     run: RunDir,
     emit: Emit,
 ) -> School:
-    """All that is needed to train; stage "hints", when they are asked for. Raises what it raises."""
+    """All that is needed to train, after the stages that what is asked for has: "hints", "tune", "teacher" and those of
+    placebos, "search". Raises what they raise."""
     recipe, options = prepared.recipe, prepared.recipe.adaptation
     assert options is not None
 
@@ -114,12 +132,17 @@ def make_school(
             source(), fused.merge.alignment, samples, lessons.lessons, recipe.calibration, length, options.hints,
             recipe.seed, list(dict.fromkeys(variants)), run, emit,
         )  # fmt: skip
-    teacher = own = None
+    tuned = tune(prepared, samples, run, emit) if options.tuned else None
+    teacher = own = untuned = None
     said = {term for arm in chosen for term in arm.terms}
-    if said - {"control.self"} and options.distilled and (not same or said & KNOWING_NOTHING):
-        teacher = _teacher(prepared, prepared.source, lessons, run, emit, STAGE)
+    if options.distilled and (not same or said & KNOWING_NOTHING):
+        teacher = _teacher(prepared, prepared.source, lessons, run, emit, STAGE, tuned)
     elif options.distilled:
         emit(StageFinished(STAGE, 0.0, "skipped"))  # within one tokenizer the source reads along
+    if "control.untuned" in said and same:
+        emit(StageFinished(UNTUNED_STAGE, 0.0, "skipped"))
+    elif "control.untuned" in said:
+        untuned = _teacher(prepared, prepared.source, lessons, run, emit, UNTUNED_STAGE)
     if "control.self" in said:
         own = _teacher(prepared, prepared.target, lessons, run, emit, OWN_STAGE)
     if prepared.device.type == "cuda" and (prepared.device.index or 0) > 0:
@@ -135,7 +158,10 @@ def make_school(
     def load() -> Any:
         return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, whole, emit)
 
-    return School(
+    def told(piece: TrainedPiece) -> float:
+        return on_validation(prepared, prepared.target, [variant_of(piece)], run, emit)[0]
+
+    school = School(
         target=prepared.target.facts,
         checkpoint=prepared.target.checkpoint,
         load=load,
@@ -148,13 +174,32 @@ def make_school(
         source=source() if same else None,
         teacher=teacher,
         own=own,
+        untuned=untuned,
+        tuned=tuned,
+        told=told,
+        margin=recipe.evaluation.margin,
+        searched=None,
         hints=hints,
         run=run,
         emit=emit,
     )
+    if not options.searched:
+        return school
+    held = prepared.corpus.validation
+    found = search(school, cut_blocks(held, ours, options, mode), len(held))
+    choice = {"learning_rate": found.learning_rate, "distill_weight": found.distill_weight}
+    return replace(school, options=options.model_copy(update=choice), searched=found.plain())
 
 
-def _teacher(prepared: Prepared, party: Party, lessons: Lessons, run: RunDir, emit: Emit, stage: str) -> TeacherCache:
+def _teacher(
+    prepared: Prepared,
+    party: Party,
+    lessons: Lessons,
+    run: RunDir,
+    emit: Emit,
+    stage: str,
+    tuned: Tuned | None = None,  # whose weights the model has while it reads
+) -> TeacherCache:
     """What one of the two models says of the training texts, from its cache."""
     recipe, target = prepared.recipe, prepared.target
     options = recipe.adaptation
@@ -167,8 +212,11 @@ def _teacher(prepared: Prepared, party: Party, lessons: Lessons, run: RunDir, em
         theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
     model = prepared.model(party, emit)
     content = [party.facts.fingerprint, str(model.dtype)]
+    inside: Any = nullcontext
+    if tuned is not None:
+        content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
-    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage)
+    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage, inside)
 
 
 def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:
