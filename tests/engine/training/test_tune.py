@@ -43,8 +43,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return make_pair(tmp_path_factory.mktemp("pair"))
 
 
-def recipe(pair: dict[str, Any], output: Path, **adaptation: Any) -> Any:
-    return recipe_of(pair, calibration=TEXT, adaptation={**ADAPT, **adaptation}, output=str(output))
+def recipe(pair: dict[str, Any], output: Path, margin: float = 0.001, **adaptation: Any) -> Any:
+    measured = {"margin": margin}
+    adapted = {**ADAPT, **adaptation}
+    return recipe_of(pair, calibration=TEXT, adaptation=adapted, evaluation=measured, output=str(output))
 
 
 def run(pair: dict[str, Any], output: Path, **adaptation: Any) -> tuple[RunDir, list[events.Event]]:
@@ -95,10 +97,11 @@ def test_the_source_is_tuned_before_it_teaches_and_the_report_says_what_that_gav
 
 def test_a_source_that_tells_the_text_no_better_than_sft_teaches_nothing(pair: dict[str, Any], tmp_path: Path) -> None:
     teacher = {**TUNED, "tune_learning_rate": 1e-9, "tune_epochs": 1}
-    folder, seen = run(pair, tmp_path / "run", teacher=teacher, learning_rate=0.01, compare=["distill"], max_steps=20)
+    changes = {"teacher": teacher, "learning_rate": 0.01, "compare": ["distill"], "max_steps": 10}
+    folder, seen = run(pair, tmp_path / "run", margin=1, **changes)
     found = report_of(folder)
     assert [row["model"] for row in found["rows"]] == ["target", "fused", "adapted", "sft"]
-    assert found["result"] == "adapted" and found["tuned"]["after"] > found["tuned"]["sft"]
+    assert found["result"] == "adapted" and found["tuned"]["sft"] - found["tuned"]["after"] < 1
     warnings = [e.message for e in seen if isinstance(e, events.Warned) and "is not trained" in e.message]
     assert len(warnings) == 3 and all("there is nothing to teach" in text for text in warnings)
     assert "Nothing was distilled" in (folder.path / "report.md").read_text()
@@ -110,7 +113,7 @@ def test_embeddings_and_head_stay_and_what_is_left_is_the_best_moment(pair: dict
     assert whole - set(tuned.piece.names) == {"model.embed_tokens.weight", "lm_head.weight"}
     losses = [loss for _, loss in tuned.piece.figures.measured]
     assert len(losses) > 3 and losses[0] > min(losses)
-    assert directly(pair, tmp_path / "run") == tuned
+    assert directly(pair, tmp_path / "run").plain() == tuned.plain()
 
 
 def test_low_rank_updates_are_of_projections(pair: dict[str, Any], tmp_path: Path) -> None:

@@ -198,10 +198,10 @@ def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Samp
     options, mode = recipe.adaptation, recipe.calibration.chat_template
     problems: list[str] = []
     if options is None or not options.distilled:
-        return []
+        return problems
     tried = texts[:TRIED]
     if same_tokenizer(target.tokenizer, source.tokenizer, tried, mode) and set(options.controls) <= {"untuned"}:
-        return []  # token by token, whatever bytes those stand for
+        return problems  # token by token, whatever bytes those stand for
     sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
     _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
     return problems

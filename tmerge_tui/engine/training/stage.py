@@ -3,7 +3,8 @@ later measure_trained."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -212,7 +213,7 @@ def _teacher(
         theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
     model = prepared.model(party, emit)
     content = [party.facts.fingerprint, str(model.dtype)]
-    inside: Any = nullcontext
+    inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
     if tuned is not None:
         content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
