@@ -162,8 +162,9 @@ class Fusion(Section):
     """How plans become weights (section 4 and 5 of the method)."""
 
     alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
-        (0.1,),
-        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
+        ("auto",),
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text, "
+        "0 where nothing helps",
         ("outputs", "adapted"),
         equation="eq. 14",
         min_length=1,
