@@ -42,7 +42,7 @@ async def show(app: TmergeApp, pilot, path: Path, pane: str) -> ResultScreen:
 
 
 async def test_scores_come_with_intervals_and_words(app: TmergeApp, done: Path) -> None:
-    async with app.run_test(size=(160, 50)) as pilot:
+    async with app.run_test(size=(160, 60)) as pilot:
         await show(app, pilot, done, "1")
         text = screen_text(app)
         for expected in (

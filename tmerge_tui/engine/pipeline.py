@@ -228,10 +228,10 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
     """Trains what the recipe asks for, if it does; `until` "adapt" stops before the training itself."""
     if prepared.recipe.adaptation is None:
         return None
-    from tmerge_tui.engine.training.stage import Adapted, make_school  # the Trainer takes seconds to import
+    from tmerge_tui.engine.training.stage import Adapted, make_setup  # the Trainer takes seconds to import
 
-    school = make_school(prepared, fused, run, log)
-    return None if until == "adapt" else Adapted.of(school)
+    setup = make_setup(prepared, fused, run, log)
+    return None if until == "adapt" else Adapted.of(setup)
 
 
 def _select(

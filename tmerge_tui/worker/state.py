@@ -11,6 +11,7 @@ from tmerge_tui.events import (
     Checked,
     Convergence,
     Event,
+    Generated,
     HeatMap,
     LayerPlanSolved,
     Line,
@@ -22,7 +23,6 @@ from tmerge_tui.events import (
     RunFinished,
     RunInterrupted,
     RunStarted,
-    Sample,
     StageFinished,
     StageProgressed,
     StageStarted,
@@ -32,7 +32,7 @@ from tmerge_tui.events import (
 from tmerge_tui.quantities import bits, interval, signed
 
 LOG = 500  # lines of the log tail
-IGNORED = (LayerPlanSolved, Sample, Artifact)  # what no screen of a run shows: the report has all of it
+IGNORED = (LayerPlanSolved, Generated, Artifact)  # what no screen of a run shows: the report has all of it
 
 Phase = Literal["starting", "running", "finished", "failed", "interrupted"]
 Outcome = Literal["waiting", "running", "done", "cached", "skipped", "failed", "interrupted"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.tiny import make_tokenizer
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.training.distillation import TokenTerm, same_tokenizer
-from tmerge_tui.engine.training.examples import IGNORED, collate, pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import IGNORED, collate, pad_blocks, read_examples
 
 SAMPLES = [Sample("two rivers meet where the old road bends"), Sample("nobody asked the miller"), Sample("é中 salt")]
 
@@ -38,8 +38,8 @@ def test_tokenizers_are_the_same_when_vocabulary_and_ids_are() -> None:
 
 def test_with_one_tokenizer_it_is_the_kl_of_every_labelled_position() -> None:
     tokenizer = make_tokenizer(300)
-    lessons = read_lessons(SAMPLES, tokenizer, 0, "auto")
-    batch = collate(pad_blocks(lessons, 100))
+    examples = read_examples(SAMPLES, tokenizer, 0, "auto")
+    batch = collate(pad_blocks(examples, 100))
     batch["labels"][0, 3] = IGNORED
     student, source = table(300, 0), table(300, 1)
     total, count = TokenTerm(Told(source), 0.5).loss(batch, student[batch["input_ids"]])

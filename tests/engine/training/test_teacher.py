@@ -116,8 +116,8 @@ def test_the_key_names_all_that_the_events_depend_on(bench: Bench, change: dict[
 
 def test_the_term_is_the_loss_of_events_laid_into_the_batch_by_hand(bench: Bench) -> None:
     told = bench.read(positions="every")
-    lessons = bench.side("target", TEXTS).lessons
-    blocks = pack_blocks(lessons, 37)[2:5]  # all begin and end inside a text
+    examples = bench.side("target", TEXTS).examples
+    blocks = pack_blocks(examples, 37)[2:5]  # all begin and end inside a text
     batch = collate(blocks)
     batch["labels"][1, 9] = IGNORED
     logits = torch.randn(*batch["input_ids"].shape, 320, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,7 @@ def test_the_term_is_the_loss_of_events_laid_into_the_batch_by_hand(bench: Bench
 
 def test_a_batch_without_events_has_a_graph_and_counts_nothing(bench: Bench) -> None:
     told = bench.read()
-    batch = collate(pack_blocks(bench.side("target", TEXTS).lessons, 37)[:1])
+    batch = collate(pack_blocks(bench.side("target", TEXTS).examples, 37)[:1])
     batch["labels"][:] = IGNORED
     logits = torch.zeros(1, 37, 320, requires_grad=True)
     loss, count = EventTerm(told.events, told.space, 0.5, CPU).loss(batch, logits)
@@ -161,7 +161,7 @@ def test_with_a_template_on_one_side_only_contents_are_compared(bench: Bench, si
     seen = set()
     for mine, its in zip(found.ours, found.theirs, strict=True):
         read = [
-            reading.tokenizer.decode(reading.lessons[0].ids[: place + 1]).rstrip("\ufffd").rpartition(": ")
+            reading.tokenizer.decode(reading.examples[0].ids[: place + 1]).rstrip("\ufffd").rpartition(": ")
             for reading, place in ((ours, mine), (theirs, its))
         ]
         assert read[0][2] == read[1][2] and any(content.startswith(read[0][2]) for content in CHAT.contents)

@@ -17,7 +17,7 @@ from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.preflight.check import prepare
 from tmerge_tui.engine.training.fit import _trainable
-from tmerge_tui.engine.training.stage import make_school
+from tmerge_tui.engine.training.stage import make_setup
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import load_model
@@ -114,7 +114,7 @@ def test_memory_that_training_cannot_keep_to_is_a_warning(tmp_path: Path) -> Non
         said: list[events.Event] = []
         nothing: Any = None
         fused = Candidate(0.3, nothing, {}, nothing)
-        school = make_school(prepared, fused, RunDir(tmp_path / "run"), said.append)
+        setup = make_setup(prepared, fused, RunDir(tmp_path / "run"), said.append)
         texts = [event.message for event in said if isinstance(event, events.Warned)]
         assert len([text for text in texts if "does not hold for training" in text]) == expected
-        assert not any(parameter.is_meta for parameter in school.load().parameters())
+        assert not any(parameter.is_meta for parameter in setup.load().parameters())

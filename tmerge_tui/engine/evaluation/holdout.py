@@ -16,8 +16,7 @@ from tmerge_tui.engine.evaluation.bits_per_byte import Scores
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Emit, Metric
-from tmerge_tui.events import Sample as Continued
+from tmerge_tui.events import Emit, Generated, Metric
 from tmerge_tui.models.forward import release
 
 
@@ -79,7 +78,7 @@ def continued(evaluator: Evaluator, variants: Sequence[Variant], emit: Emit) -> 
     for variant in variants:
         for prompt, text in zip(evaluator.options.prompts, evaluator.continuations(variant), strict=True):
             samples.append({"model": variant.model, "alpha": variant.alpha, "prompt": prompt, "text": text})
-            emit(Continued(variant.model, prompt, text))
+            emit(Generated(variant.model, prompt, text))
     return samples
 
 

@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from tmerge_tui.engine.preflight.check import open_party, without_source
+from tmerge_tui.engine.preflight.check import open_party
 from tmerge_tui.engine.preflight.dequantise import unpacked
 from tmerge_tui.engine.preflight.finite import check_ends
 from tmerge_tui.engine.preflight.lora_merge import merged
@@ -39,7 +39,7 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
     """`prepared` with all weights on this disk, and adapters merged onto their bases.
 
     A killed download goes on where it was. Raises ModelError, StorageError; NumericsError for weights of embeddings,
-    last norm or head that are not finite, of the target or of a teacher; any other source is then not measured.
+    last norm or head that are not finite, of the target or of a teacher; of any other source it is only said.
     """
     prepared = _brought(prepared, emit)
     check_ends(prepared.target)
@@ -50,8 +50,7 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
         if adaptation is not None and adaptation.distilled:
             raise
         # its activations do not pass there; if they do, extraction names the tensor
-        emit(Warned("check", f"source: {error.found}: it is not measured"))
-        return replace(prepared, recipe=without_source(prepared.recipe))
+        emit(Warned("check", f"source: {error.found}: its score will be empty"))
     return prepared
 
 

@@ -31,7 +31,7 @@ from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.distillation import TokenTerm
 from tmerge_tui.engine.training.event_cache import Events
-from tmerge_tui.engine.training.examples import Block, Lesson, pack_blocks, pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import Block, Example, pack_blocks, pad_blocks, read_examples
 from tmerge_tui.engine.training.fit import STAGE, fit
 from tmerge_tui.engine.training.hints import HintLoss, HintRows
 from tmerge_tui.engine.training.loss import Term
@@ -100,11 +100,11 @@ def result_arm(options: Adaptation, taught: bool = True) -> str:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Examples:
     """The training text as the target reads it, cut into blocks."""
 
     samples: tuple[Sample, ...]
-    lessons: tuple[Lesson, ...]
+    examples: tuple[Example, ...]
     blocks: tuple[Block, ...]
     validation: tuple[Block, ...]
     key: str
@@ -115,18 +115,20 @@ class Lessons:
         return sum(len(block.ids) for block in self.blocks)
 
 
-def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool) -> Lessons:
+def prepare_examples(
+    samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool
+) -> Examples:
     """`placed`: hints need words. With `patience`, the last share of the samples is for validation.
 
     Raises DataError when nothing is left to train on.
     """
     length = options.block_length if options.packing == "pad" else 0
-    lessons = tuple(read_lessons(samples, tokenizer, length, mode, options.answer_only, placed))
+    examples = tuple(read_examples(samples, tokenizer, length, mode, options.answer_only, placed))
     held = max(1, round(options.validation * len(samples))) if options.patience else 0
     order = range(len(samples))
     cut = pack_blocks if options.packing == "pack" else pad_blocks
-    blocks = cut(lessons, options.block_length, order[: len(samples) - held])
-    validation = cut(lessons, options.block_length, order[len(samples) - held :]) if held else []
+    blocks = cut(examples, options.block_length, order[: len(samples) - held])
+    validation = cut(examples, options.block_length, order[len(samples) - held :]) if held else []
     if not blocks or (held and not validation):
         raise DataError(
             f"{len(samples)} training samples give {len(blocks)} blocks to train on and {len(validation)} to validate",
@@ -134,18 +136,18 @@ def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptati
             "give more text, or unset adaptation.patience",
         )
     read = key([(b.ids, b.labels) for b in blocks], [(b.ids, b.labels) for b in validation])
-    return Lessons(tuple(samples), lessons, tuple(blocks), tuple(validation), read)
+    return Examples(tuple(samples), examples, tuple(blocks), tuple(validation), read)
 
 
 @dataclass(frozen=True)
-class School:
+class Setup:
     """All that the trainings of a run share."""
 
     target: ModelFacts
     checkpoint: Checkpoint
     load: Callable[[], Any]  # the target in float32, in main memory
     options: Adaptation
-    lessons: Lessons
+    examples: Examples
     merged: Update  # what an arm that starts from the merged model starts from
     alpha: float  # of `merged`, as the report names it
     norm: str
@@ -193,53 +195,53 @@ class School:
         return installed(self.source.load(), self.tuned.piece)
 
 
-def adapt(school: School) -> list[TrainedPiece]:
+def adapt(setup: Setup) -> list[TrainedPiece]:
     """Every arm with every seed; finished ones are read (stage "adapt"). Raises NumericsError, ModelError.
 
     Arms with a teacher are left out when the tuned source tells the validation text no better than SFT does.
     """
-    options = school.options
+    options = setup.options
     chosen = arms(options)
-    if school.tuned is not None:
+    if setup.tuned is not None:
         chosen = tuple(sorted(chosen, key=lambda arm: arm.taught))  # what is judged first
-    steps = steps_of(options, len(school.lessons.blocks))
+    steps = steps_of(options, len(setup.examples.blocks))
     trained: list[TrainedPiece] = []
-    with Progress(school.emit, STAGE, "Training", steps * len(chosen) * len(options.seeds), "steps") as progress:
+    with Progress(setup.emit, STAGE, "Training", steps * len(chosen) * len(options.seeds), "steps") as progress:
         for arm in chosen:
-            if arm.taught and (reason := nothing_to_teach(school, trained)):
-                school.emit(Warned(STAGE, f"{arm.name} is not trained: {reason}"))
+            if arm.taught and (reason := nothing_to_teach(setup, trained)):
+                setup.emit(Warned(STAGE, f"{arm.name} is not trained: {reason}"))
                 progress.total -= steps * len(options.seeds)
                 continue
             for seed in options.seeds:
-                piece = piece_of(school, arm, seed)
+                piece = piece_of(setup, arm, seed)
                 if not piece.exists():
                     done = progress.done
-                    report = partial(_report, school.emit, progress, done, arm.name, seed)
-                    train_arm(school, arm, seed, piece, report)
+                    report = partial(_report, setup.emit, progress, done, arm.name, seed)
+                    train_arm(setup, arm, seed, piece, report)
                     progress.advance(steps - (progress.done - done))
                 else:
                     progress.skip(steps)
                 content = piece.stem.split("-")[-1]
-                trained.append(TrainedPiece(arm.name, seed, piece, content, school.checkpoint, school.norm))
+                trained.append(TrainedPiece(arm.name, seed, piece, content, setup.checkpoint, setup.norm))
     return trained
 
 
-def nothing_to_teach(school: School, trained: Sequence[TrainedPiece]) -> str:
+def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
     """Why the tuned source is no teacher, on validation text; empty when it is one."""
-    if school.tuned is None:
+    if setup.tuned is None:
         return ""
-    sft = sft_told(school, trained)
-    if sft - school.tuned.after > school.margin:
+    sft = sft_told(setup, trained)
+    if sft - setup.tuned.after > setup.margin:
         return ""
     return (
-        f"the tuned source tells the validation text in {school.tuned.after:.4f} bits per byte, the fine-tuned target "
+        f"the tuned source tells the validation text in {setup.tuned.after:.4f} bits per byte, the fine-tuned target "
         f"in {sft:.4f}: there is nothing to teach"
     )
 
 
-def sft_told(school: School, trained: Sequence[TrainedPiece]) -> float:
+def sft_told(setup: Setup, trained: Sequence[TrainedPiece]) -> float:
     """Bits per byte of the validation text after plain fine-tuning, its first seed."""
-    return school.told(next(piece for piece in trained if piece.arm == "sft"))
+    return setup.told(next(piece for piece in trained if piece.arm == "sft"))
 
 
 def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, step: Step) -> None:
@@ -247,52 +249,52 @@ def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, st
     progress.advance(max(0, step.step - (progress.done - before)), f"{arm}, seed {seed}: loss {step.loss:.3f}")
 
 
-def piece_of(school: School, arm: Arm, seed: int) -> Path:
+def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
     """Where a training is kept, named after all that it depends on."""
-    options = school.options
+    options = setup.options
     parts: list[Any] = [
-        "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
-        list(school.merged.key[1:]) if arm.start == "merged" else None,
+        "adapt-1", setup.target.fingerprint, setup.examples.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
+        list(setup.merged.key[1:]) if arm.start == "merged" else None,
     ]  # fmt: skip
     for term in arm.terms:
         kind, _, which = term.partition(".")
         if kind == "hints":
             assert options.hints is not None
-            parts.append([school.hints[which].key, options.hints.weight])
-        elif term in READING_ALONG and school.source is not None:
-            source, tuned = school.source, school.tuned if term == "source" else None
+            parts.append([setup.hints[which].key, options.hints.weight])
+        elif term in READING_ALONG and setup.source is not None:
+            source, tuned = setup.source, setup.tuned if term == "source" else None
             along = [source.facts.fingerprint, str(source.dtype), options.distill_weight, True]
             parts.append(along if tuned is None else [*along, tuned.piece.content])
         else:
-            cache = school.cache(which)
+            cache = setup.cache(which)
             assert cache is not None
             parts.append([cache.key, options.distill_weight, which])
-    return school.run.piece(f"trained-{arm.name}", key(*parts))
+    return setup.run.piece(f"trained-{arm.name}", key(*parts))
 
 
-def train_arm(school: School, arm: Arm, seed: int, piece: Path, report: Callable[[Step], None]) -> None:
+def train_arm(setup: Setup, arm: Arm, seed: int, piece: Path, report: Callable[[Step], None]) -> None:
     """Trains it and writes the piece. Raises NumericsError, ModelError."""
-    lessons = school.lessons
-    with school.teaching(arm):
+    examples = setup.examples
+    with setup.teaching(arm):
         fit(
-            school.load, school.target, school.checkpoint, school.merged if arm.start == "merged" else None,
-            lessons.blocks, lessons.validation, school.options, seed, partial(_terms, school, arm, seed), piece,
-            school.device, school.run, school.emit, report,
+            setup.load, setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
+            examples.blocks, examples.validation, setup.options, seed, partial(_terms, setup, arm, seed), piece,
+            setup.device, setup.run, setup.emit, report,
         )  # fmt: skip
 
 
-def _terms(school: School, arm: Arm, seed: int, model: Any) -> list[Term]:
-    return [_term(school, name, seed, model) for name in arm.terms]
+def _terms(setup: Setup, arm: Arm, seed: int, model: Any) -> list[Term]:
+    return [_term(setup, name, seed, model) for name in arm.terms]
 
 
-def _term(school: School, name: str, seed: int, model: Any) -> Term:
+def _term(setup: Setup, name: str, seed: int, model: Any) -> Term:
     """The table of terms: a new loss is a file and a line here."""
     kind, _, which = name.partition(".")
     if kind == "hints":
-        assert school.options.hints is not None
-        lessons, weight = school.lessons.lessons, school.options.hints.weight
-        return HintLoss(model, school.target.layout, lessons, school.hints[which], weight)
-    if name in READING_ALONG and school.source is not None:
-        return TokenTerm(school.source.load(), school.weight)
-    cache, told = school.events(which, seed)
-    return EventTerm(told, cache.space, school.weight, school.device)
+        assert setup.options.hints is not None
+        examples, weight = setup.examples.examples, setup.options.hints.weight
+        return HintLoss(model, setup.target.layout, examples, setup.hints[which], weight)
+    if name in READING_ALONG and setup.source is not None:
+        return TokenTerm(setup.source.load(), setup.weight)
+    cache, told = setup.events(which, seed)
+    return EventTerm(told, cache.space, setup.weight, setup.device)

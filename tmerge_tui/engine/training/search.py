@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import Arm, School, piece_of, train_arm
+from tmerge_tui.engine.training.arms import Arm, Setup, piece_of, train_arm
 from tmerge_tui.engine.training.examples import Block
 from tmerge_tui.engine.training.fit import require_one_process
 from tmerge_tui.engine.training.piece import TrainedPiece
@@ -58,21 +58,21 @@ class Searched:
         return asdict(self)
 
 
-def search(school: School, validation: Sequence[Block], texts: int) -> Searched:
+def search(setup: Setup, validation: Sequence[Block], texts: int) -> Searched:
     """Chooses what the recipe leaves to `auto`. Raises NumericsError when no training keeps a finite loss,
     UsageError under a launcher."""
-    options = school.options
+    options = setup.options
     searched = options.searched
-    steps = min(STEPS, steps_of(options, len(school.lessons.blocks)))
+    steps = min(STEPS, steps_of(options, len(setup.examples.blocks)))
     rate, weight = (
         0.0 if value == "auto" else float(value) for value in (options.learning_rate, options.distill_weight)
     )
     most = (RATES if "learning_rate" in searched else 0) + (len(WEIGHTS) if "distill_weight" in searched else 0)
     trials: list[Trial] = []
-    with Progress(school.emit, STAGE, "Choosing on validation text", most * steps, "steps") as progress:
+    with Progress(setup.emit, STAGE, "Choosing on validation text", most * steps, "steps") as progress:
 
         def loss_of(rate: float, weight: float | None) -> float:
-            found = _loss(school, validation, rate, weight, steps, progress)
+            found = _loss(setup, validation, rate, weight, steps, progress)
             trials.append(Trial(rate, weight, found))
             return math.inf if found is None else found
 
@@ -87,7 +87,7 @@ def search(school: School, validation: Sequence[Block], texts: int) -> Searched:
             "a loss that falls",
             "give adaptation.learning_rate as a number",
         )
-    _say(school.emit, searched, rate, weight)
+    _say(setup.emit, searched, rate, weight)
     return Searched(rate, weight or UNUSED, steps, texts, tuple(trials))
 
 
@@ -109,27 +109,27 @@ def downhill(loss: Callable[[int], float], most: int = RATES) -> int:
 
 
 def _loss(
-    school: School, validation: Sequence[Block], rate: float, weight: float | None, steps: int, progress: Progress
+    setup: Setup, validation: Sequence[Block], rate: float, weight: float | None, steps: int, progress: Progress
 ) -> float | None:
     """Of one short training, from the run folder where it is there already."""
     held = key([(block.ids, block.labels) for block in validation])
     short = replace(
-        school,
-        options=school.options.model_copy(
+        setup,
+        options=setup.options.model_copy(
             # measured on the way, never stopped before its end
             update={"learning_rate": rate, "distill_weight": weight or UNUSED, "max_steps": steps, "patience": steps}
         ),
-        lessons=replace(school.lessons, validation=tuple(validation), key=key(school.lessons.key, held)),
+        examples=replace(setup.examples, validation=tuple(validation), key=key(setup.examples.key, held)),
     )
-    arm, seed = Arm("search", terms=() if weight is None else ("source",)), school.options.seeds[0]
+    arm, seed = Arm("search", terms=() if weight is None else ("source",)), setup.options.seeds[0]
     piece = piece_of(short, arm, seed)
     content = piece.stem.split("-")[-1]
-    kept = school.run.piece("search", content, ".json")
+    kept = setup.run.piece("search", content, ".json")
     if kept.exists():
         progress.skip(steps)
         found: float | None = json.loads(kept.read_text(encoding="utf-8"))["loss"]
         return found
-    require_one_process(f"{' and '.join(school.options.searched)}: auto")
+    require_one_process(f"{' and '.join(setup.options.searched)}: auto")
     done = progress.done
     told = f"learning rate {rate:g}" + ("" if weight is None else f", weight {weight:g}")
 
@@ -139,13 +139,13 @@ def _loss(
     measured: tuple[tuple[int, float], ...] = ()
     try:
         train_arm(short, arm, seed, piece, report)
-        measured = TrainedPiece(arm.name, seed, piece, content, school.checkpoint, school.norm).figures.measured
+        measured = TrainedPiece(arm.name, seed, piece, content, setup.checkpoint, setup.norm).figures.measured
     except NumericsError:
-        shutil.rmtree(school.run.state / f"training-{piece.stem}", ignore_errors=True)
+        shutil.rmtree(setup.run.state / f"training-{piece.stem}", ignore_errors=True)
     progress.advance(steps - (progress.done - done), told)
     losses = [loss for _, loss in measured if math.isfinite(loss)]
     lowest = min(losses, default=None)
-    school.run.save_json(kept, {"loss": lowest, "validation": measured, "learning_rate": rate, "weight": weight})
+    setup.run.save_json(kept, {"loss": lowest, "validation": measured, "learning_rate": rate, "weight": weight})
     piece.unlink(missing_ok=True)
     return lowest
 

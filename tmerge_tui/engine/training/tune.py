@@ -19,7 +19,7 @@ from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.examples import Block, pack_blocks, pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import Block, pack_blocks, pad_blocks, read_examples
 from tmerge_tui.engine.training.fit import fit, require_one_process
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.trainer import Step, steps_of
@@ -126,8 +126,8 @@ def on_validation(
 def cut_blocks(samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str) -> list[Block]:
     """Texts as training has them. Raises DataError when there is nothing to learn in them."""
     length = options.block_length if options.packing == "pad" else 0
-    lessons = read_lessons(samples, tokenizer, length, mode, options.answer_only)
-    blocks = (pack_blocks if options.packing == "pack" else pad_blocks)(lessons, options.block_length)
+    examples = read_examples(samples, tokenizer, length, mode, options.answer_only)
+    blocks = (pack_blocks if options.packing == "pack" else pad_blocks)(examples, options.block_length)
     if not blocks:
         raise DataError(
             f"{len(samples)} texts give nothing to learn", "text with at least two tokens", "give more text"
