@@ -42,6 +42,18 @@ def test_every_file_has_its_line() -> None:
     assert sorted(listed) == sorted(path for path in there if path != "./")
 
 
+def test_the_rooms_in_the_readme_are_there() -> None:
+    """Two spaces a level; a line may name several, and what is not a folder or a .py is text."""
+    folders = [ROOT]
+    lines = re.findall(r"^    ( *)(\S.*)", read("README.md").split("## The files\n")[1], re.MULTILINE)
+    for indent, line in lines:
+        depth = len(indent) // 2
+        names = re.findall(r"^(?:[\w/]+(?:/|\.py)(?:\s+|$))+", line)[0].split()
+        assert all((folders[depth] / name).exists() for name in names), line
+        folders[depth + 1 :] = [folders[depth] / names[0]]
+    assert len(lines) > 15
+
+
 def test_rooms_stand_in_the_order_of_imports() -> None:
     parts = [Path(path).with_suffix("").parts for path, _ in tree()]
     ranks = [RANK[first] for first, *_ in parts]
