@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.test_imports import ENGINE, FLOOR, PACKAGE, RANK, ROOMS
-from tmerge_tui.recipe import Recipe, options
+from tmerge_tui.recipe import Recipe, make_recipe, options
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/adaptation.md", "docs/evaluation.md", "docs/files.md")
@@ -99,3 +100,14 @@ def test_options_that_are_named_exist(page: str) -> None:
     sections = "|".join(name for name in Recipe.model_fields if any(k.startswith(f"{name}.") for k in known))
     named = re.findall(rf"`((?:{sections})\.[a-z_.]*[a-z_])[`:]", read(page))
     assert not [name for name in named if name not in known and not name.endswith((".py", ".md"))]
+
+
+EXAMPLES = [(page, text) for page in PAGES for text in re.findall(r"^```yaml\n(.+?)^```", read(page), re.M | re.S)]
+
+
+@pytest.mark.parametrize(("page", "text"), EXAMPLES, ids=[f"{page}-{i}" for i, (page, _) in enumerate(EXAMPLES)])
+def test_examples_are_recipes(page: str, text: str) -> None:
+    given = yaml.safe_load(text)
+    whole = {"source": "org/large", "target": "org/small", "output": "run", **given}
+    whole["calibration"] = {"path": "text.txt", **given.get("calibration", {})}
+    make_recipe(whole)
