@@ -68,9 +68,7 @@ async def draw() -> dict[str, str]:
         screen = RunScreen(RUN, half_way())
         app.go_home()
         app.push_screen(screen)
-        await until(
-            pilot, lambda: screen.is_mounted and screen.state.heat is not None and screen.follower.file.caught_up()
-        )
+        await until(pilot, lambda: screen.is_mounted and screen.state.heat is not None and screen.follower.caught_up())
         pictures["run"] = app.export_screenshot(title="tmerge")
 
         app.show_result(RUN)

@@ -24,7 +24,7 @@ import torch
 
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.report.training_verdict import METHODS
+from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.quantities import bits, interval, signed
 from tmerge_tui.recipe import make_recipe
 from tmerge_tui.run_folder import RunDir
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for models and runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lines", type=int, default=2000, help="training lines")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over them")
     parser.add_argument("--pairs", nargs="+", choices=tuple(TITLES), default=list(TITLES))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = ["--source", str(DEMO / "source-llama"), "--out", str(targets["relatives"])]
         subprocess.run([sys.executable, str(script), "--data", str(args.data), *source], check=True)
     for pair in args.pairs:
-        recipe = make_recipe(settings(targets[pair], args.out / pair, args.seeds, args.lines))
+        recipe = make_recipe(settings(targets[pair], args.out / pair, args.seeds, args.lines, args.epochs))
         run = RunDir.create(recipe.output)
         began = time.monotonic()
         pipeline.run(recipe, run, say)
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(table(TITLES[pair], json.loads((args.out / pair / "report.json").read_text()))), flush=True)
 
 
-def settings(target: Path, out: Path, seeds: int, lines: int) -> dict[str, Any]:
+def settings(target: Path, out: Path, seeds: int, lines: int, epochs: int) -> dict[str, Any]:
     """The recipe of one pair."""
     return {
         "source": str(DEMO / "source-llama"),
@@ -78,7 +79,8 @@ def settings(target: Path, out: Path, seeds: int, lines: int) -> dict[str, Any]:
         "adaptation": {
             "path": str(DEMO / "calibration.txt"), "samples": lines, "block_length": 256, "packing": "pad",
             "batch_size": 16, "accumulation": 1, "learning_rate": 5e-4, "warmup": 0.05, "checkpoints": 1,
-            "seeds": list(range(seeds)), "compare": ["sft", "distill"],
+            "epochs": epochs, "seeds": list(range(seeds)), "compare": ["sft", "distill"], "teacher": {},
+            "controls": ["other_text", "permuted", "unigram", "self"],
             "hints": {"weight": 0.5, "sides": ["qkv.in", "down.in"], "with_distill": True},
         },
         "output": str(out),
@@ -110,7 +112,7 @@ def table(title: str, report: dict[str, Any]) -> Iterator[str]:
     trained = [row for row in adaptation["rows"] if row["model"] not in ("target", "fused")]
     for row in [*fused, *untrained, *trained]:
         spread = "–" if row.get("spread") is None else f"{row['spread']:.4f}"
-        name = UNTRAINED.get(row["model"]) or METHODS[row["model"]]
+        name = UNTRAINED.get(row["model"]) or beside_trained(row["model"])
         between = interval(row["low"], row["high"])
         yield f"| {name} | {bits(row['bits_per_byte'])} | {spread} | {signed(row['difference'])} | {between} |"
     yield ""
@@ -118,7 +120,8 @@ def table(title: str, report: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---:|---:|"
     for c in adaptation["contrasts"]:
         between = interval(c["low"], c["high"])
-        yield f"| {METHODS[c['model']]} | {METHODS[c['against']]} | {signed(c['difference'])} | {between} |"
+        ours, theirs = beside_trained(c["model"]), beside_trained(c["against"])
+        yield f"| {ours} | {theirs} | {signed(c['difference'])} | {between} |"
     yield ""
     yield f"Distillation compares {adaptation['distillation']}."
     yield ""

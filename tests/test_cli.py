@@ -351,7 +351,8 @@ def test_plan_prints_a_recipe_with_its_needs_and_runs_nothing(
 def test_check_lists_everything_or_shows_a_model(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert inside(models, monkeypatch, capsys, "check", "recipe.yaml") == (0, "", "no problems found\n")
+    code, out, err = inside(models, monkeypatch, capsys, "check", "recipe.yaml")
+    assert (code, out) == (0, "") and err.endswith("no problems found\n") and "note: calibration.max_length" in err
     (models / "bad.yaml").write_text(
         "source: ./nowhere\ntarget: target\ncalibration: {path: none.txt}\nfusion: {k: 8}\noutput: run\n"
     )

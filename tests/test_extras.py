@@ -19,7 +19,7 @@ from tests.tui.doubles import FakeProbe, settle
 from tmerge_tui import cli, extras
 from tmerge_tui.engine.evaluation import lm_eval_harness
 from tmerge_tui.engine.preflight.check import check
-from tmerge_tui.engine.training import arms
+from tmerge_tui.engine.training import fit
 from tmerge_tui.errors import ExtraMissing
 from tmerge_tui.recipe import options
 from tmerge_tui.recipe.adaptation import Adaptation
@@ -102,7 +102,7 @@ def test_a_missing_extra_is_said_beside_a_missing_model(pair: dict[str, Any], tm
 
 def test_what_imports_them_says_so_too(bare: None) -> None:
     with pytest.raises(ExtraMissing, match="peft"):
-        arms._with_lora(None, Adaptation(method="lora"), {"a.weight": []})
+        fit._with_lora(None, Adaptation(method="lora"), {"a.weight": []})
     with pytest.raises(ExtraMissing, match="lm-eval"):
         lm_eval_harness.run_task(None, None, "arc_easy", Evaluation(), 0)
 

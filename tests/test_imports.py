@@ -52,6 +52,9 @@ TORCH_FREE = [
 ]
 TORCH_FREE += [f"worker/{name}" for name in ("follow", "journal", "lock", "main", "spawn", "state")]
 TORCH_FREE += ["engine/progress", "engine/resources"]
+TORCH_FREE += [
+    f"engine/report/{name}" for name in ("names", "verdict", "training_verdict", "next_steps")
+]  # the wizard's
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -137,6 +140,14 @@ def test_what_must_be_quick_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}\nimport sys; print(*sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
+
+
+def test_the_wizard_draws_a_run_and_its_result_without_the_engine() -> None:
+    """The terminal part of the binary has none of these."""
+    heavy = {"torch", "numpy", "jinja2", "safetensors", "transformers"}
+    code = f"from tmerge_tui.tui.screens import result, run\nimport sys; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_first_screen_waits_for_neither_recipe_nor_hub() -> None:

@@ -27,6 +27,7 @@ EXTRAS = {
 NEEDED_BY: dict[str, tuple[str, str | None]] = {
     "evaluation.tasks": ("eval", None),
     "adaptation.method": ("lora", "lora"),
+    "adaptation.teacher.tune": ("lora", "lora"),
     "transport.executor": ("ray", "ray"),
 }
 

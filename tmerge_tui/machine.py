@@ -73,6 +73,16 @@ def nvidia() -> Nvidia | None:
     return Nvidia(rows[0][3] if rows else "", cards)
 
 
+def nvidia_loads() -> dict[str, float]:
+    """UUID of a card, without its prefix -> percent of the last moment in which it computed; empty when unknown."""
+    tool = shutil.which("nvidia-smi")
+    said = _query(tool, ("uuid", "utilization.gpu")) if tool is not None else None
+    if said is None or said.returncode != 0:
+        return {}
+    rows = [[part.strip() for part in line.split(",")] for line in said.stdout.splitlines() if "," in line]
+    return {uuid.removeprefix("GPU-"): float(load) for uuid, load, *_ in rows if load.isdigit()}  # [N/A] with MIG
+
+
 def answer_of(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
     """What a program of the machine says; it goes with this process. Raises OSError, TimeoutExpired."""
     with ExitStack() as stack:

@@ -33,7 +33,7 @@ KEYS = {  # pressed one by one, each screen from the one before
     "review": [ESCAPE, "d"],
     "help": [F1],
 }
-SETTLE = 6.0  # seconds until a screen has read what it shows
+SETTLE = 15.0  # seconds until a screen has read what it shows
 
 
 def watch(terminal: int, seconds: float) -> int:

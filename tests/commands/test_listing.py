@@ -62,7 +62,7 @@ def test_a_later_attempt_is_a_note_on_a_finished_run(tmp_path: Path, monkeypatch
     run = write_run(tmp_path / "done")
     with open(run.events, "a") as file:
         file.write(encode(RunFailed("DataError", "piqa cannot be loaded", "", "", 1), 999, 1.0) + "\n")
-    assert state_of(run) == "finished" and later_attempt(run) == "failed: piqa cannot be loaded"
+    assert state_of(run) == "finished" and later_attempt(run) == "a later attempt failed: piqa cannot be loaded"
     code, out, err = tmerge(monkeypatch, capsys, "watch", "done")
     assert code == 0 and out.startswith("Fusion does not beat its placebos\nmodel ")
     assert "note: a later attempt failed: piqa cannot be loaded" in err and "error:" not in err

@@ -140,4 +140,5 @@ async def test_a_picture_of_the_screen_is_saved_here_or_says_why_not(app: Tmerge
         picture.unlink()
         monkeypatch.setattr(Path, "write_text", lambda *given, **more: (_ for _ in ()).throw(OSError(13, "not yours")))
         app.action_picture()
+        await pilot.pause()
         assert any("not yours" in notice.message for notice in app._notifications)

@@ -66,7 +66,7 @@ async def test_from_home_to_result(tmp_path: Path) -> None:
         assert app.screen.state.pairs > 0
         await until(pilot, lambda: not follows(pilot))
         await pilot.press("enter")
-        await wait_for(pilot, "target alone")
+        await wait_for(pilot, "fused against")
         assert isinstance(app.screen, ResultScreen)
         await pilot.press("3")
         app.screen.query_one("#pick").focus()

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.widgets import Button, TabbedContent
 
+from tests.engine.pair import make_pair, recipe_of
+from tests.engine.report.sample_results import contrasts_of, make_measured, scores_of
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import heat, write_run
+from tmerge_tui.engine import pipeline
 from tmerge_tui.errors import ModelError
+from tmerge_tui.events import Event, TrainingStep
+from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens import result
-from tmerge_tui.tui.screens.result import ResultScreen
+from tmerge_tui.tui.screens.method import MethodScreen
+from tmerge_tui.tui.screens.result import PANES, ResultScreen
+from tmerge_tui.tui.widgets import scores as score_table
+from tmerge_tui.tui.widgets.chart import Chart
 from tmerge_tui.tui.widgets.matrix import Matrix, Picker
 
 
@@ -32,18 +42,135 @@ async def show(app: TmergeApp, pilot, path: Path, pane: str) -> ResultScreen:
 
 
 async def test_scores_come_with_intervals_and_words(app: TmergeApp, done: Path) -> None:
-    async with app.run_test(size=(160, 50)) as pilot:
+    async with app.run_test(size=(160, 60)) as pilot:
         await show(app, pilot, done, "1")
         text = screen_text(app)
         for expected in (
             "Fusion helped at alpha 0.05",
-            "target alone",
+            "placebo: shrunk",
             "placebo: permuted",
             "2.1695   -0.0011 [-0.0015, -0.0007] better",
             "Difference to the target over alpha",
             "● fused",
         ):
             assert expected in text, expected
+
+
+def with_parts(path: Path, **parts: Any) -> None:
+    """Puts them into report.json; None takes one away."""
+    file = path / "report.json"
+    report = json.loads(file.read_text()) | parts
+    file.write_text(json.dumps({key: part for key, part in report.items() if part is not None}))
+
+
+async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: TmergeApp, done: Path) -> None:
+    with_parts(done, **make_measured())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await show(app, pilot, done, "2")
+        text = screen_text(app)
+        assert "1 Scores  2 Training  3 Tasks  4 Alpha  5 Layers  6 Plans  7 Text  8 Files" in text
+        assert "fine-tuned (SFT)         2.1040 0.0017   -0.0666 [-0.0670, -0.0662] better" in text
+        assert "fused, adapted         fine-tuned (SFT)           +0.0019 worse" in text
+        await show(app, pilot, done, "1")
+        shown = str(app.screen.query_one("#chosen").render())
+        assert "on 200 validation texts" in shown
+        assert [line.endswith("chosen") for line in shown.splitlines()] == [False, False, False, False, False, True]
+        await show(app, pilot, done, "2")
+        charts = [chart for chart in app.screen.query(".loss").results(Chart)]
+        assert [chart.caption.split(":")[0] for chart in charts] == ["fused, adapted", "fine-tuned (SFT)", "distilled"]
+        assert all(len(chart.series) == 2 and len(chart.series[0].points) == 6 for chart in charts)
+        await show(app, pilot, done, "3")
+        text = screen_text(app)
+        assert "rivers, accuracy by bytes, 40 questions" in text
+        assert "fused                    0.1  0.6000   +0.1000 [+0.0200, +0.2000] better" in text
+        await show(app, pilot, done, "4")
+        text = " ".join(screen_text(app).split())
+        assert "q 0.05 k 0" in text and "200 validation texts: 2.2000 bits per byte before, 2.1000 after" in text
+        assert "alpha 0" in text and "● q" in text
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("adaptation", "heatmaps", "contrasts"),
+        ("benchmarks", "projections", "next"),
+        ("strength", "layer_costs", "samples", "selection"),
+        ("layer_plans", "scores", "output", "models"),
+    ],
+    ids=" ".join,
+)
+async def test_what_a_report_lacks_is_not_drawn_and_nothing_else_suffers(
+    app: TmergeApp, done: Path, parts: tuple[str, ...]
+) -> None:
+    with_parts(done, **make_measured() | dict.fromkeys(parts))
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        assert "cannot be read" not in screen_text(app) and "Fusion helped" in screen_text(app)
+        missing = {pane.name for pane in PANES} - {pane.name for pane in screen.panes}
+        assert missing == {pane.name for pane in PANES if pane.needs in parts}
+        for place, pane in enumerate(screen.panes, 1):
+            await pilot.press(str(place))
+            await settle(pilot)
+            assert screen.query_one(TabbedContent).active == pane.name
+
+
+async def test_the_next_step_opens_the_method_with_it_filled_in(app: TmergeApp, done: Path) -> None:
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        text = " ".join(screen_text(app).split())
+        assert "1 Confirm it:" in text and "--set seed=1 --set fusion.alpha=0.05" in text
+        buttons = list(screen.query(".next-try").results(Button))
+        assert len(buttons) == 3
+        buttons[-1].press()
+        await settle(pilot)
+        assert isinstance(app.screen, MethodScreen)
+        assert app.draft.recipe().adaptation.compare == ("sft", "distill")
+        assert app.draft.get("source.model") == "org/source-llama", "everything else is as it was"
+        screen = await show(app, pilot, done, "1")
+        await pilot.press("e")
+        await settle(pilot)
+        assert app.draft.recipe().adaptation is None
+
+
+def test_green_is_for_what_beats_its_placebos_alone() -> None:
+    """Reference: the intervals. A placebo that is better than the target is not, nor is a result that equals it."""
+
+    def green(curves: dict[float, tuple[float, float, float]]) -> list[str]:
+        shown = score_table.table(scores_of(curves), contrasts_of(curves))
+        spans = [span for span in shown.spans if "$success" in str(span.style)]
+        lines = [shown.plain[: span.start].rsplit("\n", 1)[-1].split()[0] for span in spans]
+        return list(dict.fromkeys(lines))
+
+    assert green({0.1: (-0.0030, 0.0003, 0.0010)}) == ["fused"]
+    assert green({0.1: (-0.0030, -0.0030, 0.0010)}) == [], "better than the target, not than its placebo"
+    assert green({0.1: (0.0071, 0.0135, 0.0168)}) == [], "worse than the target"
+
+
+async def test_the_report_of_a_real_run(app: TmergeApp, tmp_path: Path) -> None:
+    """With training, benchmarks and a searched strength: what the engine writes is what the screen reads."""
+    questions = [{"context": f"{i} rivers", "choices": ["meet", "part"], "label": i % 2} for i in range(6)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    adaptation = {"samples": 16, "block_length": 32, "packing": "pad", "batch_size": 4, "accumulation": 1}
+    recipe = recipe_of(
+        make_pair(tmp_path),
+        fusion={"alpha": "auto"},
+        calibration={"validation": 8, "samples": 60},
+        evaluation={"choices": [str(tmp_path / "q.jsonl")]},
+        adaptation={**adaptation, "learning_rate": 1e-3, "max_steps": 3, "compare": ["sft"], "checkpoints": 1},
+    )
+    run = RunDir.create(recipe.output)
+    seen: list[Event] = []
+    pipeline.run(recipe, run, seen.append)
+    steps = [event for event in seen if isinstance(event, TrainingStep)]
+    assert {event.method for event in steps} == {"adapted", "sft"}
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await show(app, pilot, run.path, "1")
+        assert [pane.name for pane in screen.panes] == [pane.name for pane in PANES], "every part is there"
+        for place, words in enumerate(("fused", "fine-tuned (SFT)", "accuracy by bytes", "validation texts"), 1):
+            await show(app, pilot, run.path, str(place))
+            assert words in screen_text(app), words
+        await show(app, pilot, run.path, "7")
+        assert "trained›" in screen_text(app) and screen_text(app).count("Two rivers▸") == 2
 
 
 async def test_layer_plans_of_every_projection(app: TmergeApp, done: Path) -> None:

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 from tests.tui import doubles
 from tests.tui.doubles import screen_text, settle
 from tests.tui.fakes import SIDES, L, M, write_run
+from tmerge_tui.events import Event, RunFailed, RunStarted, TrainingStep, encode
 from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
@@ -21,6 +22,7 @@ from tmerge_tui.tui.screens.home import Home
 from tmerge_tui.tui.screens.result import ResultScreen
 from tmerge_tui.tui.screens.run import RunScreen
 from tmerge_tui.tui.widgets.matrix import Matrix
+from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.worker import follow, lock
 
 MAPS = {"Layer costs", "Transport plan", "Sinkhorn"}
@@ -36,6 +38,13 @@ def slow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir
     run.recipe.write_text(dump_recipe(make_recipe(recipe)))
     yield run
     follow.cancel(run)
+
+
+def more_events(run: RunDir, *events: Event) -> None:
+    """As a worker adds them."""
+    count = len(run.events.read_text().splitlines())
+    with open(run.events, "a") as file:
+        file.writelines(encode(event, count + n, 2e9 + n) + "\n" for n, event in enumerate(events))
 
 
 async def until(pilot: Pilot, phase: str) -> RunScreen:
@@ -69,6 +78,73 @@ async def test_a_recorded_run_is_replayed(app: TmergeApp, tmp_path: Path, size: 
         await pilot.press("enter")
         await settle(pilot)
         assert isinstance(app.screen, ResultScreen)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (100, 40), (120, 30), (160, 50)])
+async def test_the_result_is_a_key_away_at_every_size_and_on_every_view(
+    app: TmergeApp, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    run = write_run(tmp_path / "done")
+    async with app.run_test(size=size) as pilot:
+        for view in "123":
+            app.show_run(run.path)
+            await until(pilot, "finished")
+            await pilot.press(view)
+            await pilot.pause()
+            assert "v Result" in screen_text(app).splitlines()[-1]
+            await pilot.press("v")
+            await settle(pilot)
+            assert isinstance(app.screen, ResultScreen)
+        app.show_run(run.path)
+        await until(pilot, "finished")
+        app.screen.query_one(Rail).post_message(Rail.Chosen("result"))
+        await settle(pilot)
+        assert isinstance(app.screen, ResultScreen), "a click on its step leads there too"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+async def test_the_loss_is_a_curve_while_it_trains(app: TmergeApp, tmp_path: Path, size: tuple[int, int]) -> None:
+    run = write_run(tmp_path / "training", until="transport")
+    steps = [TrainingStep("sft", 0, 4, 8, 9.0, 1e-6, 900.0)]
+    steps += [TrainingStep("adapted", 1, n, 8, 3.0 - n / 4, 1e-6, 900.0) for n in range(1, 5)]
+    more_events(run, *steps)
+    follower = follow.Follower(run, worker=SimpleNamespace(pid=0, returncode=None))
+    async with app.run_test(size=size) as pilot:
+        app.push_screen(RunScreen(run.path, follower))
+        await until(pilot, "running")
+        await pilot.press("2")
+        await pilot.pause()
+        text = screen_text(app)
+        assert "fused, adapted, seed 1: loss 2.0000 at step 4 of 8" in text
+        assert "2.7500" in text and "9.0000" not in text, "the losses of two methods are not of one kind"
+        assert "Training" in text and "Sinkhorn" not in text, "the solver is done"
+
+
+async def test_the_log_has_scores_warnings_and_the_death_of_the_worker(app: TmergeApp, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "dead", until="report")
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.show_run(run.path)
+        await until(pilot, "crashed")
+        await pilot.press("3")
+        await pilot.pause()
+        text = screen_text(app)
+        assert "● fused alpha 0.1: 2.1702 bits/byte  (-0.0004 to the target, 95 %" in text
+        assert "✗ the worker process is gone during the stage 'Write the report'" in " ".join(text.split())
+        assert any(level == "warning" for _, level, _ in app.screen.state.log)
+
+
+async def test_a_later_failure_leaves_the_result_where_it_was(app: TmergeApp, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "done")
+    more_events(run, RunStarted(str(run.path), 1, "cpu", {}, []), RunFailed("DataError", "no such task", "", "", 1))
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.show_run(run.path)
+        await until(pilot, "failed")
+        text = screen_text(app)
+        assert "no such task" in text and "The result of the earlier run is kept." in text and "See the result" in text
+        await pilot.press("v")
+        await settle(pilot)
+        assert isinstance(app.screen, ResultScreen)
+        assert "! a later attempt failed: no such task; l shows it" in screen_text(app)
 
 
 async def test_the_views_of_a_narrow_terminal(app: TmergeApp, tmp_path: Path) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from textual.app import App, ComposeResult
 from textual.widget import Widget
 
 from tests.tui.doubles import screen_text
-from tmerge_tui.events import ResourceSample
+from tmerge_tui.engine import resources
+from tmerge_tui.engine.resources import Sampler
+from tmerge_tui.events import ResourceSample, decode, encode
 from tmerge_tui.tui.widgets import gauges as room
 from tmerge_tui.tui.widgets.gauges import Gauges
 from tmerge_tui.tui.widgets.logpane import LogPane
@@ -115,6 +121,47 @@ async def test_gauges_go_on_below_where_they_have_no_room(monkeypatch: pytest.Mo
         lines = [line.rstrip() for line in screen_text(pilot.app).splitlines() if line.strip()]
         assert lines[2] == " " * 20 + "peak 5 GB" and len(lines) == 7 and max(map(len, lines)) <= 40
     room.full_load.cache_clear()
+
+
+async def test_a_gpu_of_unknown_load_is_not_called_idle() -> None:
+    gauges = Gauges()
+    async with One(gauges).run_test(size=(60, 8)) as pilot:
+        gauges.show(ResourceSample(75.0, 4 * GB, 16 * GB, None, 70 * GB, 140 * GB, 80 * GB), 5 * GB, 90 * GB)
+        await pilot.pause()
+        text = screen_text(pilot.app)
+        assert "busy" not in text and "GPU    ██████░░░░░░ 70 GB of 140 GB" in text
+
+
+async def test_what_the_driver_says_reaches_the_gauge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From nvidia-smi over the sampler, the event file and the state to the screen; two of four cards are ours."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho x >> ${0}.asked\nprintf 'GPU-aaa, 30\\nGPU-other, 100\\nGPU-bbb, 90\\nGPU-ccc, [N/A]\\n'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    cards = [SimpleNamespace(uuid="aaa"), SimpleNamespace(uuid="bbb")]
+    cuda = SimpleNamespace(
+        device_count=lambda: len(cards),
+        mem_get_info=lambda i: (10 * GB, 80 * GB),
+        get_device_properties=cards.__getitem__,
+    )
+    monkeypatch.setattr(resources, "_cuda", lambda: cuda)
+    sampler = Sampler(lambda event: None, tmp_path)
+    state, gauges = RunState(), Gauges()
+    for n in range(resources.LOAD_EVERY):
+        line = decode(encode(sampler.sample(), n, float(n)))
+        assert line is not None
+        state.apply(line)
+    assert (tmp_path / "nvidia-smi.asked").read_text().count("x") == 1, "rarely"
+    assert state.resources is not None
+    async with One(gauges).run_test(size=(60, 8)) as pilot:
+        gauges.show(state.resources, state.peak_rss, state.peak_gpu)
+        await pilot.pause()
+        text = screen_text(pilot.app)
+        assert "60 % busy" in text and "140 GB of 160 GB" in text
+    cards[:] = [SimpleNamespace(uuid="ccc")]
+    assert Sampler(lambda event: None, tmp_path).sample().gpu is None, "a part of a card has no load of its own"
 
 
 async def test_the_log_wraps_under_itself_and_stays_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

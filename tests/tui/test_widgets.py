@@ -9,6 +9,7 @@ from textual.app import App, ComposeResult
 
 from tests.tui.doubles import screen_text
 from tmerge_tui.tui import human, ramp
+from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.matrix import EMPTY, Matrix, _scale
 
@@ -99,3 +100,26 @@ async def test_lines_of_a_chart_differ_without_colour() -> None:
         await pilot.pause()
         text = screen_text(pilot.app)
         assert text.count("●") == 3 and text.count("▲") == 3 and "─" in text
+
+
+async def test_places_are_evenly_spaced_and_no_point_hides_another() -> None:
+    """Differences over alpha as a report has them: small alphas are as far apart as large ones."""
+    rows = [
+        {"model": model, "alpha": alpha, "difference": -0.001 * alpha}
+        for alpha in (0.02, 0.05, 0.3)
+        for model in ("fused", "shrink", "permuted")
+    ]
+    series, places = scores.curves(rows)
+    assert places == ["0.02", "0.05", "0.3"] and [s.name for s in series] == ["permuted", "shrunk", "fused"]
+    chart = Chart("difference", "alpha")
+    async with One(chart).run_test(size=(69, 12)) as pilot:
+        chart.show(series, level=0.0, places=places)
+        await pilot.pause()
+        *_, axis, legend = screen_text(pilot.app).splitlines()
+        middles = [axis.index(name) + len(name) / 2 for name in places]
+        assert middles[1] - middles[0] == pytest.approx(20, abs=4) and middles[2] - middles[1] == pytest.approx(
+            20, abs=2
+        )
+        assert "● fused" in legend
+        drawn = screen_text(pilot.app).removesuffix(legend)
+        assert [drawn.count(mark) for mark in "●▲■"] == [3, 3, 3], drawn

@@ -18,15 +18,17 @@ from tmerge_tui.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunStarted,
     StageStarted,
     Warned,
     encode,
 )
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import lock
-from tmerge_tui.worker.follow import CHUNK, Ended, EventFile, Follower, cancel, last_word, state_of
+from tmerge_tui.worker.follow import CHUNK, Ended, EventFile, Follower, cancel, last_word, later_attempt, state_of
 from tmerge_tui.worker.journal import BLOCK
 
+START = RunStarted("run", 1, "cpu", {}, [])
 DONE = RunFinished("no worse", 1.0, "model", "report.html")
 FAILED = RunFailed("DataError", "no text", "", "", 1)
 
@@ -122,3 +124,31 @@ def test_cancel_does_not_reach_for_other_machines(run: RunDir) -> None:
     run.events.write_text("")
     with pytest.raises(RunFolderError, match="elsewhere"):
         cancel(run)
+
+
+@pytest.mark.parametrize(
+    ("later", "without", "said"),
+    [
+        ((), "finished", ""),
+        ((START, FAILED), "failed", "a later attempt failed: no text"),
+        ((START, RunInterrupted("SIGTERM")), "interrupted", "a later attempt was stopped"),
+        ((START,), "crashed", "the worker of a later attempt died"),
+    ],
+)
+def test_a_result_stays_a_result_whatever_is_tried_later(
+    run: RunDir, later: tuple[Event, ...], without: str, said: str
+) -> None:
+    write(run, START, DONE, *later)
+    assert state_of(run) == without
+    (run.path / "report.json").write_text("{}")
+    assert state_of(run) == "finished" and later_attempt(run) == said
+
+
+def test_another_run_in_the_same_folder_is_running(run: RunDir) -> None:
+    write(run, START, DONE, START)
+    (run.path / "report.json").write_text("{}")
+    lock.acquire(run)
+    try:
+        assert state_of(run) == "running" and later_attempt(run) == "another run is going on here"
+    finally:
+        lock.release(run)

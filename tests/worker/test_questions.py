@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.engine.pair import make_pair
-from tests.tiny import make_model
+from tests.tiny import make_model, make_text
+from tmerge_tui.engine.data.corpus import read_corpus
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.models.tokenizer import load_tokenizer
-from tmerge_tui.recipe import dump_recipe, make_recipe
+from tmerge_tui.recipe import Calibration, dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import questions
 from tmerge_tui.worker.helper import Cancelled, Request
@@ -68,3 +70,18 @@ def test_the_recipes_memory_holds_for_both_models_together(tmp_path: Path) -> No
     assert any(parameter.is_meta for parameter in loaded.parameters())
     plain = questions.generate(ask(finished(tmp_path / "plain"), model="fused"))
     assert answer["text"] == plain["text"]
+
+
+def test_a_file_is_read_once_for_all_numbers_and_again_when_it_has_changed(tmp_path: Path, monkeypatch) -> None:
+    text = make_text(tmp_path / "text.txt", 40)
+    read: list[str] = []
+    whole = questions.read_pool
+    monkeypatch.setattr(questions, "read_pool", lambda *given: read.append("once") or whole(*given))
+    for samples in (10, 20, 30):
+        made = Calibration(path=str(text), samples=samples, holdout=5)
+        assert questions._corpus(made, 0) == read_corpus(made, 0)
+    assert len(read) == 1
+    text.write_text(text.read_text() + "one more line of text\n")
+    os.utime(text, ns=(1, 1))
+    questions._corpus(Calibration(path=str(text), samples=10, holdout=5), 0)
+    assert len(read) == 2

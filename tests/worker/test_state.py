@@ -14,9 +14,10 @@ from rich.console import Console
 from tmerge_tui.commands.render import screen
 from tmerge_tui.events import (
     TYPES,
+    Checked,
     Event,
-    LayerPlanSolved,
     Line,
+    Metric,
     PairSolved,
     ResourceSample,
     RunFailed,
@@ -26,11 +27,12 @@ from tmerge_tui.events import (
     StageFinished,
     StageProgressed,
     StageStarted,
+    TrainingStep,
     Warned,
     decode,
     encode,
 )
-from tmerge_tui.worker.state import LOG, RunState
+from tmerge_tui.worker.state import IGNORED, LOG, RunState
 
 STAGES = [{"name": "a", "label": "A", "weight": 0.25}, {"name": "b", "label": "B", "weight": 0.75}]
 START = RunStarted("run", 1, "cpu", {}, STAGES)
@@ -90,6 +92,41 @@ def test_every_event_type_is_covered_by_the_strategy() -> None:
     assert all(dataclasses.fields(c) for c in TYPES.values())
 
 
+def _sample(kind: Any) -> Any:
+    """A value of a field that differs from what a state holds before."""
+    plain = {str: "a", int: 3, float: 0.5, bool: True, float | None: 0.5}
+    if kind in plain:
+        return plain[kind]
+    text = str(kind)
+    return STAGES if text.startswith("list[dict") else [] if text.startswith("list") else {}
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_every_event_is_seen_on_the_screen_or_is_ignored_on_purpose(name: str) -> None:
+    """A new event type has to say which of the two it is."""
+    event = TYPES[name](**{field: _sample(kind) for field, kind in get_type_hints(TYPES[name]).items()})
+    before, after = reduce((0, START)), reduce((0, START), (0, event))
+    assert (before != after) == (type(event) not in IGNORED and name != "RunStarted") or name == "RunStarted"
+    assert name != "RunStarted" or reduce((0, event)) != RunState()
+
+
+def test_a_training_becomes_a_curve_for_each_method_and_seed() -> None:
+    def step(method: str, seed: int, at: int, loss: float | None) -> TrainingStep:
+        return TrainingStep(method, seed, at, 4, loss, 1e-6, 900.0)  # type: ignore[arg-type]
+
+    steps = [step("adapted", 0, 2, 2.5), step("adapted", 0, 4, 2.25), step("sft", 1, 2, 2.75), step("sft", 1, 4, None)]
+    state = reduce((0, START), *[(n, event) for n, event in enumerate(steps)])
+    assert state.trainings == {("adapted", 0): [(2.0, 2.5), (4.0, 2.25)], ("sft", 1): [(2.0, 2.75)]}
+    assert state.training == steps[-1], "a loss that is not finite is no point of the curve, but it is told"
+
+
+def test_scores_and_the_end_are_in_the_log() -> None:
+    metric = Metric("bits_per_byte", "fused", 2.1702, "bits/byte", 0.1, -0.0004, -0.0008, 0.0001)
+    state = reduce((0, START), (1, metric), (2, RunFailed("DataError", "no text", "", "", 1)))
+    said = "fused alpha 0.1: 2.1702 bits/byte  (-0.0004 to the target, 95 % -0.0008 to +0.0001)"
+    assert list(state.log) == [(1, "score", said), (2, "error", "DataError: no text")]
+
+
 def test_fractions_are_weighted() -> None:
     state = reduce((0, START), (0, StageStarted("a", "A", 10, "x")), (5, StageProgressed("a", 5, 10, "x", 1.0)))
     assert state.fraction == pytest.approx(0.125)
@@ -139,10 +176,13 @@ def test_pairs_fill_the_cost_matrix_of_their_side() -> None:
     def pair(l: int, m: int, cost: float, converged: bool = True) -> PairSolved:
         return PairSolved(l, m, "q.out", cost, 9, 1e-7, 1e-9, converged, "fast")
 
-    state = reduce((0, START), (1, pair(0, 2, 0.5)), (1, pair(1, 0, 0.7, False)), (2, LayerPlanSolved("q", [[1.0]])))
+    state = reduce((0, START), (1, pair(0, 2, 0.5)), (1, pair(1, 0, 0.7, False)))
     assert state.cost_matrix("q.out") == [[None, None, 0.5], [0.7, None, None]]
     assert state.cost_matrix("k.out") == []
-    assert (state.pairs, state.unconverged) == (2, 1) and state.plans == {"q": [[1.0]]}
+    assert (state.pairs, state.unconverged) == (2, 1)
+    models = Checked({"layers": 4}, {"layers": 3}, ["q"], [])
+    state = reduce((0, START), (0, models), (1, pair(0, 2, 0.5)))
+    assert state.cost_matrix("q.out") == [[None, None, 0.5, None], [None] * 4, [None] * 4]
 
 
 def test_peaks_and_log_tail() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tmerge_tui.recipe.presets import read_recipe_mapping
 from tmerge_tui.recipe.yamlfile import read_scalar
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
-from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel
+from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel, has_report
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,11 @@ def show(follower: Follower, options: Options, skip: int = 0) -> Ended | None:
 def conclude(folder: RunDir, ended: Ended, options: Options) -> int:
     """Prints how a run ended: the result on stdout, an error in full on stderr."""
     event = ended.event
+    if not isinstance(event, RunFinished) and has_report(folder):
+        say(f"the result of the earlier run is kept: {folder.path / 'report.html'}")
     if isinstance(event, RunFinished):
         if not options.json:
-            for line in result(event):
+            for line in [*result(event), *advice(folder)]:
                 data(line)
     elif isinstance(event, RunFailed):
         say(f"error: {TmergeError(event.message, event.expected, event.hint)}")
@@ -123,6 +126,20 @@ def result(event: RunFinished) -> Iterable[str]:
     yield event.verdict
     yield f"model   {event.output}"
     yield f"report  {event.report}"
+
+
+def advice(folder: RunDir) -> Iterable[str]:
+    """What to change next, as the report has it: words, and the options that do it."""
+    from tmerge_tui.engine.report.next_steps import as_options
+
+    if not has_report(folder):
+        return
+    with storage(folder.path):
+        steps = json.loads((folder.path / "report.json").read_text(encoding="utf-8")).get("next") or []
+    for place, step in enumerate(steps):
+        yield f"{'' if place else 'next':<7} {step['text']}"
+        if step["set"]:
+            yield f"{'':<8}  {as_options(step)}"
 
 
 def interrupted(folder: RunDir) -> str:

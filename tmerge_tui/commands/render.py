@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tmerge_tui.events import Line, Logged, Metric, RunStarted, StageFinished, StageProgressed, StageStarted, Warned
-from tmerge_tui.quantities import clock, duration, progress, rate, signed
-from tmerge_tui.worker.state import RunState, Stage
+from tmerge_tui.quantities import clock, duration, progress, rate
+from tmerge_tui.worker.state import RunState, Stage, measured
 
 EVERY = 5.0  # seconds between two progress lines of one stage where there is no terminal
 REFRESH = 0.1  # seconds between two paintings of the bars
@@ -151,11 +151,7 @@ def remark(line: Line) -> str | None:
     if isinstance(event, RunStarted):
         return f"{'continuing' if event.resumed else 'run'} {event.run} on {event.device}"
     if isinstance(event, Metric) and event.value is not None:
-        alpha = "" if event.alpha is None else f" alpha {event.alpha:g}"
-        change = ""
-        if event.difference is not None and event.low is not None and event.high is not None:
-            change = f"  ({signed(event.difference)} to the target, 95 % {signed(event.low)} to {signed(event.high)})"
-        return f"{event.model}{alpha}: {event.value:.4f} {event.unit or event.name}{change}"
+        return measured(event)
     return None
 
 

@@ -28,7 +28,7 @@ def watch(path: str, as_json: bool) -> int:
             return stopping.asked() or 0
         note = later_attempt(run)
         if note and not as_json:
-            say(f"note: a later attempt {note}")
+            say(f"note: {note}")
             return _as_finished(run)
         return conclude(run, ended, options)
 

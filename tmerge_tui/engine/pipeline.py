@@ -55,6 +55,9 @@ REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
 TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
+TUNE = ("tune", "Tune the source on the training text", 1.0)  # only with adaptation.teacher.tune
+TEACHER_UNTUNED = ("teacher_untuned", "Read what it said before it was tuned", 0.3)  # only with the control "untuned"
+SEARCH = ("search", "Choose learning rate and weight on validation text", 0.5)  # only where one of them is auto
 TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
 HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
 TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
@@ -119,8 +122,11 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
         *([] if selected else [FOLD]),
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
+        *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
         *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
+        *([TEACHER_UNTUNED] if recipe.adaptation is not None and "untuned" in recipe.adaptation.controls else []),
         *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
+        *([SEARCH] if recipe.adaptation is not None and recipe.adaptation.searched else []),
         *([TRAIN] if trained else []),
         *([FOLD_TRAINED] if trained and not selected else []),
         *([SELECT, FOLD] if selected else []),
@@ -222,10 +228,10 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
     """Trains what the recipe asks for, if it does; `until` "adapt" stops before the training itself."""
     if prepared.recipe.adaptation is None:
         return None
-    from tmerge_tui.engine.training.stage import Adapted, make_school  # the Trainer takes seconds to import
+    from tmerge_tui.engine.training.stage import Adapted, make_setup  # the Trainer takes seconds to import
 
-    school = make_school(prepared, fused, run, log)
-    return None if until == "adapt" else Adapted.of(school)
+    setup = make_setup(prepared, fused, run, log)
+    return None if until == "adapt" else Adapted.of(setup)
 
 
 def _select(

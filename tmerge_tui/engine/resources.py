@@ -12,9 +12,11 @@ import psutil
 
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Emit, ResourceSample
+from tmerge_tui.machine import nvidia_loads
 from tmerge_tui.system import peak_memory
 
 INTERVAL = 1.0  # seconds
+LOAD_EVERY = 5  # samples between two questions to the driver's tool, which takes a moment
 
 
 def peaks() -> tuple[int, int]:
@@ -33,6 +35,8 @@ class Sampler:
     def __init__(self, emit: Emit, folder: Path) -> None:
         self.emit, self.folder = emit, folder
         self._process = psutil.Process()
+        self._load: float | None = None  # of the GPUs, as last asked
+        self._taken = 0  # samples
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="resources", daemon=True)
 
@@ -54,10 +58,14 @@ class Sampler:
             for i in range(cuda.device_count()):
                 free, size = cuda.mem_get_info(i)
                 used, total = used + size - free, total + size
+            if self._taken % LOAD_EVERY == 0:
+                self._load = _load(cuda)
+            self._taken += 1
         return ResourceSample(
             cpu=self._process.cpu_percent(),
             rss=self._process.memory_info().rss,
             memory_total=psutil.virtual_memory().total,
+            gpu=self._load,
             gpu_used=used,
             gpu_total=total,
             disk_free=shutil.disk_usage(self.folder).free,
@@ -69,6 +77,16 @@ class Sampler:
                 self.emit(self.sample())
             except (OSError, StorageError):
                 return  # disk full or folder gone: the stage that needs the disk says so, with what to do
+
+
+def _load(cuda: ModuleType) -> float | None:
+    """Mean load of the cards that this process sees, in percent; None when the driver's tool does not tell."""
+    loads = nvidia_loads()
+    own = {
+        str(getattr(cuda.get_device_properties(i), "uuid", "")).removeprefix("GPU-") for i in range(cuda.device_count())
+    }
+    mine = [load for uuid, load in loads.items() if uuid in own]
+    return sum(mine) / len(mine) if mine else None
 
 
 def _cuda() -> ModuleType | None:

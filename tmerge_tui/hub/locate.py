@@ -25,11 +25,13 @@ class Located:
     note: str = ""  # what the user should know of how it was found
     base: Located | None = None  # of a LoRA adapter: the model it was made for
     adapter: Path | None = None  # of a LoRA adapter that has been merged: its own folder; `folder` is the merge
+    packed: Path | None = None  # of a quantised source: its own file or folder; `folder` is what is known of it
+    unpacked: bool = False  # whether `folder` holds a quantised source's weights as plain ones
 
     @property
     def whole(self) -> bool:
-        """Whether `folder` is that of the model itself, and not of an adapter that is yet to be merged."""
-        return self.base is None or self.adapter is not None
+        """Whether `folder` is that of the model itself: no adapter yet to be merged, nothing yet to be unpacked."""
+        return (self.base is None or self.adapter is not None) and (self.packed is None or self.unpacked)
 
     @property
     def downloads(self) -> tuple[Listing, ...]:
@@ -58,6 +60,8 @@ def find(choice: ModelChoice) -> Located:
     """As `locate`, but of a Hub model only the small files are downloaded: configuration, tokenizer, card."""
     if choice.is_folder:
         folder = Path(choice.model).expanduser()
+        if folder.is_file() and folder.suffix.lower() == ".gguf":
+            return Located(choice.model, folder, None)
         if not folder.is_dir():
             raise ModelError(
                 f"no model folder {folder}",
@@ -66,6 +70,12 @@ def find(choice: ModelChoice) -> Located:
             )
         adapter = is_adapter(path.name for path in folder.iterdir())
         found = Located(choice.model, folder, None)
+    elif choice.model.lower().endswith(".gguf"):
+        raise ModelError(
+            f"no file {choice.model}",
+            "a GGUF file on this disk",
+            "download it (hf download REPO FILE) and give its path; the model it was made from loses nothing",
+        )
     else:
         listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
         download_texts(listing)

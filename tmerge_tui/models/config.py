@@ -30,6 +30,16 @@ def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     return config
 
 
+def quantisation(folder: Path) -> str | None:
+    """The method that config.json names, None where it names none or cannot be read."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = next((data[key] for key in QUANTISED if data.get(key)), None)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(found.get("quant_method")) if isinstance(found, dict) else None
+
+
 def refuse_quantised(folder: Path, name: str) -> None:
     """Raises ModelError when config.json names a quantisation, or is no JSON object."""
     try:

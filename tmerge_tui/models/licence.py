@@ -6,6 +6,6 @@ from typing import Any
 
 
 def licence_of(value: Any) -> str | None:
-    """A field of a card: several licences in order, none where it says something else than words."""
+    """A field of a card: several licences joined, none where it says something else than words."""
     given = value if isinstance(value, list) else [value]
-    return ", ".join(sorted(one for one in given if isinstance(one, str) and one)) or None
+    return ", ".join(one for one in given if isinstance(one, str) and one) or None

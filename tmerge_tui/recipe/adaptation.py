@@ -42,6 +42,17 @@ class Teacher(Section):
     batch_size: int = option(
         16, "texts in one forward pass of the source; halved when memory runs out", "nothing", expert=True, ge=1
     )
+    tune: Literal["none", "full", "lora", "auto"] = option(
+        "none", "train the source on the training text before it teaches: every weight, low-rank updates, or auto: "
+        "whichever the memory holds", ("events", "distilled")
+    )  # fmt: skip
+    tune_epochs: float = option(
+        1.0, "passes over the training text at most; the best on validation text is kept", ("events", "distilled"),
+        expert=True, gt=0,
+    )  # fmt: skip
+    tune_learning_rate: float = option(
+        5e-5, "peak of the schedule while the source is tuned", ("events", "distilled"), expert=True, gt=0
+    )
 
 
 class Adaptation(Section):
@@ -75,8 +86,11 @@ class Adaptation(Section):
     )
     batch_size: int = option(1, "sequences in one forward pass of one device", "training", equation="eq. 17", ge=1)
     accumulation: int = option(8, "forward passes before each step", "training", equation="eq. 17", ge=1)
-    learning_rate: float = option(
-        1e-6, "peak of the schedule; the paper has 1e-8 to 1e-6", "training", equation="eq. 17", gt=0
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = option(
+        1e-6,
+        "peak of the schedule; the paper has 1e-8 to 1e-6; auto chooses on validation text",
+        "training",
+        equation="eq. 17",
     )
     schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", "how the rate falls after the warm-up", "training"
@@ -108,7 +122,9 @@ class Adaptation(Section):
         (), "trained beside it, on the same tokens, steps, seeds and optimiser: the untouched target; with the source "
         "as teacher", "nothing"
     )  # fmt: skip
-    distill_weight: float = option(0.5, "share of the teacher's part in the loss of distill", "distilled", gt=0, le=1)
+    distill_weight: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = option(
+        0.5, "share of the teacher's part in the loss of distill; auto chooses on validation text", "distilled"
+    )
     teacher: Teacher | None = option(None, "distil the source into the result itself; off when empty")
     start: Literal["merged", "target"] = option(
         "merged",
@@ -116,9 +132,10 @@ class Adaptation(Section):
         "nothing",
         equation="eq. 16",
     )
-    controls: tuple[Literal["other_text", "permuted", "unigram", "self"], ...] = option(
+    controls: tuple[Literal["other_text", "permuted", "unigram", "self", "untuned"], ...] = option(
         (), "placebos of distillation, trained on the same tokens: what the source said of another text, with its "
-        "masses permuted, its mean; the untouched target as its own teacher", "nothing"
+        "masses permuted, its mean; the untouched target as its own teacher; a tuned source before it was tuned",
+        "nothing"
     )  # fmt: skip
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
@@ -143,7 +160,8 @@ class Adaptation(Section):
         hints = self.hints
         hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
         taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
-        return (1 + hinted + taught + len(self.compare)) * len(self.seeds)
+        judged = self.tuned and "sft" not in self.compare
+        return (1 + hinted + taught + len(self.compare) + judged) * len(self.seeds)
 
     @property
     def distilled(self) -> bool:
@@ -153,6 +171,22 @@ class Adaptation(Section):
     @property
     def teaching(self) -> Teacher:
         return Teacher() if self.teacher is None else self.teacher
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the source is trained before it teaches."""
+        return self.distilled and self.teaching.tune != "none"
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The options that short trainings choose (`auto`)."""
+        weighted = self.distill_weight == "auto" and self.distilled
+        return (*(["learning_rate"] if self.learning_rate == "auto" else []), *(["distill_weight"] if weighted else []))
+
+    @property
+    def validated(self) -> bool:
+        """Whether something is chosen on validation text."""
+        return self.tuned or bool(self.searched)
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +207,8 @@ class Adaptation(Section):
             raise ValueError("hints.with_distill needs compare: [distill]")
         if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):
             raise ValueError("controls are placebos of distillation: they need compare: [distill]")
+        if "untuned" in self.controls and not self.tuned:
+            raise ValueError("the control untuned is the source before it was tuned: it needs teacher.tune")
         if self.start == "target" and self.hints is not None:
             raise ValueError("hints train the merged model: they need start: merged")
         return self

@@ -23,8 +23,8 @@ from tmerge_tui.recipe.problems import booleans_for_numbers, fields, problems_of
 from tmerge_tui.recipe.section import Section, option
 from tmerge_tui.recipe.yamlfile import parse_mapping
 
-Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
-PROJECTIONS: tuple[str, ...] = get_args(Projection)
+ProjectionKind = Literal["q", "k", "v", "o", "gate", "up", "down"]
+PROJECTIONS: tuple[str, ...] = get_args(ProjectionKind)
 ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
 FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
 
@@ -104,7 +104,7 @@ class Calibration(Section):
 class Transport(Section):
     """Feature plans Q per side and layer pair, layer plans P (section 2 and 3 of the method)."""
 
-    projections: tuple[Projection, ...] = option(
+    projections: tuple[ProjectionKind, ...] = option(
         ATTENTION, "projections to align", "activations", equation="eq. 6", min_length=1
     )
     epsilon: float = option(0.1, "entropic regularisation of feature plans", "plans", equation="eq. 8", gt=0, le=10)
@@ -158,17 +158,18 @@ class Transport(Section):
         return self
 
 
-class Fusion(Section):
+class FusionOptions(Section):
     """How plans become weights (section 4 and 5 of the method)."""
 
     alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
-        (0.1,),
-        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text",
+        ("auto",),
+        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text, "
+        "0 where nothing helps",
         ("outputs", "adapted"),
         equation="eq. 14",
         min_length=1,
     )
-    projections: tuple[Projection, ...] | None = option(
+    projections: tuple[ProjectionKind, ...] | None = option(
         None, "projections to fuse; all aligned ones when empty", "fusion", equation="eq. 14", expert=True
     )
     layers: tuple[int, ...] | None = option(None, "target layers to fuse; all when empty", "outputs", expert=True)
@@ -211,7 +212,7 @@ class Fusion(Section):
         return data
 
     @model_validator(mode="after")
-    def _fits(self) -> Fusion:
+    def _fits(self) -> FusionOptions:
         if self.units == "raw" and self.coupling != "barycentric":
             raise ValueError("units: raw needs coupling: barycentric (a plan's entries have no units)")
         if len(set(self.alpha)) != len(self.alpha):
@@ -239,7 +240,7 @@ class Recipe(Section):
         "transport_merge", "how the two models are merged", "outputs", expert=True
     )
     transport: Transport = option(Transport(), "feature and layer plans")
-    fusion: Fusion = option(Fusion(), "weights from plans")
+    fusion: FusionOptions = option(FusionOptions(), "weights from plans")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
     select: Literal["recipe", "validation"] = option(
@@ -299,10 +300,12 @@ class Recipe(Section):
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` means a folder and not a Hub id: it looks like a path, or it is one."""
+    """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
     if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
         return True
     path = Path(name)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return True
     return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
 
 

@@ -130,12 +130,16 @@ class Follower:
         lines = self.file.read_new()
         for line in lines:
             self._note(line.event)
-        if self.ended is None and self.file.caught_up():
+        if self.ended is None and self.caught_up():
             if self._final is not None:
                 self.ended = Ended(self._final)
             elif not alive:
                 self.ended = Ended(None, self._death())
         return lines
+
+    def caught_up(self) -> bool:
+        """Whether every event that is there has been read."""
+        return self.file.caught_up()
 
     def _note(self, event: Event) -> None:
         if isinstance(event, FINAL):
@@ -189,16 +193,14 @@ def final_word(run: RunDir) -> Final | None:
 def state_of(run: RunDir) -> State:
     """What a list of runs shows. Cheap: reads the tail of the event file and the lock.
 
-    A run that has a report is finished, whatever was tried on it later: see `later_attempt`.
+    A run that has its report stays finished, whatever was tried in its folder later: `later_attempt` tells of that.
     """
     alive = lock.holder(run) is not None
     word = last_word(run.events)
-    if isinstance(word, RunFinished):
+    if isinstance(word, RunFinished) or (word is not None and not alive and has_report(run)):
         return "finished"
     if alive and not isinstance(word, FINAL):
         return "running"
-    if word is not None and (run.path / REPORT).is_file():
-        return "finished"
     if isinstance(word, RunFailed):
         return "failed"
     if isinstance(word, RunInterrupted):
@@ -206,14 +208,20 @@ def state_of(run: RunDir) -> State:
     return "new" if word is None else "crashed"
 
 
+def has_report(run: RunDir) -> bool:
+    return (run.path / REPORT).is_file()
+
+
 def later_attempt(run: RunDir) -> str:
-    """How what was tried on a finished run ended, when that is not well: "failed: no such task"; else empty."""
+    """How something that was tried after the report was written has ended, in a line; empty when nothing was."""
     word = last_word(run.events)
-    if isinstance(word, RunFinished) or state_of(run) != "finished":
+    if word is None or isinstance(word, RunFinished) or not has_report(run):
         return ""
     if isinstance(word, RunFailed):
-        return f"failed: {word.message.splitlines()[0] if word.message else word.kind}"
-    return "was interrupted" if isinstance(word, RunInterrupted) else "crashed"
+        return f"a later attempt failed: {word.message.splitlines()[0] if word.message else word.kind}"
+    if isinstance(word, RunInterrupted):
+        return "a later attempt was stopped"
+    return "another run is going on here" if lock.holder(run) is not None else "the worker of a later attempt died"
 
 
 def cancel(run: RunDir, worker: Started | None = None) -> bool:

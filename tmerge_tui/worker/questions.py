@@ -21,6 +21,7 @@ from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.preflight.check import examine, open_party
 from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
 from tmerge_tui.engine.preflight.speed import timed
@@ -103,10 +104,11 @@ def preview(request: Request) -> dict[str, Any]:
 
 def estimated(request: Request) -> dict[str, Any]:
     """args: recipe, source, target (models). What the run takes on this machine, as `Estimate.as_json` has it, with
-    "download" in bytes, "device", and what of the method does not fit the models: "problems" {option: text}, "notes".
+    "download" in bytes, "device", what of the method does not fit the models or this machine: "problems", and "notes".
     """
     recipe = make_recipe(request.args["recipe"])
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
+    recipe, _ = fitted(recipe, source.facts, target.facts)
     try:
         corpus = _corpus(recipe.calibration, recipe.seed)
         seen = read_text(recipe, source, target, corpus, ())

@@ -14,7 +14,7 @@ from tmerge_tui.engine.activations.pooling import encode, plan_rows
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.data.tokens import MARGIN, read_head, words
 from tmerge_tui.engine.evaluation import bits_per_byte
-from tmerge_tui.engine.training.examples import read_lessons
+from tmerge_tui.engine.training.examples import read_examples
 
 LONG = " ".join(LINES) * 40 + " end"
 
@@ -58,10 +58,10 @@ def test_of_a_long_document_only_the_beginning_is_read(pooling: str) -> None:
     document = Sample(text=LONG * 20)
     spy, plain = Spy(), make_tokenizer()
     (one,) = encode([document], spy, 64, pooling, "auto")
-    (lesson,) = read_lessons([document], spy, 64, "auto", placed=True)
+    (example,) = read_examples([document], spy, 64, "auto", placed=True)
     scored = bits_per_byte.text_of(document.plain, spy, 64)
     assert spy.read < 0.1 * 3 * len(document.plain)
-    assert one.ids == lesson.ids[1:] + one.ids[63:] == tuple(plain(LONG)["input_ids"][:64]) and len(scored.ids) == 64
+    assert one.ids == example.ids[1:] + one.ids[63:] == tuple(plain(LONG)["input_ids"][:64]) and len(scored.ids) == 64
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,5 @@ def test_a_line_without_spaces_gives_rows(line: str) -> None:
 def test_a_training_sample_without_tokens_teaches_nothing() -> None:
     made = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)  # no begin or end of text
-    found = read_lessons([Sample(text="\u200b"), Sample(text="ab")], tokenizer, 0, "auto", placed=True)
-    assert [lesson.ids for lesson in found] == [(), (0, 1)]
+    found = read_examples([Sample(text="\u200b"), Sample(text="ab")], tokenizer, 0, "auto", placed=True)
+    assert [example.ids for example in found] == [(), (0, 1)]

@@ -25,8 +25,7 @@ from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate
 from tmerge_tui.engine.weights.export import export
 from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import DataError, MemoryShortage, ModelError
-from tmerge_tui.events import Metric, StageFinished, StageProgressed
-from tmerge_tui.events import Sample as Continued
+from tmerge_tui.events import Generated, Metric, StageFinished, StageProgressed
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.generation import continue_prompts
@@ -337,7 +336,7 @@ def test_the_whole_table(tmp_path: Path) -> None:
     )
     assert [s["model"] for s in result.samples] == ["target", "fused", "fused"]
     assert result.samples[2] == {"model": "fused", "alpha": 0.5, "prompt": "Two rivers", "text": text}
-    assert [e.text for e in pair.events if isinstance(e, Continued)][-1] == text
+    assert [e.text for e in pair.events if isinstance(e, Generated)][-1] == text
     metrics = [(e.model, e.alpha, e.value) for e in pair.events if isinstance(e, Metric)]
     assert metrics == [(row["model"], row["alpha"], row["bits_per_byte"]) for row in result.scores]
     progress = [e for e in pair.events if isinstance(e, StageProgressed) and e.stage == "evaluate"][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,11 @@ def test_ends(tmp_path: Path, role: str, name: str, rows: slice, tied: bool, nam
     if not named:
         download_models(prepared, lambda event: None)
         return
+    if role == "source":  # nothing is written from there
+        seen: list[Any] = []
+        download_models(prepared, seen.append)
+        assert any(name in event.message and "its score will be empty" in event.message for event in seen)
+        prepared = prepare(recipe_of(pair, adaptation={"compare": ["distill"]}))  # but a teacher is read to its end
     with pytest.raises(NumericsError, match=name.replace(".", r"\.")) as failure:
         download_models(prepared, lambda event: None)
     assert "alpha" not in failure.value.hint and str(folder) in failure.value.found

@@ -172,6 +172,7 @@ def test_the_share_that_a_tokenizer_cannot_read(make: Callable[[], Any], text: s
 def test_text_without_spaces_gives_rows_and_its_true_size(pair: Mapping, first: int, last: int) -> None:
     recipe = recipe_of(texts(pair, letters(first, last), pooling="span", max_length=64))
     prepared = prepare(recipe)
+    assert any("50 of the first 50 calibration samples are written without spaces" in w for w in prepared.warnings)
     rows, tokens = (int(n.replace(",", "")) for n in prepared.estimate.notes[0].split() if n[0].isdigit())
     read = [len(AutoTokenizer.from_pretrained(pair[r])(s.plain).input_ids) for s in prepared.corpus.calibration
             for r in ("source", "target")]  # fmt: skip

@@ -7,6 +7,7 @@ import math
 import random
 from typing import Any
 
+from tmerge_tui.engine.report.next_steps import next_steps
 from tmerge_tui.engine.report.verdict import judge
 
 L, M = 4, 6
@@ -17,6 +18,7 @@ HOSTILE = "</p><script>alert('x')</script> | ``` & \"ṣàngó\" 中文 𝕏"
 # fused, shrink, permuted: differences to the target, as METHOD.md's table has them for `coupling: barycentric`
 CURVES = {0.05: (-0.0011, -0.0006, -0.0001), 0.1: (-0.0004, 0.0003, 0.0011), 0.3: (0.0071, 0.0135, 0.0168)}
 TARGET = 2.1706
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 def score(model: str, alpha: float | None, difference: float | None, half: float = 0.0004) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def make_results(curves: dict[float, tuple[float, float, float]] | None = None, 
         for i, s in enumerate(SIDES)
         for row in range(L)
     ]
-    return {
+    results = {
         "version": 1,
         "tmerge": "0.1.0",
         "created": "2026-09-01T12:30:00+00:00",
@@ -128,6 +130,44 @@ def make_results(curves: dict[float, tuple[float, float, float]] | None = None, 
         "skipped": ["k.bias: the source has none"],
         "files": [{"path": "model/model.safetensors", "bytes": 4_812_345, "sha256": "ab" * 32}],
     }
+    return results | {"next": next_steps(results)}
+
+
+def make_measured() -> dict[str, Any]:
+    """The parts that only some recipes ask for: training, benchmarks, a searched strength, a selection."""
+    arms = {"target": 0.0, "fused": -0.0004, "adapted": -0.0647, "sft": -0.0666, "distilled": -0.0689}
+    rows = [score(model, 0.1 if model in ("fused", "adapted") else None, d) for model, d in arms.items()]
+    rows = [row | {"spread": 0.0017 if row["model"] in ("adapted", "sft", "distilled") else None} for row in rows]
+    pairs = (("adapted", "fused", -0.0643), ("adapted", "sft", 0.0019), ("distilled", "sft", -0.0023))
+    adaptation = {
+        "method": "full",
+        "result": "adapted",
+        "seeds": [0, 1],
+        "steps": 6,
+        "tokens": 1349,
+        "samples": 40,
+        "distillation": "KL of next-byte distributions",
+        "rows": rows,
+        "contrasts": [contrast(0.1, b, d) | {"model": a} for a, b, d in pairs],
+        "trainings": [
+            {"model": model, "seed": seed, "curve": [[step, 5.0 - 0.2 * step - seed / 9] for step in range(1, 7)]}
+            for model in ("adapted", "sft", "distilled")
+            for seed in (0, 1)
+        ],
+    }
+    question = {"task": "rivers", "metric": "accuracy by bytes", "by": "tmerge", "questions": 40, "limit": None}
+    question |= {"higher_is_better": True, "stderr": 0.08}
+    benchmarks = [
+        question | {"model": "target", "alpha": None, "value": 0.5} | dict.fromkeys(DIFFERENCE),
+        question
+        | {"model": "fused", "alpha": 0.1, "value": 0.6}
+        | dict(zip(DIFFERENCE, (0.1, 0.02, 0.2), strict=True)),
+    ]
+    trial = {"kind": "q", "difference": -0.001, "low": -0.002, "high": -0.0005, "bits_per_byte": 2.1}
+    trials = [trial | {"alpha": a, "against_target": -0.001 * a, "kept": a < 0.1} for a in (0.02, 0.05, 0.1)]
+    strength = {"strengths": {"q": 0.05, "k": 0.0}, "target": 2.2, "chosen": 2.1, "texts": 200, "trials": trials}
+    selection = {"model": "distilled", "alpha": None, "rows": rows, "texts": 200, "margin": 0.001}
+    return {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
 
 
 def make_recipe(alphas: list[float]) -> dict[str, Any]:

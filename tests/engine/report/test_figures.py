@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.report.sample_results import HOSTILE, make_results, make_tile, score
+from tests.engine.report.sample_results import HOSTILE, make_measured, make_results, make_tile, score
 from tmerge_tui.engine.report import figures, svg
-from tmerge_tui.engine.report.render import draw
+from tmerge_tui.engine.report.render import drawn, view
 
 
 def every_figure():
-    return [f for group in draw(make_results()).values() for f in group]
+    return drawn(view(make_results() | make_measured()))
 
 
 def image_cells(element: ET.Element) -> tuple[int, int, bytes]:
@@ -38,7 +38,7 @@ def test_every_figure_is_xml_with_a_title(figure):
 
 def test_no_two_figures_share_a_file():
     names = [f.name for f in every_figure()]
-    assert len(names) == len(set(names)) == 1 + 1 + 4 + 6 + 1 + 4
+    assert len(names) == len(set(names)) == 1 + 1 + 4 + 6 + 1 + 4 + 1 + 3
 
 
 def test_empty_rows_draw_nothing():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.report.sample_results import HOSTILE, make_results
+from tests.engine.report.sample_results import HOSTILE, make_measured, make_results
 from tmerge_tui.engine.report.render import write_report
 from tmerge_tui.engine.report.verdict import judge
 from tmerge_tui.errors import StorageError
@@ -22,6 +22,7 @@ VOID = {"meta", "br", "img", "hr", "link", "input"}
 PARTS = [
     "contrasts", "projections", "layer_plans", "layer_costs", "pairs", "mass", "heatmaps", "samples", "timings",
     "memory", "warnings", "skipped", "output", "files", "tensors", "versions", "models", "scores", "recipe",
+    "adaptation", "benchmarks", "strength", "next",
 ]  # fmt: skip
 
 
@@ -98,6 +99,31 @@ def test_the_verdict_comes_first(run):
     assert " ".join(words).startswith(results["verdict"]["headline"])
 
 
+def test_the_first_screen_and_the_tab_of_a_browser_name_the_models(run):
+    html, markdown = written(make_results(), run)
+    assert "<title>org/big-llama into small-qwen2: better than the target</title>" in html
+    assert '<p class="eyebrow">org/big-llama into small-qwen2</p>' in html
+    assert markdown.splitlines()[2] == "org/big-llama into small-qwen2"
+    results = make_results() | {"models": {"source": {"name": r"C:\models\a"}, "target": {"name": "~/b"}}}
+    assert "<title>a into b" in written(results, run)[0]
+
+
+def test_what_does_not_beat_its_placebos_is_no_success(run):
+    """Reference: the intervals. Better than the target by itself is not good news."""
+    html, _ = written(make_results({0.1: (-0.0030, 0.0003, 0.0010)}), run)
+    assert html.count('<li class="good">') == 2 and "beats 2 of 2" in html
+    html, markdown = written(make_results({0.1: (-0.0030, -0.0030, 0.0010)}), run)
+    assert '<li class="good">' not in html and '<li class="open"><span aria-hidden="true">○</span> better' in html
+    assert "| better | beats 1 of 2 |" in markdown
+    assert all(line.endswith("|  |") for line in markdown.splitlines() if line.startswith("| placebo"))
+
+
+def test_next_steps_come_with_their_options(run):
+    html, markdown = written(make_results({0.1: (0.0003, 0.0003, 0.0002)}), run)
+    assert "--set &#39;adaptation.compare=[sft,distill]&#39;" in html
+    assert "`--set 'adaptation.compare=[sft,distill]'`" in markdown and "`--set fusion.alpha=auto`" in markdown
+
+
 def test_hostile_text_stays_text(run):
     results = make_results()
     results["samples"][0]["prompt"] = "<img src=x onerror=alert(1)>"
@@ -132,7 +158,7 @@ def test_what_is_not_finite_becomes_null_and_a_dash(run):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("empty", ["gone", "empty"])
 def test_any_part_may_be_absent(part, empty, run):
-    results = make_results()
+    results = make_results() | make_measured()
     if empty == "gone":
         del results[part]
     else:
@@ -145,13 +171,10 @@ def test_any_part_may_be_absent(part, empty, run):
 def test_an_empty_run_says_what_is_missing(run):
     html, _ = written({"verdict": judge([], [])}, run)
     said = " ".join(Page(html).said)
-    for words in (
-        "Nothing was measured.",
-        "No placebo was measured",
-        "No layer pair was solved.",
-        "No text was generated.",
-    ):
+    for words in ("Nothing was measured.", "No placebo was measured", "No merged model was written."):
         assert words in said
+    for words in ("Training", "Benchmarks", "Strength", "Samples", "Which layers met", "Convergence"):
+        assert words not in said, "a part that is absent is not drawn"
     assert not list(run.figures.glob("*.svg"))
 
 

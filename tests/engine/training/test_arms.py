@@ -19,9 +19,9 @@ from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate
 from tmerge_tui.engine.training import trainer
-from tmerge_tui.engine.training.examples import pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import pad_blocks, read_examples
 from tmerge_tui.engine.training.residual import Residual, attach
-from tmerge_tui.engine.training.trainer import Terms, train
+from tmerge_tui.engine.training.trainer import train
 from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import CheckError, DataError, NumericsError
 from tmerge_tui.models.tokenizer import load_tokenizer
@@ -51,8 +51,8 @@ def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def lessons_of(folder: Path) -> Any:
-    return read_lessons([Sample(text) for text in TEXTS], load_tokenizer(folder), 32, "auto")
+def examples_of(folder: Path) -> Any:
+    return read_examples([Sample(text) for text in TEXTS], load_tokenizer(folder), 32, "auto")
 
 
 def options(**changes: Any) -> Adaptation:
@@ -68,8 +68,8 @@ def options(**changes: Any) -> Adaptation:
 
 
 def trained(model: Any, folder: Path, out: Path, **changes: Any) -> trainer.Trained:
-    blocks = pad_blocks(lessons_of(folder), 32)
-    return train(model, blocks, [], options(**changes), 0, Terms(), out, CPU, lambda step: None)
+    blocks = pad_blocks(examples_of(folder), 32)
+    return train(model, blocks, [], options(**changes), 0, (), out, CPU, lambda step: None)
 
 
 def residuals(model: Any) -> list[Residual]:
@@ -155,8 +155,8 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_training(
             if step.step == stop:
                 raise Killed
 
-        blocks = pad_blocks(lessons_of(folder), 32)
-        return train(learner, blocks, [], options(checkpoints=9), 0, Terms(), out, CPU, report)
+        blocks = pad_blocks(examples_of(folder), 32)
+        return train(learner, blocks, [], options(checkpoints=9), 0, (), out, CPU, report)
 
     straight, broken = model(), model()
     first = attempt(straight, tmp_path / "straight", None)
@@ -173,10 +173,10 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_training(
 
 def test_training_stops_when_the_validation_split_gets_worse(fused: tuple[Path, FusedUpdate], tmp_path: Path) -> None:
     folder, _ = fused
-    blocks = pad_blocks(lessons_of(folder), 32)
+    blocks = pad_blocks(examples_of(folder), 32)
     model = load(folder)
     fast = options(learning_rate=0.3, epochs=20, patience=1)
-    figures = train(model, blocks[:20], blocks[20:], fast, 0, Terms(), tmp_path / "t", CPU, lambda step: None)
+    figures = train(model, blocks[:20], blocks[20:], fast, 0, (), tmp_path / "t", CPU, lambda step: None)
     assert figures.steps < trainer.steps_of(fast, 20)
     losses = [loss for _, loss in figures.measured]
     with torch.no_grad():

@@ -18,7 +18,7 @@ from tests.families import make_family
 from tests.tiny import make_model
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge import channel_maps
-from tmerge_tui.engine.training.examples import collate, pack_blocks, pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import collate, pack_blocks, pad_blocks, read_examples
 from tmerge_tui.engine.training.hints import HintLoss, HintRows, _Carrier, check_hints, decorrelation
 from tmerge_tui.errors import StorageError
 from tmerge_tui.models.facts import read_facts
@@ -79,9 +79,9 @@ def test_identity_plans_carry_the_sources_own_zscores_and_the_placebo_permutes_t
 def test_a_models_own_activations_as_hints_cost_nothing(model: Path, tmp_path: Path, packed: bool) -> None:
     """The rows of each word, pooled by hand from transformers' own hidden states, against what the loss pools."""
     network = AutoModelForCausalLM.from_pretrained(model)
-    lessons = read_lessons([Sample(text) for text in TEXTS], load_tokenizer(model), 0, "auto", placed=True)
-    words = tuple(tuple(lesson.words) for lesson in lessons)
-    blocks = (pack_blocks if packed else pad_blocks)(lessons, 10**6 if packed else 100)
+    examples = read_examples([Sample(text) for text in TEXTS], load_tokenizer(model), 0, "auto", placed=True)
+    words = tuple(tuple(example.words) for example in examples)
+    blocks = (pack_blocks if packed else pad_blocks)(examples, 10**6 if packed else 100)
     batch = collate(blocks)
     seen: list[torch.Tensor] = []
     hook = network.model.layers[1].mlp.down_proj.register_forward_hook(lambda m, args, out: seen.append(args[0]))
@@ -92,21 +92,20 @@ def test_a_models_own_activations_as_hints_cost_nothing(model: Path, tmp_path: P
     for row, parts in enumerate(batch["parts"]):
         for sample, begin in parts:
             for word in words[sample]:
-                rows.append(seen[0][row, [begin + t for t in lessons[sample].words[word]]].mean(0))
+                rows.append(seen[0][row, [begin + t for t in examples[sample].words[word]]].mean(0))
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {"1.down.in": torch.stack(rows).half()})
-    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((1, "down.in"),), words, (piece,)))
+    loss = HintLoss(network, layout_of(model), examples, HintRows("x", ((1, "down.in"),), words, (piece,)), 0.5)
     with loss.watching():
-        network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    found = loss.loss(batch["parts"], batch["input_ids"].shape[1])
-    assert found is not None and found.item() == pytest.approx(0, abs=1e-3)
+        logits = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    found, count = loss.loss(batch, logits)
+    assert count == 1 and found.item() == pytest.approx(0, abs=1e-3)
     found.backward()
     assert network.model.embed_tokens.weight.grad is not None
     with loss.watching():
-        network(input_ids=batch["input_ids"][:, 3:], attention_mask=batch["attention_mask"][:, 3:])
-    shifted = loss.loss(batch["parts"], batch["input_ids"].shape[1] - 3)
-    assert shifted is not None and shifted.item() > 0.1, "any rows would do"
+        logits = network(input_ids=batch["input_ids"][:, 3:], attention_mask=batch["attention_mask"][:, 3:]).logits
+    assert loss.loss(batch, logits)[0].item() > 0.1, "any rows would do"
 
 
 @pytest.mark.parametrize(
@@ -121,9 +120,9 @@ def test_what_a_projection_gives_as_hints_costs_nothing(
     folder = make_family(tmp_path / "model", family)
     facts = read_facts(folder, family)
     network = load_model(facts, torch.device("cpu"), torch.float32, None, lambda event: None).requires_grad_(True)
-    lessons = read_lessons([Sample(text) for text in TEXTS], load_tokenizer(folder), 0, "auto", placed=True)
-    words = tuple(tuple(lesson.words) for lesson in lessons)
-    batch = collate(pad_blocks(lessons, 100))
+    examples = read_examples([Sample(text) for text in TEXTS], load_tokenizer(folder), 0, "auto", placed=True)
+    words = tuple(tuple(example.words) for example in examples)
+    batch = collate(pad_blocks(examples, 100))
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     projection = facts.layout.get(1, kind)
     assert projection is not None
@@ -134,11 +133,11 @@ def test_what_a_projection_gives_as_hints_costs_nothing(
     hook.remove()
     W, b = by_hand.split(family, load_file(folder / "model.safetensors"), 1)[kind]
     own = seen[0] @ W.T + (0 if b is None else b)
-    rows = [own[i, list(lessons[i].words[word])].mean(0) for i in range(len(TEXTS)) for word in words[i]]
+    rows = [own[i, list(examples[i].words[word])].mean(0) for i in range(len(TEXTS)) for word in words[i]]
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {f"1.{kind}.out": torch.stack(rows).half()})
-    loss = HintLoss(network, facts.layout, lessons, HintRows("x", ((1, f"{kind}.out"),), words, (piece,)))
+    loss = HintLoss(network, facts.layout, examples, HintRows("x", ((1, f"{kind}.out"),), words, (piece,)), 0.5)
     if checkpointing:
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
@@ -146,8 +145,8 @@ def test_what_a_projection_gives_as_hints_costs_nothing(
             each.training = isinstance(each, GradientCheckpointingLayer)
     with loss.watching():
         logits = network(**inputs).logits
-    found = loss.loss(batch["parts"], batch["input_ids"].shape[1])
-    assert found is not None and found.item() == pytest.approx(0, abs=2e-3)
+    found, count = loss.loss(batch, logits)
+    assert count == 1 and found.item() == pytest.approx(0, abs=2e-3)
     (found + logits.float().mean()).backward()
     assert module.weight.grad is not None and torch.isfinite(module.weight.grad).all()
 
@@ -165,16 +164,18 @@ def test_damaged_hints_are_a_storage_error(tmp_path: Path) -> None:
 
 def test_a_batch_with_few_words_has_no_hint(model: Path, tmp_path: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(model)
-    lessons = read_lessons([Sample("two rivers")], load_tokenizer(model), 0, "auto", placed=True)
-    words = tuple(tuple(lesson.words) for lesson in lessons)
+    examples = read_examples([Sample("two rivers")], load_tokenizer(model), 0, "auto", placed=True)
+    words = tuple(tuple(example.words) for example in examples)
     run = RunDir.create(tmp_path / "run")
     piece = run.piece("hints-source", "x")
     run.save(piece, {"0.qkv.in": torch.zeros(2, 32).half()})
-    loss = HintLoss(network, layout_of(model), lessons, HintRows("x", ((0, "qkv.in"),), words, (piece,)))
-    batch = collate(pad_blocks(lessons, 100))
+    loss = HintLoss(network, layout_of(model), examples, HintRows("x", ((0, "qkv.in"),), words, (piece,)), 0.5)
+    batch = collate(pad_blocks(examples, 100))
     with loss.watching():
-        network(input_ids=batch["input_ids"])
-    assert loss.loss(batch["parts"], batch["input_ids"].shape[1]) is None
+        logits = network(input_ids=batch["input_ids"]).logits
+    found, count = loss.loss(batch, logits)
+    found.backward()  # a batch of nothing else still has a graph to go back through
+    assert (found.item(), count) == (0, 0)
 
 
 def test_sides_that_are_not_aligned_are_a_problem_at_once() -> None:

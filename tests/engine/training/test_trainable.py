@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +14,13 @@ from tests.engine.pair import make_pair, recipe_of
 from tests.families import make_family
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.preflight.check import prepare
-from tmerge_tui.engine.training.arms import _trainable
-from tmerge_tui.engine.training.stage import make_school
+from tmerge_tui.engine.training.fit import _trainable
+from tmerge_tui.engine.training.stage import make_setup
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import load_model
-from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import RunDir
 
 
@@ -31,15 +30,14 @@ def bare(folder: Path, prefix: str) -> None:
     save_file({name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
 
 
-def trainable(folder: Path, **options: Any) -> tuple[list[str], set[str], list[str]]:
+def trainable(
+    folder: Path, method: str = "full", frozen: Any = lambda name: False
+) -> tuple[list[str], set[str], list[str]]:
     """(names in the file, parameters that are to be trained, warnings)"""
     facts = read_facts(folder, "m")
     model = load_model(facts, torch.device("cpu"), torch.float32, None, lambda event: None)
     said: list[events.Event] = []
-    school: Any = SimpleNamespace(
-        target=facts, checkpoint=Checkpoint(folder), options=Adaptation(**options), emit=said.append
-    )
-    names = _trainable(model, school)
+    names = _trainable(model, facts, Checkpoint(folder), method, lambda model: (), said.append)
     free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not free or free == set(names)
     warnings = [event.message for event in said if isinstance(event, events.Warned)]
@@ -115,7 +113,8 @@ def test_memory_that_training_cannot_keep_to_is_a_warning(tmp_path: Path) -> Non
         prepared = prepare(recipe_of(make_pair(tmp_path), adaptation=chosen, memory=memory))
         said: list[events.Event] = []
         nothing: Any = None
-        school = make_school(prepared, prepared.recipe, nothing, nothing, nothing, nothing, said.append)
+        fused = Candidate(0.3, nothing, {}, nothing)
+        setup = make_setup(prepared, fused, RunDir(tmp_path / "run"), said.append)
         texts = [event.message for event in said if isinstance(event, events.Warned)]
         assert len([text for text in texts if "does not hold for training" in text]) == expected
-        assert not any(parameter.is_meta for parameter in school.load().parameters())
+        assert not any(parameter.is_meta for parameter in setup.load().parameters())

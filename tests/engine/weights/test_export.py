@@ -18,7 +18,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.errors import ModelError, NumericsError, StorageError
-from tmerge_tui.events import Artifact, Sample, StageFinished, Warned
+from tmerge_tui.events import Artifact, Generated, StageFinished, Warned
 from tmerge_tui.models.checkpoint import Checkpoint, copy_bytes
 from tmerge_tui.recipe import PROJECTIONS
 
@@ -81,7 +81,7 @@ def test_stock_transformers_load_it_and_it_runs(pair: Pair) -> None:
     result = folded(pair, pair.fuse())
     checked = smoke(Path(result.folder), "Two rivers meet", CPU, pair.events.append)
     assert checked.unused == ()
-    assert [e for e in pair.events if isinstance(e, Sample)] == [Sample("fused", "Two rivers meet", checked.text)]
+    assert [e for e in pair.events if isinstance(e, Generated)] == [Generated("fused", "Two rivers meet", checked.text)]
     model, info = AutoModelForCausalLM.from_pretrained(result.folder, dtype="auto", output_loading_info=True)
     assert not any(info.values())
     assert model.dtype == torch.bfloat16

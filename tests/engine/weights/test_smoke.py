@@ -15,7 +15,7 @@ from tests.tiny import make_model
 from tmerge_tui.engine.weights import smoke_test
 from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.errors import NumericsError
-from tmerge_tui.events import Event, Sample, Warned
+from tmerge_tui.events import Event, Generated, Warned
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.models.tokenizer import load_tokenizer
 
@@ -41,7 +41,7 @@ def test_settings_meant_for_users_do_not_matter(tmp_path: Path, settings: dict[s
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
     assert plain and smoke(folder, "Two rivers", CPU, seen.append).text == plain
-    assert [type(event) for event in seen] == [Sample, Sample]
+    assert [type(event) for event in seen] == [Generated, Generated]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(folder)
     before = model.generation_config
     assert continue_prompts(model, tokenizer, ["Two rivers"], 8) == [plain] and model.generation_config is before

@@ -96,7 +96,8 @@ def read_corpus(calibration: Calibration, seed: int, validation: bool = False, p
     text that was read before saves reading it again.
 
     With `validation`, `calibration.validation` samples are drawn behind the calibration samples, so that those stay as
-    they are; in a file that is too short for both, the calibration samples are fewer.
+    they are; in a file that is too short for both, the calibration samples are fewer, and where less than half of what
+    is not held out would be left, validation is a quarter of it.
 
     Raises DataError: missing, empty, unreadable or unknown file, no such field, fewer than 2 samples on either side.
     """
@@ -127,6 +128,9 @@ def read_corpus(calibration: Calibration, seed: int, validation: bool = False, p
     held_back = 0
     if validation:
         held_back = calibration.validation
+        if held_back > len(rest) // 2:  # most of a short text is to be aligned on
+            held_back = max(2, len(rest) // 4)
+            warnings.append(f"{path}: validation is {held_back} samples: {calibration.validation} were asked for")
         _require(len(rest), held_back, path, "validation")
     chosen = rest[: min(calibration.samples, len(rest) - held_back)]
     if len(chosen) < calibration.samples:

@@ -13,6 +13,7 @@ MARGIN = 64  # tokens behind those wanted: a cut changes only the last of them
 # belongs to one letter (its vowels and tones). Everything else between white space is one word.
 _IDEOGRAPHS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}"
 _CLUSTERS = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}"
+_LETTER = regex.compile(rf"[{_IDEOGRAPHS}{_CLUSTERS}]")
 _WORD = regex.compile(rf"(?=[{_IDEOGRAPHS}{_CLUSTERS}])\X|[^\s{_IDEOGRAPHS}{_CLUSTERS}]+")
 
 
@@ -20,6 +21,12 @@ def words(text: str) -> list[tuple[int, int]]:
     """(first, last + 1) of the words of a text: stretches without white space, and in scripts that write none between
     words their letters, each with its marks. The same for every model."""
     return [match.span() for match in _WORD.finditer(text)]
+
+
+def is_spaceless(text: str) -> bool:
+    """Whether most words of a text are single letters of a script that writes none between words."""
+    found = words(text)
+    return 2 * sum(_LETTER.match(text, first) is not None for first, _ in found) > len(found) > 0
 
 
 def read_head(text: str, tokenizer: Any, count: int, **options: Any) -> tuple[str, Any]:

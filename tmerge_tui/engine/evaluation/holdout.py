@@ -16,8 +16,7 @@ from tmerge_tui.engine.evaluation.bits_per_byte import Scores
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Emit, Metric
-from tmerge_tui.events import Sample as Continued
+from tmerge_tui.events import Emit, Generated, Metric
 from tmerge_tui.models.forward import release
 
 
@@ -60,6 +59,7 @@ def evaluate(
         contrasts = [
             {"alpha": one.alpha, "against": placebo}
             | _interval(found["fused", one.alpha], found[placebo, one.alpha], target)
+            | {"margin": target.options.margin}
             for one in candidates
             for placebo in one.placebos
         ]
@@ -78,7 +78,7 @@ def continued(evaluator: Evaluator, variants: Sequence[Variant], emit: Emit) -> 
     for variant in variants:
         for prompt, text in zip(evaluator.options.prompts, evaluator.continuations(variant), strict=True):
             samples.append({"model": variant.model, "alpha": variant.alpha, "prompt": prompt, "text": text})
-            emit(Continued(variant.model, prompt, text))
+            emit(Generated(variant.model, prompt, text))
     return samples
 
 
@@ -95,7 +95,9 @@ def _row(variant: Variant, scores: Scores, baseline: Scores | None, evaluator: E
     value = scores.bits_per_byte
     evaluator.emit(Metric("bits_per_byte", variant.model, value, "bits/byte", alpha=variant.alpha, **between))
     row = {"model": variant.model, "alpha": variant.alpha, "bits_per_byte": value}
-    return row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between
+    return (
+        row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between | {"margin": evaluator.options.margin}
+    )
 
 
 def _interval(a: Scores, b: Scores, evaluator: Evaluator) -> dict[str, float]:

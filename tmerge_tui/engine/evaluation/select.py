@@ -74,7 +74,7 @@ def select(evaluator: Evaluator, candidates: Sequence[Variant], samples: Sequenc
         for candidate in candidates:
             scores = evaluator.scores(candidate, samples, progress)
             between = interval(scores, baseline, evaluator.options.resamples, evaluator.seed)
-            rows.append(_row(candidate, scores.bits_per_byte, between))
+            rows.append(_row(candidate, scores.bits_per_byte, between) | {"margin": margin})
             if scores.bits_per_byte < lowest:  # never true of NaN
                 best, lowest = candidate, scores.bits_per_byte
     emit(Logged("info", f"chosen on {len(samples)} validation texts: {best.name}"))

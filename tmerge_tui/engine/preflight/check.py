@@ -6,22 +6,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
-from tmerge_tui.engine.preflight.remote_checkpoint import outline
+from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
+from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
-from tmerge_tui.errors import CheckError, ProblemsError, TmergeError
+from tmerge_tui.engine.training.teacher import TRIED, check_teacher
+from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
 from tmerge_tui.models.facts import read_facts
@@ -51,7 +55,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
-    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation"
+    chosen = recipe.adaptation is not None and recipe.adaptation.validated
+    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
@@ -68,6 +73,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
+    if corpus is not None and reading is not None and not reading.problems:
+        problems += _teaching(recipe, source, target, training or corpus.calibration)
     facts = Pair(target=target.facts, source=source.facts)
     seen = None if reading is None else (reading.rows, reading.tokens)
     needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
@@ -79,8 +86,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None
     if not reading.comparable:
-        measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
-        recipe = recipe.model_copy(update={"evaluation": measured})
+        recipe = without_source(recipe)
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -90,6 +96,12 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         )
 
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def without_source(recipe: Recipe) -> Recipe:
+    """The recipe without measurements of the source, where they would say nothing."""
+    measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
+    return recipe.model_copy(update={"evaluation": measured})
 
 
 def with_time(prepared: Prepared) -> Estimate:
@@ -113,8 +125,9 @@ def _extras(recipe: Recipe) -> list[str]:
     """Options that need an optional package which is not installed."""
     found = []
     for option in NEEDED_BY:
-        section, _, name = option.rpartition(".")
-        value = getattr(getattr(recipe, section) if section else recipe, name, None)  # None: the section is off
+        value: Any = recipe
+        for part in option.split("."):
+            value = getattr(value, part, None)  # None: the section is off
         extra = needed_by(option, value)
         if extra and not present(extra):
             found.append(str(missing(option if isinstance(value, tuple) else f"{option}: {value}", extra)))
@@ -149,12 +162,26 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
+    if located.whole and packing(located) is not None:
+        if role == "target":
+            raise ModelError(
+                f"{located.name} is quantised, and a target is written as it is read",
+                "plain float32, float16 or bfloat16 weights",
+                "name the model it was made from; a quantised copy of the result is made afterwards (llama.cpp: "
+                "convert_hf_to_gguf.py)",
+            )
+        located = described(located)
     tokens, shape = located, located
     if located.base is not None and not located.whole:
         require_peft(located)
         shape = located.base
         tokens = located if brings_tokenizer(located.folder) else located.base
-    weights = None if shape.pending is None else outline(shape.pending, trust_remote_code)
+    weights: Outline | None = None
+    if located.packed is not None and not located.unpacked:
+        tensors = expected(located, trust_remote_code)
+        weights = Outline(located.folder, sum(t.bytes for t in tensors.values()), tensors, located.folder.name)
+    elif shape.pending is not None:
+        weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
@@ -164,6 +191,20 @@ def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str
     if options is None or options.hints is None or matching is None:
         return []
     return check_hints(options.hints, matching.kinds, target.facts.layers)
+
+
+def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:
+    """Why the source cannot tell the target what it says next."""
+    options, mode = recipe.adaptation, recipe.calibration.chat_template
+    problems: list[str] = []
+    if options is None or not options.distilled:
+        return problems
+    tried = texts[:TRIED]
+    if same_tokenizer(target.tokenizer, source.tokenizer, tried, mode) and set(options.controls) <= {"untuned"}:
+        return problems  # token by token, whatever bytes those stand for
+    sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
+    _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
+    return problems
 
 
 def _training_text(recipe: Recipe, corpus: Corpus | None, problems: list[str]) -> tuple[Sample, ...]:

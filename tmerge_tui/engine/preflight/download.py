@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from tmerge_tui.engine.preflight.check import open_party
+from tmerge_tui.engine.preflight.dequantise import unpacked
 from tmerge_tui.engine.preflight.finite import check_ends
 from tmerge_tui.engine.preflight.lora_merge import merged
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Emit, Logged, StageFinished
+from tmerge_tui.errors import NumericsError
+from tmerge_tui.events import Emit, Logged, StageFinished, Warned
 from tmerge_tui.hub.download import download
 from tmerge_tui.hub.listing import Listing
 from tmerge_tui.hub.manifest import ADAPTER
+from tmerge_tui.models.config import quantisation
 from tmerge_tui.recipe import ModelChoice, Recipe
 
 STAGE = "download"
@@ -26,7 +29,8 @@ def needs_stage(recipe: Recipe) -> bool:
     """Whether a model comes from the Hub, or is an adapter: only then is there anything to announce."""
 
     def whole(choice: ModelChoice) -> bool:
-        return choice.is_folder and not (Path(choice.model) / ADAPTER).is_file()
+        folder = Path(choice.model).expanduser()
+        return choice.is_folder and folder.is_dir() and not (folder / ADAPTER).is_file() and not quantisation(folder)
 
     return not (whole(recipe.source) and whole(recipe.target))
 
@@ -35,11 +39,18 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
     """`prepared` with all weights on this disk, and adapters merged onto their bases.
 
     A killed download goes on where it was. Raises ModelError, StorageError; NumericsError for weights of embeddings,
-    last norm or head that are not finite.
+    last norm or head that are not finite, of the target or of a teacher; of any other source it is only said.
     """
     prepared = _brought(prepared, emit)
-    for party in (prepared.source, prepared.target):
-        check_ends(party)
+    check_ends(prepared.target)
+    try:
+        check_ends(prepared.source)
+    except NumericsError as error:
+        adaptation = prepared.recipe.adaptation
+        if adaptation is not None and adaptation.distilled:
+            raise
+        # its activations do not pass there; if they do, extraction names the tensor
+        emit(Warned("check", f"source: {error.found}: its score will be empty"))
     return prepared
 
 
@@ -61,6 +72,9 @@ def _whole(party: Party, emit: Emit) -> Party:
     if located.base is not None and not located.whole:
         emit(Logged("info", f"merging the adapter {located.name} onto {located.base.name}"))
         located = merged(replace(located, pending=None, base=replace(located.base, pending=None)), trust)
+    elif located.packed is not None and not located.unpacked:
+        emit(Logged("info", f"unpacking the quantised weights of {located.name}"))
+        located = unpacked(located, trust)
     elif located.pending is None:
         return party
     return open_party(party.role, replace(located, pending=None), trust)

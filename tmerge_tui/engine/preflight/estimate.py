@@ -148,13 +148,14 @@ def _learned(recipe: Recipe, each: float, read: int) -> float:
 
 
 def _learning(recipe: Recipe, learned: float, target: ModelFacts, source: ModelFacts) -> float:
-    """Forward and backward of every training; the teacher reads once for each that has one."""
+    """Forward and backward of every training; the teacher reads a text once, and is kept."""
     options = recipe.adaptation
     if options is None:
         return 0.0
     each = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
-    taught = len(options.seeds) * ("distill" in options.compare) + (options.hints is not None)
-    return learned * (each * target.parameters * options.trainings + 2.0 * source.parameters * taught)
+    taught = options.distilled + (options.hints is not None)
+    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
+    return learned * (each * target.parameters * options.trainings + (2.0 * taught + tuned) * source.parameters)
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:
@@ -211,8 +212,12 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
     trained = target.parameters if full else sum(p.d_out * p.d_in for p in target.layout.projections)
     logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
-    teacher = 4 * source.parameters if "distill" in options.compare else 0
+    teacher = 4 * source.parameters if options.distilled else 0
     disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    if options.tuned:  # first the source is trained, alone: by low-rank updates unless every weight is asked for
+        every = options.teaching.tune == "full"
+        memory = max(memory, (16 if every else 4) * source.parameters - teacher)
+        disk += (16 if every else 4) * source.parameters
     if options.hints is not None:
         widths = sum(
             target.layout.width(layer, side) or 0

@@ -17,10 +17,11 @@ from typing import Any
 from tmerge_tui.engine.activations.pooling import encode, place
 from tmerge_tui.engine.data.corpus import Corpus, Sample, render
 from tmerge_tui.engine.data.records import whole_text
+from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
 from tmerge_tui.engine.prepared import Party
-from tmerge_tui.engine.training.examples import read_lessons
+from tmerge_tui.engine.training.examples import read_examples
 from tmerge_tui.errors import DataError
 from tmerge_tui.models.tokenizer import differing
 from tmerge_tui.recipe import Recipe
@@ -45,7 +46,7 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
     """Renders and encodes with both tokenizers. `training` is the training text; empty when it is the calibration's."""
     problems, warnings = [], []
     reads_training = recipe.adaptation is not None
-    lessons = (training or corpus.calibration) if reads_training else ()
+    examples = (training or corpus.calibration) if reads_training else ()
     for party in (source, target):
         conversations = [*corpus.calibration, *(training if party is target else ())]
         problems += _refused(recipe, party, conversations)
@@ -59,7 +60,7 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
         return Reading(0, 0, tuple(problems), (), True)
     tokens, counts = 0, []
     for party in (source, target):
-        problems += _beyond(recipe, party, corpus, lessons)
+        problems += _beyond(recipe, party, corpus, examples)
         sample = corpus.calibration[:SAMPLE]
         settings = recipe.calibration
         read = encode(sample, party.tokenizer, settings.max_length, settings.pooling, settings.chat_template)
@@ -67,6 +68,12 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
         tokens = max(tokens, sum(len(one.ids) for one in read))
     words = [[w for w in one.tokens if w in other.tokens] for one, other in zip(*counts, strict=True)]
     share = len(corpus.calibration) / max(len(words), 1)
+    letters = sum(is_spaceless(one.plain[:PROBED]) for one in sample) if recipe.calibration.pooling == "span" else 0
+    if letters:
+        warnings.append(
+            f"{letters} of the first {len(sample)} calibration samples are written without spaces: each letter, with "
+            f"its marks, is a word of pooling: span"
+        )
     warnings += _empty(recipe, words, [[len(one.ids) for one in read] for read in counts])
     if sum(map(len, words)) == 0:
         problems.append(_no_rows(recipe, len(words)))
@@ -80,7 +87,7 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
             warnings.append(_lossy(party, lost))
         warnings += _unscored(party, recipe, corpus)
     if reads_training:
-        warnings += _unlearnt(recipe, target, lessons[:SAMPLE])
+        warnings += _unlearnt(recipe, target, examples[:SAMPLE])
     problems += _choices(recipe, target)
     rows = round(share * sum(map(len, words)))
     return Reading(rows, round(share * tokens), tuple(problems), tuple(dict.fromkeys(warnings)), comparable)
@@ -120,13 +127,13 @@ def _refused(recipe: Recipe, party: Party, samples: Sequence[Sample]) -> list[st
     return [f"{party.role}: {first}" + (f"\n  and {count - 1} more of {len(samples)}" if count > 1 else "")]
 
 
-def _beyond(recipe: Recipe, party: Party, corpus: Corpus, lessons: Sequence[Sample]) -> list[str]:
+def _beyond(recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample]) -> list[str]:
     """Token ids of the text that the model has no embedding for."""
     rows, tokenizer = party.facts.rows, party.tokenizer
     special = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     if max((*tokenizer.get_vocab().values(), *special), default=0) < rows:
         return []
-    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, lessons)):
+    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, examples)):
         worst = max(ids, default=0)
         if worst >= rows:
             return [
@@ -139,7 +146,7 @@ def _beyond(recipe: Recipe, party: Party, corpus: Corpus, lessons: Sequence[Samp
 
 
 def _read(
-    recipe: Recipe, party: Party, corpus: Corpus, lessons: Sequence[Sample]
+    recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample]
 ) -> Iterator[tuple[str, Sequence[int]]]:
     """(what it is of, ids) of every text that this model will be given."""
     settings, tokenizer = recipe.calibration, party.tokenizer
@@ -149,8 +156,8 @@ def _read(
         yield "the held-out text", text_of(sample.plain, tokenizer, settings.max_length).ids
     options = recipe.adaptation
     if options is not None and (party.role == "target" or options.hints is not None or options.distilled):
-        for lesson in read_lessons(lessons, tokenizer, 0, settings.chat_template):
-            yield "the training text", lesson.ids
+        for example in read_examples(examples, tokenizer, 0, settings.chat_template):
+            yield "the training text", example.ids
     for prompt in recipe.evaluation.prompts:
         yield "evaluation.prompts", tokenizer(prompt, verbose=False)["input_ids"]
     for choices in recipe.evaluation.choices:
@@ -211,8 +218,8 @@ def _unlearnt(recipe: Recipe, target: Party, samples: Sequence[Sample]) -> list[
     assert options is not None
     length = options.block_length if options.packing == "pad" else 0
     answers = options.answer_only and any(sample.messages for sample in samples)
-    found = read_lessons(samples, target.tokenizer, length, mode, answers)
-    without = sum(not any(label >= 0 for label in lesson.labels) for lesson in found)
+    found = read_examples(samples, target.tokenizer, length, mode, answers)
+    without = sum(not any(label >= 0 for label in example.labels) for example in found)
     return [f"{without} of the first {len(samples)} training samples have nothing to learn from"] if without else []
 
 

@@ -14,8 +14,9 @@ from tmerge_tui.engine.evaluation.holdout import Measured
 from tmerge_tui.engine.methods.method import Merge
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.report.next_steps import next_steps
 from tmerge_tui.engine.report.selection import with_selection
-from tmerge_tui.engine.report.training_verdict import METHODS, with_adaptation
+from tmerge_tui.engine.report.training_verdict import with_adaptation
 from tmerge_tui.engine.report.verdict import judge, with_benchmarks
 from tmerge_tui.engine.resources import peaks
 from tmerge_tui.engine.weights.export import Folded
@@ -40,7 +41,7 @@ def collect(
     timings: list[dict[str, Any]],
     warnings: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """The results as plain data, version 1 of report.json: what every run has, and each part at its own key."""
+    """The results as plain data, version 1 of report.json: what every run has, each part at its own key, and `next`."""
     recipe = prepared.recipe
     rss, gpu = peaks()
     first = folded[0]
@@ -58,9 +59,9 @@ def collect(
     if selection is None:
         verdict = with_adaptation(verdict, adaptation)
     else:
-        verdict = with_selection(verdict, selection, measured.scores, adaptation, METHODS)
+        verdict = with_selection(verdict, selection, measured.scores, adaptation)
     trained = adaptation is not None if selection is None else selection["model"] not in ("fused", "target")
-    return {
+    results = {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -89,6 +90,7 @@ def collect(
         "skipped": [*prepared.matching.notes, *merge.notes],
         "files": list(first.files),
     }
+    return results | {"next": next_steps(results)}
 
 
 def _model(party: Party) -> dict[str, Any]:

@@ -9,84 +9,48 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tmerge_tui.engine.report.svg import (
-    SERIES,
-    Figure,
-    cells,
-    colour,
-    line,
-    marker,
-    polyline,
-    rect,
-    signed_tick,
-    text,
-    ticks,
-)
+from tmerge_tui.engine.report.axes import Frame, over_alpha
+from tmerge_tui.engine.report.names import DRAWN
+from tmerge_tui.engine.report.svg import SERIES, Figure, cells, colour, line, marker, polyline, rect, text
 from tmerge_tui.quantities import known, number, quantile, signed
 
 Row = Mapping[str, Any]
 Matrix = Sequence[Sequence[float | None]]
 
-# what each model is drawn as: series, shape, dash, words
-LOOKS = {
-    "fused": ("s0", "disc", "", "fused"),
-    "shrink": ("s1", "square", "6 4", "placebo: rows shrunk"),
-    "permuted": ("s2", "diamond", "2 3", "placebo: source permuted"),
-}
-
 
 def alpha_curve(scores: Sequence[Row]) -> Figure | None:
-    """Difference to the target at every alpha tried, with 95 % intervals; alphas evenly spaced, as they are few."""
+    """Difference to the target at every alpha tried, with 95 % intervals; what is drawn is in `names`."""
     rows = [
-        s for s in scores if s["model"] in LOOKS and s["alpha"] is not None and known(s.get("difference")) is not None
+        s for s in scores if s["model"] in DRAWN and s["alpha"] is not None and known(s.get("difference")) is not None
     ]
     if not rows:
         return None
     alphas = sorted({s["alpha"] for s in rows})
-    values = [0.0] + [
-        v for s in rows for v in map(known, (s["difference"], s.get("low"), s.get("high"))) if v is not None
-    ]
-    spread = max(values) - min(values) or 1e-4
-    low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
-    left, top, width, height = 92.0, 40.0, 430.0, 240.0
-
-    def at_x(alpha: float) -> float:
-        return left + width * (alphas.index(alpha) + 0.5) / len(alphas)
-
-    def at_y(value: float) -> float:
-        return top + height * (high - value) / (high - low)
-
-    body = [
-        line(left, at_y(t), left + width, at_y(t), "grid") + text(left - 8, at_y(t) + 4, signed_tick(t), "soft", "end")
-        for t in ticks(low, high)
-    ]
-    body.append(line(left, at_y(0), left + width, at_y(0), "zero"))
-    body.append(text(left + width, at_y(0) - 6, "target", "soft", "end"))
-    body += [text(at_x(a), top + height + 18, f"{a:g}", "soft", "middle") for a in alphas]
-    body.append(text(left + width / 2, top + height + 38, "fusion strength alpha", "", "middle"))
-    body.append(text(14, top + height / 2, "bits per byte minus the target's", "", "middle", -90))
-    for place, (model, (css, shape, dash, words)) in enumerate(LOOKS.items()):
-        shift = (place - 1) * min(14.0, width / len(alphas) / 5)
+    values = [known(s.get(name)) for s in rows for name in ("difference", "low", "high")]
+    frame, body = over_alpha(alphas, [0.0, *(v for v in values if v is not None)], "fusion strength alpha")
+    legend = frame.left - 54
+    for place, (model, name) in enumerate(DRAWN.items()):
+        css, shape = f"s{name.series}", name.shape
+        look = css if shape == "disc" else f"{css} hollow"
+        shift = (place - (len(DRAWN) - 1) / 2) * min(14.0, frame.width / len(alphas) / 5)
         mine = sorted((s for s in rows if s["model"] == model), key=lambda s: s["alpha"])
+        points = [
+            (frame.at_place(alphas.index(s["alpha"]), len(alphas)) + shift, frame.at_y(s["difference"])) for s in mine
+        ]
         if not mine:
             continue
-        points = [(at_x(s["alpha"]) + shift, at_y(s["difference"])) for s in mine]
-        body.append(polyline(points, f"{css} line", dash))
+        body.append(polyline(points, f"{css} line", name.dash))
         for s, (x, y) in zip(mine, points, strict=True):
             ends = known(s.get("low")), known(s.get("high"))
             if ends[0] is not None and ends[1] is not None:
-                a, b = at_y(ends[0]), at_y(ends[1])
+                a, b = frame.at_y(ends[0]), frame.at_y(ends[1])
                 body += [line(x, a, x, b, f"{css} bar"), line(x - 4, a, x + 4, a, css), line(x - 4, b, x + 4, b, css)]
-            hint = f"{words}, alpha {s['alpha']:g}: {signed(s['difference'])}"
-            body.append(marker(x, y, shape, css if shape == "disc" else f"{css} hollow", hint))
-        x = left - 54 + (0, 88, 286)[place]
-        body += [
-            line(x - 8, 18, x + 16, 18, css),
-            marker(x + 4, 18, shape, css if shape == "disc" else f"{css} hollow"),
-        ]
-        body.append(text(x + 22, 22, words))
+            body.append(marker(x, y, shape, look, f"{name.title}, alpha {s['alpha']:g}: {signed(s['difference'])}"))
+        body += [line(legend - 8, 18, legend + 16, 18, css), marker(legend + 4, 18, shape, look)]
+        body.append(text(legend + 22, 22, name.title))
+        legend += 48 + 7.2 * len(name.title)
     title = "Bits per byte of fused models and placebos minus the target's, for each alpha; below zero is better"
-    return Figure("alpha", title, left + width + 14, top + height + 48, "".join(body))
+    return Figure("alpha", title, frame.right + 14, frame.bottom + 48, "".join(body))
 
 
 def transported(projections: Sequence[Row]) -> Figure | None:
@@ -101,18 +65,18 @@ def transported(projections: Sequence[Row]) -> Figure | None:
     every = [r for strip in kinds.values() for r, _ in strip]
     low = min(math.floor(math.log10(min(every))), -3)
     high = max(math.ceil(math.log10(max(every))), 0)
-    left, top, width, row = 48.0, 34.0, 440.0, 30.0
-    height = row * len(kinds)
+    row = 30.0
+    frame = Frame(48.0, 34.0, 440.0, row * len(kinds), 0.0, float(len(kinds)))
+    left, top = frame.left, frame.top
 
     def at(ratio: float) -> float:
-        return left + width * (math.log10(ratio) - low) / (high - low)
+        return frame.at_log(ratio, 10.0**low, 10.0**high)
 
-    body = [rect(left, top, at(0.01) - left, height, "band")]
+    body = [rect(left, top, at(0.01) - left, frame.height, "band")]
     body.append(text(left + 6, top - 8, "below 0.01: shrinkage, not transfer", "soft"))
-    for power in range(low, high + 1):
-        x = at(10.0**power)
-        body.append(line(x, top, x, top + height, "zero" if power == 0 else "grid"))
-        body.append(text(x, top + height + 18, f"{10.0**power:g}", "soft", "middle"))
+    powers = [(power, at(10.0**power)) for power in range(low, high + 1)]
+    body += [line(x, top, x, frame.bottom, "zero" if power == 0 else "grid") for power, x in powers]
+    body += frame.below((x, f"{10.0**power:g}") for power, x in powers)
     if high >= 0:
         body.append(text(at(1.0), top - 8, "as large as the target", "soft", "end" if high == 0 else "middle"))
     for i, (kind, strip) in enumerate(kinds.items()):
@@ -121,19 +85,11 @@ def transported(projections: Sequence[Row]) -> Figure | None:
         body += [marker(at(r), y, "disc", "s0 hollow", f"{kind}, layer {layer}: {number(r)}") for r, layer in strip]
         x = at(quantile([r for r, _ in strip], 0.5))
         body.append(rect(x - 1.5, y - 11, 3, 22, "s1"))
-    body.append(
-        text(
-            left + width / 2,
-            top + height + 38,
-            "norm of what was transported / norm of the target's weights",
-            "",
-            "middle",
-        )
-    )
+    body += frame.names("norm of what was transported / norm of the target's weights")
     title = (
         "Size of what was transported against the target's weights, by projection; the bar is the median over layers"
     )
-    return Figure("transported", title, left + width + 24, top + height + 48, "".join(body))
+    return Figure("transported", title, frame.right + 24, frame.bottom + 48, "".join(body))
 
 
 def heat_map(
@@ -224,32 +180,27 @@ def mass_share(mass: Sequence[Row]) -> Figure | None:
     if not sides:
         return None
     most = max(2, *(k for curve in sides.values() for k in curve))
-    left, top, width, height = 64.0, 16.0, 370.0, 240.0
+    frame = Frame(64.0, 16.0, 370.0, 240.0, 0.0, 1.0)
 
-    def at(k: float, share: float) -> tuple[float, float]:
-        return left + width * math.log2(k) / math.log2(most), top + height * (1 - share)
+    def at(entries: int) -> float:
+        return frame.at_log(entries, 1, most)
 
-    body = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = at(1, share)[1]
-        body.append(line(left, y, left + width, y, "grid") + text(left - 8, y + 4, f"{share:.0%}", "soft", "end"))
-    for k in sorted({k for curve in sides.values() for k in curve}):
-        body.append(text(at(k, 0)[0], top + height + 18, k, "soft", "middle"))
+    body = frame.levels((0, 0.25, 0.5, 0.75, 1), lambda share: f"{share:.0%}")
+    body += frame.below((at(k), k) for k in sorted({k for curve in sides.values() for k in curve}))
     names = []
     for i, (side, curve) in enumerate(sides.items()):
         css, dash = f"s{i % SERIES}", ("", "7 4", "2 3")[i // SERIES % 3]
-        points = [at(k, sum(v) / len(v)) for k, v in sorted(curve.items())]
+        points = [(at(k), frame.at_y(sum(v) / len(v))) for k, v in sorted(curve.items())]
         body.append(polyline(points, f"{css} line", dash))
         names.append((points[-1], side, css))
     # names at the line ends, pushed apart so that none covers another
-    floor = top - 20.0
+    floor = frame.top - 20.0
     for (x, y), side, css in sorted(names, key=lambda entry: entry[0][1]):
         floor = max(y + 4, floor + 15)
         body.append(line(x + 4, y, x + 18, floor - 4, css) + text(x + 22, floor, side))
-    body.append(text(left + width / 2, top + height + 38, "largest entries of a row of Q", "", "middle"))
-    body.append(text(16, top + height / 2, "share of the row's mass", "", "middle", -90))
+    body += frame.names("largest entries of a row of Q", "share of the row's mass")
     title = "Share of transport mass in the largest entries of a row, by side"
-    return Figure("mass", title, left + width + 90, max(top + height + 48, floor + 12), "".join(body))
+    return Figure("mass", title, frame.right + 90, max(frame.bottom + 48, floor + 12), "".join(body))
 
 
 def _some(n: int, cell: float) -> range:

@@ -19,8 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from tmerge_tui.engine.report.redact import LOCAL, public
 from tmerge_tui.engine.report.templates import environment
-from tmerge_tui.engine.report.training_verdict import view_adaptation
 from tmerge_tui.engine.report.verdict import judge, median_ratio
+from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
@@ -106,7 +106,7 @@ def _card(
             for s in results.get("scores") or []
             if s["alpha"] is None or s["alpha"] == alpha
         ],
-        "adaptation": view_adaptation(results.get("adaptation")) if trained else None,
+        "adaptation": adaptation(results["adaptation"]) if trained else None,
         "flags": flags,
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.verdict import Comparison
 from tmerge_tui.quantities import bits, count, known
 
@@ -13,7 +14,7 @@ CONTROLS = "control_"  # arms that are placebos of distillation
 
 
 def with_selection(
-    verdict: Row, selection: Row | None, scores: Sequence[Row], adaptation: Row | None, names: Mapping[str, str]
+    verdict: Row, selection: Row | None, scores: Sequence[Row], adaptation: Row | None
 ) -> dict[str, Any]:
     """The verdict whose headline is about model/; what was said of fusion stays among its sentences."""
     if selection is None:
@@ -34,11 +35,11 @@ def with_selection(
     compared = Comparison.of(mine)
     word = {True: "better than", False: "worse than", None: "not told apart from"}[compared.better]
     headline = (
-        f"model/ is {word} the target: {names.get(model, model)}, {bits(mine['bits_per_byte'])} bits per byte against "
+        f"model/ is {word} the target: {beside_trained(model)}, {bits(mine['bits_per_byte'])} bits per byte against "
         f"{bits(target['bits_per_byte'])} ({compared}){_gap(mine, target, scores)}."
     )
     chosen = f"It was the best of {tried} candidates on {texts} validation texts, which the hold-out has no part in."
-    sentences = [chosen, *_against(model, adaptation, names), *_rest(verdict)]
+    sentences = [chosen, *_against(model, adaptation), *_rest(verdict)]
     beats = _beats(model, adaptation, verdict)
     return {**verdict, "headline": headline, "helped": compared.better, "sentences": sentences, "beats_placebos": beats}
 
@@ -52,15 +53,15 @@ def _gap(mine: Row, target: Row, scores: Sequence[Row]) -> str:
     return f"; {(start - end) / (start - source):.0%} of the gap to the source ({bits(source)}) is closed"
 
 
-def _against(model: str, adaptation: Row | None, names: Mapping[str, str]) -> list[str]:
+def _against(model: str, adaptation: Row | None) -> list[str]:
     said = []
     for contrast in (adaptation or {}).get("contrasts", []):
         placebo = contrast["model"] == "distilled" and contrast["against"].startswith(CONTROLS)
         if contrast["model"] == model or placebo:
             compared = Comparison.of(contrast)
             end = {True: "is better", False: "is worse", None: "cannot be told apart"}[compared.better]
-            who = "it" if contrast["model"] == model else f"{names['distilled']} from the target alone"
-            said.append(f"Against {names.get(contrast['against'], contrast['against'])} {who} {end} ({compared}).")
+            who = "it" if contrast["model"] == model else f"{beside_trained('distilled')} from the target alone"
+            said.append(f"Against {beside_trained(contrast['against'])} {who} {end} ({compared}).")
     return said
 
 

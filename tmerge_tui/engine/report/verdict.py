@@ -11,12 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tmerge_tui.engine.report.names import PLACEBOS
 from tmerge_tui.quantities import bits, count, interval, known, listed, number, quantile, signed
 
-PLACEBOS = {
-    "shrink": "the shrunk-rows placebo (nothing transported)",
-    "permuted": "the permuted placebo (source channels shuffled)",
-}
 FEW_TEXTS = 30  # below this a bootstrap interval is itself a guess
 SHRINKAGE = 0.01  # transported norm over the target's, below which the rule only shrinks rows
 
@@ -30,16 +27,20 @@ class Comparison:
     difference: float | None
     low: float | None
     high: float | None
+    margin: float = 0.0  # smallest difference of interest: below it two models are equal, whatever the interval
 
     @classmethod
     def of(cls, row: Row | None) -> Comparison:
         row = row or {}
-        return cls(known(row.get("difference")), known(row.get("low")), known(row.get("high")))
+        ends = known(row.get("difference")), known(row.get("low")), known(row.get("high"))
+        return cls(*ends, known(row.get("margin")) or 0.0)
 
     @property
     def better(self) -> bool | None:
-        """Interval wholly below 0, wholly above, or None when it covers 0 or is missing."""
+        """Interval wholly below 0, wholly above, or None when it covers 0 or is missing, or nothing that matters."""
         if self.low is None or self.high is None:
+            return None
+        if self.difference is not None and abs(self.difference) < self.margin:
             return None
         return True if self.high < 0 else False if self.low > 0 else None
 
@@ -224,6 +225,12 @@ def _text(best: Row, target: Comparison) -> list[str]:
     return said
 
 
+def beaten(contrasts: Iterable[Row], alpha: float | None) -> tuple[int, int]:
+    """(placebos that the result at `alpha` is better than, placebos it was compared with)"""
+    outcomes = [Comparison.of(c).better for c in contrasts if c["alpha"] == alpha]
+    return sum(outcome is True for outcome in outcomes), len(outcomes)
+
+
 def with_benchmarks(verdict: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """The verdict with a sentence on how many benchmarks tell each result from the target, and which way."""
     said = []
@@ -234,9 +241,13 @@ def with_benchmarks(verdict: Row, rows: Sequence[Row]) -> dict[str, Any]:
         for row in mine:
             words[benchmark_better(row)].append(f"{row['task']} ({row['metric']})")
         name = model if alpha is None else f"{model} at alpha {alpha:g}"
-        told = [f"better on {listed(words[True])}"] * bool(words[True])
-        told += [f"worse on {listed(words[False])}"] * bool(words[False])
-        told += [f"not told apart on {len(words[None])} of {len(mine)}"] * bool(words[None])
+        told = [
+            f"{word} on {listed(words[better])}"
+            for better, word in ((True, "better"), (False, "worse"))
+            if words[better]
+        ]
+        if words[None]:
+            told.append(f"not told apart on {len(words[None])} of {len(mine)}")
         partial = " (partial results)" if any(r["limit"] is not None for r in mine) else ""
         said.append(f"Benchmarks, {name} against the target: {listed(told)}{partial}.")
     return {**verdict, "sentences": [*verdict["sentences"], *said]}

@@ -6,7 +6,8 @@ Every arm trains the same target on the same tokens, steps, seeds and optimiser;
     adapted_distilled  the same, with what the source says next (`teacher`) in the loss
     sft                the untouched target, next-token loss
     distilled          the untouched target, with the source as teacher
-    control_*          its placebos: teachers that know as much of the language, but not of the text
+    control_*          its placebos: teachers that know as much of the language, but not of the text; the source before
+                       it was tuned
     hinted             as adapted, with transport hints in the loss (`hints`)
     hinted_permuted    its placebo: the same hints with source channels in random order
     distilled_hinted   as distilled, with hints
@@ -18,6 +19,7 @@ last checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,7 @@ from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.distillation import TokenTerm
 from tmerge_tui.engine.training.event_cache import Events
-from tmerge_tui.engine.training.examples import Block, Lesson, pack_blocks, pad_blocks, read_lessons
+from tmerge_tui.engine.training.examples import Block, Example, pack_blocks, pad_blocks, read_examples
 from tmerge_tui.engine.training.fit import STAGE, fit
 from tmerge_tui.engine.training.hints import HintLoss, HintRows
 from tmerge_tui.engine.training.loss import Term
@@ -37,9 +39,11 @@ from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.placebos import of_other_texts, permuted, unigram
 from tmerge_tui.engine.training.teacher import EventTerm, TeacherCache
 from tmerge_tui.engine.training.trainer import Step, steps_of
+from tmerge_tui.engine.training.tune import Tuned
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import DataError
-from tmerge_tui.events import Emit, TrainingStep
+from tmerge_tui.events import Emit, TrainingStep, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
@@ -48,6 +52,7 @@ from tmerge_tui.run_folder import RunDir, key
 
 NOT_IN_LOSS = set(Adaptation.model_fields) - set(Adaptation.affecting("training"))
 CONTROLS = "control_"  # prefix of the arms of `adaptation.controls`
+READING_ALONG = ("source", "control.untuned")  # terms for which a source with the target's tokenizer needs no cache
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class Arm:
     name: str
     start: Literal["target", "merged"] = "target"
     terms: tuple[str, ...] = ()  # beside the next token: "source", "control.NAME", "hints.source", "hints.permuted"
+
+    @property
+    def taught(self) -> bool:
+        """Whether it has a teacher, or the placebo of one."""
+        return any(term == "source" or term.startswith("control.") for term in self.terms)
 
 
 def arms(options: Adaptation) -> tuple[Arm, ...]:
@@ -69,7 +79,7 @@ def arms(options: Adaptation) -> tuple[Arm, ...]:
             if options.hints.permuted_control:
                 found.append(Arm("hinted_permuted", "merged", ("hints.permuted",)))
     from_target = options.start == "target"
-    if "sft" in options.compare or (from_target and options.teacher is None):
+    if "sft" in options.compare or options.tuned or (from_target and options.teacher is None):
         found.append(Arm("sft"))
     if "distill" in options.compare or (from_target and options.teacher is not None):
         found.append(Arm("distilled", terms=("source",)))
@@ -79,21 +89,22 @@ def arms(options: Adaptation) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def result_arm(options: Adaptation) -> str:
-    """The one whose first seed becomes model/."""
+def result_arm(options: Adaptation, taught: bool = True) -> str:
+    """The one whose first seed becomes model/; with `taught` false, when nothing was distilled after all."""
+    distilled = options.teacher is not None and taught
     if options.start == "target":
-        return "sft" if options.teacher is None else "distilled"
-    if options.teacher is not None:
+        return "distilled" if distilled else "sft"
+    if distilled:
         return "adapted_distilled"
     return "adapted" if options.hints is None else "hinted"
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Examples:
     """The training text as the target reads it, cut into blocks."""
 
     samples: tuple[Sample, ...]
-    lessons: tuple[Lesson, ...]
+    examples: tuple[Example, ...]
     blocks: tuple[Block, ...]
     validation: tuple[Block, ...]
     key: str
@@ -104,18 +115,20 @@ class Lessons:
         return sum(len(block.ids) for block in self.blocks)
 
 
-def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool) -> Lessons:
-    """`placed`: hints or distillation need words. With `patience`, the last share of the samples is for validation.
+def prepare_examples(
+    samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool
+) -> Examples:
+    """`placed`: hints need words. With `patience`, the last share of the samples is for validation.
 
     Raises DataError when nothing is left to train on.
     """
     length = options.block_length if options.packing == "pad" else 0
-    lessons = tuple(read_lessons(samples, tokenizer, length, mode, options.answer_only, placed))
+    examples = tuple(read_examples(samples, tokenizer, length, mode, options.answer_only, placed))
     held = max(1, round(options.validation * len(samples))) if options.patience else 0
     order = range(len(samples))
     cut = pack_blocks if options.packing == "pack" else pad_blocks
-    blocks = cut(lessons, options.block_length, order[: len(samples) - held])
-    validation = cut(lessons, options.block_length, order[len(samples) - held :]) if held else []
+    blocks = cut(examples, options.block_length, order[: len(samples) - held])
+    validation = cut(examples, options.block_length, order[len(samples) - held :]) if held else []
     if not blocks or (held and not validation):
         raise DataError(
             f"{len(samples)} training samples give {len(blocks)} blocks to train on and {len(validation)} to validate",
@@ -123,18 +136,18 @@ def prepare_lessons(samples: Sequence[Sample], tokenizer: Any, options: Adaptati
             "give more text, or unset adaptation.patience",
         )
     read = key([(b.ids, b.labels) for b in blocks], [(b.ids, b.labels) for b in validation])
-    return Lessons(tuple(samples), lessons, tuple(blocks), tuple(validation), read)
+    return Examples(tuple(samples), examples, tuple(blocks), tuple(validation), read)
 
 
 @dataclass(frozen=True)
-class School:
+class Setup:
     """All that the trainings of a run share."""
 
     target: ModelFacts
     checkpoint: Checkpoint
     load: Callable[[], Any]  # the target in float32, in main memory
     options: Adaptation
-    lessons: Lessons
+    examples: Examples
     merged: Update  # what an arm that starts from the merged model starts from
     alpha: float  # of `merged`, as the report names it
     norm: str
@@ -142,13 +155,25 @@ class School:
     source: LoadedModel | None  # the teacher within one tokenizer; None: there is none, or a cache stands for it
     teacher: TeacherCache | None  # what the source said
     own: TeacherCache | None  # what the untouched target said, for a placebo
+    untuned: TeacherCache | None  # what the source said before it was tuned
+    tuned: Tuned | None  # the source as a teacher, where it was tuned
+    told: Callable[[TrainedPiece], float]  # bits per byte of the validation text, by the target with a training
+    margin: float  # of those, the smallest difference of interest
+    searched: Mapping[str, Any] | None  # how learning rate and weight were chosen, as report.json has it
     hints: Mapping[str, HintRows]
     run: RunDir
     emit: Emit
 
+    @property
+    def weight(self) -> float:
+        """Of a teacher's part in the loss."""
+        weight = self.options.distill_weight
+        assert isinstance(weight, float), "it has not been chosen yet"
+        return weight
+
     def events(self, control: str, seed: int) -> tuple[TeacherCache, list[Events]]:
         """(the cache they are from, what a teacher that does not know the text says); "" is the source itself."""
-        cache = self.own if control == "self" else self.teacher
+        cache = self.cache(control)
         assert cache is not None
         told = cache.events
         if control == "other_text":
@@ -159,27 +184,64 @@ class School:
             told = unigram(told, cache.space)
         return cache, told
 
+    def cache(self, control: str) -> TeacherCache | None:
+        """What the teacher of this placebo said; "" is the source itself."""
+        return {"self": self.own, "untuned": self.untuned}.get(control, self.teacher)
 
-def adapt(school: School) -> list[TrainedPiece]:
-    """Every arm with every seed; finished ones are read (stage "adapt"). Raises NumericsError, ModelError."""
-    options = school.options
+    def teaching(self, arm: Arm) -> AbstractContextManager[None]:
+        """Around a training: the tuned source's weights in the source, where it reads along as their teacher."""
+        if self.tuned is None or self.source is None or "source" not in arm.terms:
+            return nullcontext()
+        return installed(self.source.load(), self.tuned.piece)
+
+
+def adapt(setup: Setup) -> list[TrainedPiece]:
+    """Every arm with every seed; finished ones are read (stage "adapt"). Raises NumericsError, ModelError.
+
+    Arms with a teacher are left out when the tuned source tells the validation text no better than SFT does.
+    """
+    options = setup.options
     chosen = arms(options)
-    steps = steps_of(options, len(school.lessons.blocks))
-    trained = []
-    with Progress(school.emit, STAGE, "Training", steps * len(chosen) * len(options.seeds), "steps") as progress:
+    if setup.tuned is not None:
+        chosen = tuple(sorted(chosen, key=lambda arm: arm.taught))  # what is judged first
+    steps = steps_of(options, len(setup.examples.blocks))
+    trained: list[TrainedPiece] = []
+    with Progress(setup.emit, STAGE, "Training", steps * len(chosen) * len(options.seeds), "steps") as progress:
         for arm in chosen:
+            if arm.taught and (reason := nothing_to_teach(setup, trained)):
+                setup.emit(Warned(STAGE, f"{arm.name} is not trained: {reason}"))
+                progress.total -= steps * len(options.seeds)
+                continue
             for seed in options.seeds:
-                piece = _piece(school, arm, seed)
+                piece = piece_of(setup, arm, seed)
                 if not piece.exists():
                     done = progress.done
-                    report = partial(_report, school.emit, progress, done, arm.name, seed)
-                    _train(school, arm, seed, piece, report)
+                    report = partial(_report, setup.emit, progress, done, arm.name, seed)
+                    train_arm(setup, arm, seed, piece, report)
                     progress.advance(steps - (progress.done - done))
                 else:
                     progress.skip(steps)
                 content = piece.stem.split("-")[-1]
-                trained.append(TrainedPiece(arm.name, seed, piece, content, school.checkpoint, school.norm))
+                trained.append(TrainedPiece(arm.name, seed, piece, content, setup.checkpoint, setup.norm))
     return trained
+
+
+def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
+    """Why the tuned source is no teacher, on validation text; empty when it is one."""
+    if setup.tuned is None:
+        return ""
+    sft = sft_told(setup, trained)
+    if sft - setup.tuned.after > setup.margin:
+        return ""
+    return (
+        f"the tuned source tells the validation text in {setup.tuned.after:.4f} bits per byte, the fine-tuned target "
+        f"in {sft:.4f}: there is nothing to teach"
+    )
+
+
+def sft_told(setup: Setup, trained: Sequence[TrainedPiece]) -> float:
+    """Bits per byte of the validation text after plain fine-tuning, its first seed."""
+    return setup.told(next(piece for piece in trained if piece.arm == "sft"))
 
 
 def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, step: Step) -> None:
@@ -187,48 +249,52 @@ def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, st
     progress.advance(max(0, step.step - (progress.done - before)), f"{arm}, seed {seed}: loss {step.loss:.3f}")
 
 
-def _piece(school: School, arm: Arm, seed: int) -> Path:
-    options = school.options
+def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
+    """Where a training is kept, named after all that it depends on."""
+    options = setup.options
     parts: list[Any] = [
-        "adapt-1", school.target.fingerprint, school.lessons.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
-        list(school.merged.key[1:]) if arm.start == "merged" else None,
+        "adapt-1", setup.target.fingerprint, setup.examples.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
+        list(setup.merged.key[1:]) if arm.start == "merged" else None,
     ]  # fmt: skip
     for term in arm.terms:
         kind, _, which = term.partition(".")
         if kind == "hints":
             assert options.hints is not None
-            parts.append([school.hints[which].key, options.hints.weight])
-        elif kind == "source" and school.source is not None:
-            source = school.source
-            parts.append([source.facts.fingerprint, str(source.dtype), options.distill_weight, True])
+            parts.append([setup.hints[which].key, options.hints.weight])
+        elif term in READING_ALONG and setup.source is not None:
+            source, tuned = setup.source, setup.tuned if term == "source" else None
+            along = [source.facts.fingerprint, str(source.dtype), options.distill_weight, True]
+            parts.append(along if tuned is None else [*along, tuned.piece.content])
         else:
-            cache = school.own if which == "self" else school.teacher
+            cache = setup.cache(which)
             assert cache is not None
             parts.append([cache.key, options.distill_weight, which])
-    return school.run.piece(f"trained-{arm.name}", key(*parts))
+    return setup.run.piece(f"trained-{arm.name}", key(*parts))
 
 
-def _train(school: School, arm: Arm, seed: int, piece: Path, report: Callable[[Step], None]) -> None:
-    lessons = school.lessons
-    fit(
-        school.load, school.target, school.checkpoint, school.merged if arm.start == "merged" else None,
-        lessons.blocks, lessons.validation, school.options, seed, partial(_terms, school, arm, seed), piece,
-        school.device, school.run, school.emit, report,
-    )  # fmt: skip
+def train_arm(setup: Setup, arm: Arm, seed: int, piece: Path, report: Callable[[Step], None]) -> None:
+    """Trains it and writes the piece. Raises NumericsError, ModelError."""
+    examples = setup.examples
+    with setup.teaching(arm):
+        fit(
+            setup.load, setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
+            examples.blocks, examples.validation, setup.options, seed, partial(_terms, setup, arm, seed), piece,
+            setup.device, setup.run, setup.emit, report,
+        )  # fmt: skip
 
 
-def _terms(school: School, arm: Arm, seed: int, model: Any) -> list[Term]:
-    return [_term(school, name, seed, model) for name in arm.terms]
+def _terms(setup: Setup, arm: Arm, seed: int, model: Any) -> list[Term]:
+    return [_term(setup, name, seed, model) for name in arm.terms]
 
 
-def _term(school: School, name: str, seed: int, model: Any) -> Term:
+def _term(setup: Setup, name: str, seed: int, model: Any) -> Term:
     """The table of terms: a new loss is a file and a line here."""
     kind, _, which = name.partition(".")
     if kind == "hints":
-        assert school.options.hints is not None
-        lessons, weight = school.lessons.lessons, school.options.hints.weight
-        return HintLoss(model, school.target.layout, lessons, school.hints[which], weight)
-    if kind == "source" and school.source is not None:
-        return TokenTerm(school.source.load(), school.options.distill_weight)
-    cache, told = school.events(which, seed)
-    return EventTerm(told, cache.space, school.options.distill_weight, school.device)
+        assert setup.options.hints is not None
+        examples, weight = setup.examples.examples, setup.options.hints.weight
+        return HintLoss(model, setup.target.layout, examples, setup.hints[which], weight)
+    if name in READING_ALONG and setup.source is not None:
+        return TokenTerm(setup.source.load(), setup.weight)
+    cache, told = setup.events(which, seed)
+    return EventTerm(told, cache.space, setup.weight, setup.device)

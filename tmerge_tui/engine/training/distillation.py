@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.training.examples import IGNORED, read_lessons
+from tmerge_tui.engine.training.examples import IGNORED, read_examples
 
 SAME = "KL of next-token distributions at every position (same tokenizer)"
 ACROSS = "KL of what the next bytes are, in {events} events a position, {positions} (different tokenizers)"
@@ -29,7 +29,7 @@ def same_tokenizer(ours: Any, theirs: Any, samples: Sequence[Sample], mode: str)
     """Whether both tokenizers have one vocabulary and give the same ids for these samples."""
     if ours.get_vocab() != theirs.get_vocab():
         return False
-    pairs = (read_lessons(samples, tokenizer, 0, mode) for tokenizer in (ours, theirs))
+    pairs = (read_examples(samples, tokenizer, 0, mode) for tokenizer in (ours, theirs))
     return all(a.ids == b.ids for a, b in zip(*pairs, strict=True))
 
 

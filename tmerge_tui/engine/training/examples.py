@@ -20,17 +20,14 @@ from tmerge_tui.models.forward import padded
 IGNORED = -100  # a label that no loss counts
 ANSWERS = ("assistant", "model", "gpt")  # roles whose words are answers
 
-End = tuple[int, int]  # (message, characters of its content that have been read)
-
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """One sample as one model reads it."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]  # the ids, IGNORED where nothing is to be learnt
     words: dict[Word, tuple[int, ...]]  # the tokens of every word read whole; empty unless asked for
-    ends: dict[End, int]  # after these characters a token ends, the one at this position; empty unless asked for
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,12 @@ class Block:
     parts: tuple[tuple[int, int], ...]
 
 
-def read_lessons(
+def read_examples(
     samples: Sequence[Sample], tokenizer: Any, length: int, mode: str, answer_only: bool = False, placed: bool = False
-) -> list[Lesson]:
+) -> list[Example]:
     """The samples in order; what lies behind `length` tokens is cut when it is above 0.
 
-    With `placed`, words and ends are found too. Raises DataError when answers are asked for and there are none, or when
+    With `placed`, words are found too. Raises DataError when answers are asked for and there are none, or when
     words have to be placed and the chat template rewrites them.
     """
     if answer_only and not any(_has_answers(sample) for sample in samples):
@@ -57,14 +54,14 @@ def read_lessons(
             f"chat messages with role {', '.join(ANSWERS)} for adaptation.answer_only",
             "set adaptation.answer_only: false",
         )
-    return [_lesson(sample, tokenizer, length, mode, answer_only, placed) for sample in samples]
+    return [_example(sample, tokenizer, length, mode, answer_only, placed) for sample in samples]
 
 
 def _has_answers(sample: Sample) -> bool:
     return any(message["role"] in ANSWERS for message in sample.messages or ())
 
 
-def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only: bool, placed: bool) -> Lesson:
+def _example(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only: bool, placed: bool) -> Example:
     text = render(sample, tokenizer, mode)
     options = {"add_special_tokens": False, "return_offsets_mapping": True}
     head, encoded = read_head(text, tokenizer, length if length > 0 else len(text), **options)
@@ -76,7 +73,7 @@ def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only:
         if eos is not None and ids[-1:] != [eos]:
             ids, offsets = [*ids, eos], [*offsets, (len(head), len(head))]
     if not ids:  # nothing that a tokenizer without begin-of-text makes of it
-        return Lesson((), (), {}, {})
+        return Example((), (), {})
     stop = len(ids) if length <= 0 else min(length, len(ids))
     where = place(sample, text, tokenizer, mode, len(head)) if placed or answer_only else []
     learnt = [True] * len(ids)
@@ -85,8 +82,7 @@ def _lesson(sample: Sample, tokenizer: Any, length: int, mode: str, answer_only:
     labels = [token if yes else IGNORED for token, yes in zip(ids, learnt, strict=True)]
     labels[0] = IGNORED  # nothing comes before it
     words = owners(where, offsets, stop) if placed else {}
-    ends = _ends(where, offsets[:stop]) if placed else {}
-    return Lesson(tuple(ids[:stop]), tuple(labels[:stop]), words, ends)
+    return Example(tuple(ids[:stop]), tuple(labels[:stop]), words)
 
 
 def _answers(sample: Sample, where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> list[bool]:
@@ -104,32 +100,14 @@ def _answers(sample: Sample, where: Sequence[tuple[Word, int, int]], offsets: Se
     return spoken
 
 
-def _ends(where: Sequence[tuple[Word, int, int]], offsets: Sequence[tuple[int, int]]) -> dict[End, int]:
-    """Where tokens end inside words or at their end, in characters of the message's own content.
-
-    Several tokens can share one character (byte-level vocabularies): only the last of them ends it.
-    """
-    found: dict[End, int] = {}
-    at = 0
-    for position, (start, end) in enumerate(offsets):
-        if end <= start:
-            continue
-        while at < len(where) and where[at][2] < end:
-            at += 1
-        if at < len(where) and where[at][1] < end:
-            (part, first, _), begins, _ = where[at]
-            found[part, first + end - begins] = position
-    return found
-
-
-def pad_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | None = None) -> list[Block]:
+def pad_blocks(examples: Sequence[Example], length: int, only: Sequence[int] | None = None) -> list[Block]:
     """One sample a block, cut at `length`; samples with nothing to learn are left out."""
-    chosen = range(len(lessons)) if only is None else only
-    blocks = [Block(lessons[i].ids[:length], lessons[i].labels[:length], ((i, 0),)) for i in chosen]
+    chosen = range(len(examples)) if only is None else only
+    blocks = [Block(examples[i].ids[:length], examples[i].labels[:length], ((i, 0),)) for i in chosen]
     return [block for block in blocks if any(label != IGNORED for label in block.labels)]
 
 
-def pack_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | None = None) -> list[Block]:
+def pack_blocks(examples: Sequence[Example], length: int, only: Sequence[int] | None = None) -> list[Block]:
     """All samples one after the other, cut every `length` tokens; the last block is shorter.
 
     A sample's first label is not counted, so that no sample is predicted from the one before it.
@@ -137,14 +115,14 @@ def pack_blocks(lessons: Sequence[Lesson], length: int, only: Sequence[int] | No
     ids: list[int] = []
     labels: list[int] = []
     begins: list[tuple[int, int]] = []
-    for i in range(len(lessons)) if only is None else only:
+    for i in range(len(examples)) if only is None else only:
         begins.append((i, len(ids)))
-        ids += lessons[i].ids
-        labels += lessons[i].labels
+        ids += examples[i].ids
+        labels += examples[i].labels
     blocks = []
     for start in range(0, len(ids), length):
         stop = min(start + length, len(ids))
-        parts = [(i, b - start) for i, b in begins if b < stop and b + len(lessons[i].ids) > start]
+        parts = [(i, b - start) for i, b in begins if b < stop and b + len(examples[i].ids) > start]
         cut = [IGNORED, *labels[start + 1 : stop]]
         if any(label != IGNORED for label in cut):
             blocks.append(Block(tuple(ids[start:stop]), tuple(cut), tuple(parts)))

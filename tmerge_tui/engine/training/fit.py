@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.engine.training.residual import attach
 from tmerge_tui.engine.training.trainer import Step, train
 from tmerge_tui.engine.weights.update import Update
-from tmerge_tui.errors import ModelError
+from tmerge_tui.errors import ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.extras import imported
 from tmerge_tui.models.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ def fit(
     run: RunDir,
     emit: Emit,
     report: Callable[[Step], None],
-    frozen: Callable[[str], bool] = lambda name: False,  # parameters that stay as they are, by runtime name
+    frozen: Callable[[Any], Collection[str]] = lambda model: (),  # parameters that stay as they are, by runtime name
 ) -> None:
     """Trains and writes the piece: trained tensors in fp32 under their names in the file, how it went in the header."""
     torch.manual_seed(seed)  # of the low-rank updates; the Trainer seeds itself
@@ -60,23 +60,47 @@ def fit(
         if _first_process():
             run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _processes() > 1:
             torch.distributed.barrier()  # the others go on to read the piece
     finally:
         del model
         release()
 
 
+def require_one_process(option: str) -> None:
+    """For trainings that come before those a launcher spreads: the others would wait for them for ever.
+
+    Raises UsageError under a launcher with several processes.
+    """
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise UsageError(
+            f"{option} trains in one process, before the trainings that a launcher spreads",
+            "its finished piece in the run folder",
+            "run the recipe with tmerge --batch, stop it when the stage adapt begins, and launch again",
+        )
+
+
+def _processes() -> int:
+    """How many train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
 def _first_process() -> bool:
-    return (
-        not torch.distributed.is_available()
-        or not torch.distributed.is_initialized()
-        or (torch.distributed.get_rank() == 0)
-    )
+    return _processes() == 1 or torch.distributed.get_rank() == 0
 
 
 def _trainable(
-    model: Any, facts: ModelFacts, checkpoint: Checkpoint, method: str, frozen: Callable[[str], bool], emit: Emit
+    model: Any,
+    facts: ModelFacts,
+    checkpoint: Checkpoint,
+    method: str,
+    frozen: Callable[[Any], Collection[str]],
+    emit: Emit,
 ) -> dict[str, list[str]]:
     """Runtime parameter -> its names in the target's file.
 
@@ -85,10 +109,11 @@ def _trainable(
     """
     in_file, _ = file_names(model, checkpoint.names)
     reached = {id(p) for module in (trunk(model), model.get_output_embeddings()) for p in module.parameters()}
+    kept = set(frozen(model))
     names: dict[str, list[str]] = {}
     same: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in reached or frozen(name):
+        if id(parameter) not in reached or name in kept:
             continue
         first = same.setdefault(id(parameter), name)  # tied tensors train once and are written under all their names
         if name in in_file:

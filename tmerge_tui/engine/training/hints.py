@@ -30,7 +30,7 @@ from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.methods.transport_merge import channel_maps
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.examples import Lesson
+from tmerge_tui.engine.training.examples import Example
 from tmerge_tui.errors import DataError
 from tmerge_tui.events import Emit, Event, StageFinished, StageProgressed, StageStarted
 from tmerge_tui.models.forward import HookPoint, LoadedModel, hook_point, record
@@ -100,7 +100,7 @@ def carry_hints(
     source: LoadedModel,
     transports: Transports,
     samples: Sequence[Sample],
-    lessons: Sequence[Lesson],  # the target's, with words placed
+    examples: Sequence[Example],  # the target's, with words placed
     calibration: Calibration,
     length: int,  # tokens the source reads of a sample
     options: Hints,
@@ -118,7 +118,7 @@ def carry_hints(
     read = encode(samples, source.tokenizer, settings.max_length, "span", settings.chat_template)
     words = tuple(
         _spread([w for w in mine.words if w in its.tokens], options.words)
-        for mine, its in zip(lessons, read, strict=True)
+        for mine, its in zip(examples, read, strict=True)
     )
     if not any(words):
         raise DataError("the two models read no word of the training text alike", "text with words of its own")
@@ -211,9 +211,9 @@ class HintLoss:
     replaces = False
 
     def __init__(
-        self, model: nn.Module, layout: Layout, lessons: Sequence[Lesson], rows: HintRows, weight: float
+        self, model: nn.Module, layout: Layout, examples: Sequence[Example], rows: HintRows, weight: float
     ) -> None:
-        self.lessons, self.rows, self.weight = lessons, rows, weight
+        self.examples, self.rows, self.weight = examples, rows, weight
         self.model, self.points = model, {hook_point(layout, *at): at for at in rows.places}
         self._seen: dict[HookPoint, Tensor] = {}
 
@@ -238,7 +238,7 @@ class HintLoss:
             for sample, begin in samples:
                 mine = []
                 for number, word in enumerate(self.rows.words[sample]):
-                    places = [begin + t for t in self.lessons[sample].words[word]]
+                    places = [begin + t for t in self.examples[sample].words[word]]
                     if places[0] >= 0 and places[-1] < width:  # else the block cuts the word
                         tokens.append([row * width + t for t in places])
                         mine.append(number)

@@ -12,7 +12,7 @@ from tmerge_tui.engine.evaluation.bits_per_byte import Scores
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import CONTROLS, School, arms, result_arm
+from tmerge_tui.engine.training.arms import CONTROLS, Setup, arms, nothing_to_teach, result_arm, sft_told
 from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.events import Emit, Metric
@@ -32,7 +32,7 @@ def variant_of(piece: TrainedPiece) -> Variant:
 
 
 def measure_trained(
-    school: School,
+    setup: Setup,
     target: Evaluator,
     trained: Sequence[TrainedPiece],
     fused: Candidate,  # the merged model without training
@@ -53,25 +53,30 @@ def measure_trained(
         for piece in trained:
             found.setdefault(piece.arm, []).append(target.scores(variant_of(piece), holdout, progress))
         rows = [_row("target", [baseline], None, None, target)]
-        rows += [_row(m, s, alpha if m == "fused" else _alpha(m, school), baseline, target) for m, s in found.items()]
+        rows += [_row(m, s, alpha if m == "fused" else _alpha(m, setup), baseline, target) for m, s in found.items()]
     for row in rows[2:]:
         between = {name: row[name] for name in ("difference", "low", "high")}
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
+    matters = {"margin": target.options.margin}
     contrasts = [
-        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target)}
+        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target), **matters}
         for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
-    options = school.options
+    options = setup.options
     first = trained[0].figures
+    reason = nothing_to_teach(setup, trained)
+    tuned = None if setup.tuned is None else {**setup.tuned.plain(), "sft": sft_told(setup, trained), "why_not": reason}
     return {
         "method": options.method,
-        "result": result_arm(options),
+        "result": result_arm(options, taught=not reason),
         "seeds": list(options.seeds),
         "steps": first.steps,
         "tokens": first.tokens,
-        "samples": len(school.lessons.samples),
-        "distillation": _rule(school),
+        "samples": len(setup.examples.samples),
+        "distillation": _rule(setup),
+        "tuned": tuned,
+        "search": setup.searched,
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
@@ -90,18 +95,18 @@ def measure_trained(
     }
 
 
-def _alpha(method: str, school: School) -> float | None:
-    start = {arm.name: arm.start for arm in arms(school.options)}
-    return school.alpha if start[method] == "merged" else None
+def _alpha(method: str, setup: Setup) -> float | None:
+    start = {arm.name: arm.start for arm in arms(setup.options)}
+    return setup.alpha if start[method] == "merged" else None
 
 
-def _rule(school: School) -> str | None:
+def _rule(setup: Setup) -> str | None:
     """How source and target were compared; None when nothing was distilled."""
-    if school.source is not None:
+    if setup.source is not None:
         return SAME
-    if school.teacher is None:
+    if setup.teacher is None:
         return None
-    options = school.options.teaching
+    options = setup.options.teaching
     return ACROSS.format(events=options.events, positions=POSITIONS[options.positions])
 
 
@@ -119,6 +124,7 @@ def _row(
         "spread": stdev(values) if len(values) > 1 else None,
         "seeds": values,
         **between,
+        "margin": target.options.margin,
     }
 
 

@@ -1,8 +1,12 @@
-"""The part of the pipeline that `adaptation` asks for: hints -> adapt -> fold_trained, and later measure_trained."""
+"""The part of the pipeline that `adaptation` asks for: hints -> tune -> teacher -> search -> adapt -> fold_trained, and
+later measure_trained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,25 @@ from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import CONTROLS, Lessons, School, adapt, arms, prepare_lessons, result_arm
+from tmerge_tui.engine.training.arms import (
+    CONTROLS,
+    Examples,
+    Setup,
+    adapt,
+    arms,
+    nothing_to_teach,
+    prepare_examples,
+    result_arm,
+)
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import carry_hints
 from tmerge_tui.engine.training.measure import measure_trained, variant_of
 from tmerge_tui.engine.training.piece import TrainedPiece
+from tmerge_tui.engine.training.search import search
 from tmerge_tui.engine.training.teacher import STAGE, TeacherCache, read_side, read_teacher
+from tmerge_tui.engine.training.tune import Tuned, cut_blocks, on_validation, tune
 from tmerge_tui.engine.weights.export import Folded, export
+from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import Emit, StageFinished, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
@@ -31,6 +47,7 @@ from tmerge_tui.run_folder import RunDir
 
 KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events
 OWN_STAGE = "teacher_self"
+UNTUNED_STAGE = "teacher_untuned"
 MOST = 2048  # tokens that the source reads of a text at least; what lies behind is cut
 
 
@@ -38,18 +55,19 @@ MOST = 2048  # tokens that the source reads of a text at least; what lies behind
 class Adapted:
     """What the trainings of a run have left."""
 
-    school: School
+    setup: Setup
     trained: list[TrainedPiece]
 
     @classmethod
-    def of(cls, school: School) -> Adapted:
+    def of(cls, setup: Setup) -> Adapted:
         """Trains what is not there yet (stage "adapt")."""
-        return cls(school, adapt(school))
+        return cls(setup, adapt(setup))
 
     @property
     def result(self) -> TrainedPiece:
         """The training that becomes model/."""
-        name = result_arm(self.school.options)
+        taught = not nothing_to_teach(self.setup, self.trained)
+        name = result_arm(self.setup.options, taught)
         return next(piece for piece in self.trained if piece.arm == name)
 
     @property
@@ -60,20 +78,20 @@ class Adapted:
     @property
     def candidates(self) -> list[Variant]:
         """One of every arm, that of the first seed; placebos are none."""
-        first = self.school.options.seeds[0]
+        first = self.setup.options.seeds[0]
         return [
             variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
         ]
 
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
-        total = copy_bytes(self.school.checkpoint, self.result.names)
+        total = copy_bytes(self.setup.checkpoint, self.result.names)
         with Progress(emit, "fold_trained", "Writing the adapted model", total, "bytes") as progress:
-            return export(self.result, self.school.alpha, out, run, emit, progress)
+            return export(self.result, self.setup.alpha, out, run, emit, progress)
 
     def measure(self, target: Evaluator, fused: Candidate, corpus: Corpus, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
-        return measure_trained(self.school, target, self.trained, fused, corpus.holdout, emit)
+        return measure_trained(self.setup, target, self.trained, fused, corpus.holdout, emit)
 
 
 def placebo_arms(adapted: Adapted) -> set[str]:
@@ -81,13 +99,14 @@ def placebo_arms(adapted: Adapted) -> set[str]:
     return {piece.arm for piece in adapted.trained if piece.arm.startswith(CONTROLS) or piece.arm == "hinted_permuted"}
 
 
-def make_school(
+def make_setup(
     prepared: Prepared,
     fused: Candidate,
     run: RunDir,
     emit: Emit,
-) -> School:
-    """All that is needed to train; stage "hints", when they are asked for. Raises what it raises."""
+) -> Setup:
+    """All that is needed to train, after the stages that what is asked for has: "hints", "tune", "teacher" and those of
+    placebos, "search". Raises what they raise."""
     recipe, options = prepared.recipe, prepared.recipe.adaptation
     assert options is not None
 
@@ -99,7 +118,7 @@ def make_school(
     mode = recipe.calibration.chat_template
     ours, theirs = prepared.target.tokenizer, prepared.source.tokenizer
     same = options.distilled and same_tokenizer(ours, theirs, samples, mode)
-    lessons = prepare_lessons(samples, ours, options, mode, options.hints is not None)
+    examples = prepare_examples(samples, ours, options, mode, options.hints is not None)
     hints = {}
     if options.hints is not None:
         if fused.merge.alignment is None:
@@ -109,19 +128,24 @@ def make_school(
                 "leave adaptation.hints out",
             )
         variants = [term.removeprefix("hints.") for arm in chosen for term in arm.terms if term.startswith("hints.")]
-        length = 4 * max(len(lesson.ids) for lesson in lessons.lessons)
+        length = 4 * max(len(example.ids) for example in examples.examples)
         hints = carry_hints(
-            source(), fused.merge.alignment, samples, lessons.lessons, recipe.calibration, length, options.hints,
+            source(), fused.merge.alignment, samples, examples.examples, recipe.calibration, length, options.hints,
             recipe.seed, list(dict.fromkeys(variants)), run, emit,
         )  # fmt: skip
-    teacher = own = None
+    tuned = tune(prepared, samples, run, emit) if options.tuned else None
+    teacher = own = untuned = None
     said = {term for arm in chosen for term in arm.terms}
-    if said - {"control.self"} and options.distilled and (not same or said & KNOWING_NOTHING):
-        teacher = _teacher(prepared, prepared.source, lessons, run, emit, STAGE)
+    if options.distilled and (not same or said & KNOWING_NOTHING):
+        teacher = _teacher(prepared, prepared.source, examples, run, emit, STAGE, tuned)
     elif options.distilled:
         emit(StageFinished(STAGE, 0.0, "skipped"))  # within one tokenizer the source reads along
+    if "control.untuned" in said and same:
+        emit(StageFinished(UNTUNED_STAGE, 0.0, "skipped"))
+    elif "control.untuned" in said:
+        untuned = _teacher(prepared, prepared.source, examples, run, emit, UNTUNED_STAGE)
     if "control.self" in said:
-        own = _teacher(prepared, prepared.target, lessons, run, emit, OWN_STAGE)
+        own = _teacher(prepared, prepared.target, examples, run, emit, OWN_STAGE)
     if prepared.device.type == "cuda" and (prepared.device.index or 0) > 0:
         text = "training takes the first visible GPU"
         emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
@@ -135,12 +159,15 @@ def make_school(
     def load() -> Any:
         return load_model(prepared.target.facts, torch.device("cpu"), torch.float32, whole, emit)
 
-    return School(
+    def told(piece: TrainedPiece) -> float:
+        return on_validation(prepared, prepared.target, [variant_of(piece)], run, emit)[0]
+
+    setup = Setup(
         target=prepared.target.facts,
         checkpoint=prepared.target.checkpoint,
         load=load,
         options=options,
-        lessons=lessons,
+        examples=examples,
         merged=fused.update if options.alpha is None else fused.rescaled(options.alpha),
         alpha=fused.alpha if options.alpha is None else options.alpha,
         norm=recipe.fusion.norm,
@@ -148,27 +175,49 @@ def make_school(
         source=source() if same else None,
         teacher=teacher,
         own=own,
+        untuned=untuned,
+        tuned=tuned,
+        told=told,
+        margin=recipe.evaluation.margin,
+        searched=None,
         hints=hints,
         run=run,
         emit=emit,
     )
+    if not options.searched:
+        return setup
+    held = prepared.corpus.validation
+    found = search(setup, cut_blocks(held, ours, options, mode), len(held))
+    choice = {"learning_rate": found.learning_rate, "distill_weight": found.distill_weight}
+    return replace(setup, options=options.model_copy(update=choice), searched=found.plain())
 
 
-def _teacher(prepared: Prepared, party: Party, lessons: Lessons, run: RunDir, emit: Emit, stage: str) -> TeacherCache:
+def _teacher(
+    prepared: Prepared,
+    party: Party,
+    examples: Examples,
+    run: RunDir,
+    emit: Emit,
+    stage: str,
+    tuned: Tuned | None = None,  # whose weights the model has while it reads
+) -> TeacherCache:
     """What one of the two models says of the training texts, from its cache."""
     recipe, target = prepared.recipe, prepared.target
     options = recipe.adaptation
     assert options is not None
-    mode, samples = recipe.calibration.chat_template, lessons.samples
-    ours = read_side(samples, target.tokenizer, target.facts.vocab, 0, mode, lessons.lessons)
+    mode, samples = recipe.calibration.chat_template, examples.samples
+    ours = read_side(samples, target.tokenizer, target.facts.vocab, 0, mode, examples.examples)
     theirs = ours
     if party is not target:
-        longest = 2 * max(len(lesson.ids) for lesson in lessons.lessons)
+        longest = 2 * max(len(example.ids) for example in examples.examples)
         theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
     model = prepared.model(party, emit)
     content = [party.facts.fingerprint, str(model.dtype)]
+    inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    if tuned is not None:
+        content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
-    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage)
+    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage, inside)
 
 
 def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:

@@ -24,7 +24,7 @@ from tmerge_tui.engine.training.boundaries import Pairing, Span, pair
 from tmerge_tui.engine.training.byte_events import event_loss, teach
 from tmerge_tui.engine.training.event_cache import Events, collate_events, from_tensors, to_tensors
 from tmerge_tui.engine.training.event_space import EventSpace
-from tmerge_tui.engine.training.examples import IGNORED, Lesson, read_lessons
+from tmerge_tui.engine.training.examples import IGNORED, Example, read_examples
 from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary, token_ends
 from tmerge_tui.errors import DataError
 from tmerge_tui.events import Emit, Warned
@@ -44,7 +44,7 @@ class Reading:
 
     tokenizer: Any
     vocabulary: Vocabulary
-    lessons: Sequence[Lesson]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def read_side(
     rows: int,
     length: int,
     mode: str,
-    lessons: Sequence[Lesson] | None = None,
+    examples: Sequence[Example] | None = None,
 ) -> Reading:
-    """`rows` of the model's head; the texts as the target's lessons have them, or read anew. Raises ModelError."""
-    found = read_lessons(samples, tokenizer, length, mode) if lessons is None else lessons
+    """`rows` of the model's head; the texts as the target's examples have them, or read anew. Raises ModelError."""
+    found = read_examples(samples, tokenizer, length, mode) if examples is None else examples
     return Reading(tokenizer, read_vocabulary(tokenizer, rows), found)
 
 
@@ -109,7 +109,7 @@ def read_teacher(
     """
     every = options.positions == "every"
     space = EventSpace.between(theirs.vocabulary, ours.vocabulary)
-    read = [(a.ids, b.ids) for a, b in zip(theirs.lessons, ours.lessons, strict=True)]
+    read = [(a.ids, b.ids) for a, b in zip(theirs.examples, ours.examples, strict=True)]
     named = key("events-1", *content, read, theirs.vocabulary.rows, ours.vocabulary.rows, options.events, every)
     chunks = [range(i, min(i + CHUNK_SAMPLES, len(samples))) for i in range(0, len(samples), CHUNK_SAMPLES)]
     pieces = tuple(run.piece("events", f"{named}-c{i:04d}") for i in range(len(chunks)))
@@ -122,7 +122,9 @@ def read_teacher(
             pairings = {i: _pairing(samples[i], i, theirs, ours, mode, every) for i in chunk}
             model = model or source.load()
             with inside(model):
-                told = _told(source, model, theirs.lessons, pairings, space, options.events, batch_size, emit, progress)
+                told = _told(
+                    source, model, theirs.examples, pairings, space, options.events, batch_size, emit, progress
+                )
             run.save(piece, to_tensors([told[i] for i in chunk]))
     model = None
     release()
@@ -133,7 +135,7 @@ def read_teacher(
 def _told(
     source: LoadedModel,
     model: Any,
-    lessons: Sequence[Lesson],
+    examples: Sequence[Example],
     pairings: Mapping[int, Pairing],
     space: EventSpace,
     events: int,
@@ -142,17 +144,17 @@ def _told(
     progress: Progress,
 ) -> dict[int, Events]:
     """What the source says of the texts of one chunk."""
-    longest = max(len(lessons[i].ids) for i in pairings)
+    longest = max(len(examples[i].ids) for i in pairings)
     fits = max(1, LOGITS // (4 * longest * source.facts.vocab))
 
     def forward(batch: Sequence[int]) -> list[Events]:
-        ids, mask = padded([lessons[i].ids for i in batch], source.device)
+        ids, mask = padded([examples[i].ids for i in batch], source.device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return teach(logits, [pairings[i] for i in batch], space, events)
 
     batches = Batches(source.facts.name, min(batch_size, fits), source.device, partial(_warn, emit))
     found: dict[int, Events] = {}
-    for batch, told in batches.run({i: len(lessons[i].ids) for i in pairings}, forward):
+    for batch, told in batches.run({i: len(examples[i].ids) for i in pairings}, forward):
         found.update(zip(batch, told, strict=True))
         progress.advance(len(batch))
     return found
@@ -163,7 +165,7 @@ def _pairing(sample: Sample, number: int, theirs: Reading, ours: Reading, mode: 
     for side in (theirs, ours):
         text = render(sample, side.tokenizer, mode).encode()
         texts.append(text)
-        ends.append(token_ends(side.vocabulary, side.lessons[number].ids, text, cut=True))
+        ends.append(token_ends(side.vocabulary, side.examples[number].ids, text, cut=True))
     spans = None
     if any(uses_template(sample, side.tokenizer, mode) for side in (theirs, ours)):
         spans = _spans(sample, theirs.tokenizer, ours.tokenizer, mode)

@@ -119,6 +119,7 @@ def steps_of(options: Adaptation, blocks: int) -> int:
 def _arguments(
     options: Adaptation, blocks: int, validated: bool, seed: int, folder: Path, device: torch.device
 ) -> TrainingArguments:
+    assert isinstance(options.learning_rate, float), "it has not been chosen yet"
     steps = steps_of(options, blocks)
     every = max(1, steps // (MEASUREMENTS if validated else options.checkpoints))
     arguments = TrainingArguments(

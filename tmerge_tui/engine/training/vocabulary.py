@@ -77,7 +77,7 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
         raise ModelError(
             f"the tokenizer of {tokenizer.name_or_path} is of a kind ({unknown[0]}) whose tokens are not bytes of text",
             "a byte-level or SentencePiece tokenizer",
-            "choose another pair, or set adaptation.distill_weight: 0",
+            "choose another pair, or leave out compare: distill and adaptation.teacher",
         )
     byte_level, fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
     added = tokenizer.added_tokens_decoder
@@ -152,7 +152,7 @@ def _other_bytes(vocabulary: Vocabulary, found: bytes, text: bytes) -> DataError
     return DataError(
         f"the tokenizer of {vocabulary.name} reads {shown[0]!r} where the text is {shown[1]!r}{why}",
         "tokens that spell the text byte by byte",
-        "set adaptation.distill_weight: 0, or normalise the text as the tokenizer does",
+        "leave out compare: distill and adaptation.teacher, or normalise the text as the tokenizer does",
     )
 
 

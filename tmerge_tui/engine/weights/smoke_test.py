@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tmerge_tui.errors import MemoryShortage, ModelError, NumericsError
-from tmerge_tui.events import Emit, Sample, Warned
+from tmerge_tui.events import Emit, Generated, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class, first_line, quiet, read_config
 from tmerge_tui.models.facts import read_facts
@@ -69,7 +69,7 @@ def smoke(
     except Exception as error:  # transformers and model code raise what they like; the model itself is sound
         emit(Warned(STAGE, f"{folder.name} is written, with finite logits, but does not go on: {first_line(error)}"))
         return Smoke(prompt, None, unused)
-    emit(Sample("fused", prompt, text))
+    emit(Generated("fused", prompt, text))
     return Smoke(prompt, text, unused)
 
 

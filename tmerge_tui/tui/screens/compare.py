@@ -15,6 +15,8 @@ from tmerge_tui.tui import human
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.worker.compare import compare
 
+NAMES = 28  # columns for what is compared
+
 
 class CompareScreen(Page):
     heading = "Compare"
@@ -34,9 +36,10 @@ class CompareScreen(Page):
 
     def on_mount(self) -> None:
         table = self.query_one(DataTable)
-        table.add_column("")
+        each = max((self.app.size.width - NAMES - 12) // 2, 16)
+        table.add_column("", width=NAMES)
         for path in self.paths:
-            table.add_column(human.tail(str(path), 32))
+            table.add_column(human.tail(str(path), each), width=each)
         table.focus()
         self.fill()
 

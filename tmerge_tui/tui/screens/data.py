@@ -32,6 +32,7 @@ SUFFIXES = (
 )  # fmt: skip
 ORIGINS = ("file", "Hub data set", "preset")
 PASTED = ("calibration.path", "calibration.holdout_path", "calibration.repo_id")
+BASIC = ("calibration.holdout_path",)  # of the expert options: "measure it again on fresh text" is what reports advise
 HINTS = {"calibration.column": "or question+answer"}
 QUIET = 0.4  # seconds without a change before the preview is read anew
 SHOWN = 4  # samples
@@ -75,7 +76,7 @@ class DataScreen(WizardPage):
                 yield OneOf(ORIGINS, origin, id="origin")
                 yield OneOf(preset_names(), chosen, id="preset")
                 for name in options():
-                    if name.startswith("calibration.") and (self.expert or not is_expert(name)):
+                    if name.startswith("calibration.") and (self.expert or name in BASIC or not is_expert(name)):
                         yield OptionField(name, draft.get(name), HINTS.get(name, ""))
                 yield Static("", id="meaning")
             with ContentSwitcher(initial="preview-card", id="beside"):

@@ -61,9 +61,9 @@ class ReviewScreen(WizardPage):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", "Start", id="review.start", tooltip="Start the merge in a process of its own"),
-        Binding("ctrl+s", "save", "Save recipe", id="review.save", tooltip="Write the recipe to a file"),
+        Binding("ctrl+s", "save", "Save", id="review.save", tooltip="Write the recipe to a file"),
         Binding("f8", "mend", "Mend", id="review.mend", tooltip="Go to the step of the first problem"),
-        Binding("f7", "copy", "Copy command", id="review.copy", tooltip="Copy the tmerge --batch command"),
+        Binding("f7", "copy", "Copy", id="review.copy", tooltip="Copy the tmerge --batch command"),
     ]
 
     def body(self) -> ComposeResult:

@@ -18,7 +18,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Button, Static
 
+from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.errors import RecipeError, TmergeError
+from tmerge_tui.events import TrainingStep
 from tmerge_tui.quantities import clock, duration
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir
@@ -26,12 +28,15 @@ from tmerge_tui.tui import human
 from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import Page
+from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart, Series
+from tmerge_tui.tui.widgets.ending import Ending
 from tmerge_tui.tui.widgets.gauges import Gauges
-from tmerge_tui.tui.widgets.logpane import LogPane
+from tmerge_tui.tui.widgets.logpane import Entry, LogPane
 from tmerge_tui.tui.widgets.matrix import Matrix
+from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.tui.widgets.stages import Stages, bar
-from tmerge_tui.worker.follow import Ended, Follower
+from tmerge_tui.worker.follow import Ended, Follower, has_report
 from tmerge_tui.worker.state import RunState
 
 POLL = 0.1  # seconds between two looks at the event file
@@ -59,7 +64,15 @@ class RunScreen(Page):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Home", id="run.back", tooltip="Close this screen; the run goes on"),
-        Binding("1", "tab('stages')", "View", id="run.stages", key_display="1-3", tooltip="1 stages, 2 maps, 3 log"),
+        Binding("v", "result", "Result", id="run.result", tooltip="Scores, plans and text of the finished merge"),
+        Binding(
+            "1",
+            "tab('stages')",
+            "View",
+            id="run.stages",
+            key_display="1-3",
+            tooltip="1 stages, 2 maps and curves, 3 log",
+        ),
         Binding("2", "tab('maps')", "Maps", id="run.maps", show=False),
         Binding("3", "tab('log')", "Log", id="run.log", show=False),
         Binding(
@@ -70,7 +83,7 @@ class RunScreen(Page):
         Binding(
             "e", "edit", "Edit recipe", id="run.edit", tooltip="Change what the run was asked to do, and start anew"
         ),
-        Binding("enter", "result", "Result", id="run.result", tooltip="Scores, plans and text of the finished merge"),
+        Binding("enter", "result", "Result", id="run.result.enter", show=False),
     ]
 
     def __init__(self, path: Path, follower: Follower | None = None) -> None:
@@ -83,15 +96,11 @@ class RunScreen(Page):
         self._drawn = 0.0
         self._phase = ""
         self._seen: tuple[object, ...] = ()
+        self._step: TrainingStep | None = None  # that is drawn
 
     def body(self) -> ComposeResult:
         yield Static("", id="overall")
-        with Vertical(id="ending"):
-            yield Static("", id="ending-text", markup=False)
-            with Horizontal(id="ending-buttons"):
-                yield Button("See the result", id="to-result", variant="primary", compact=True)
-                yield Button("Change the recipe", id="to-edit", compact=True)
-                yield Button("Resume", id="to-resume", variant="primary", compact=True)
+        yield Ending(id="ending")
         with Horizontal(id="run-top", classes="-in-stages"):
             with Vertical(classes="card", id="stages-card") as card:
                 card.border_title = "Stages"
@@ -110,6 +119,9 @@ class RunScreen(Page):
             with Vertical(classes="card -in-maps", id="convergence-card") as card:
                 card.border_title = "Sinkhorn"
                 yield Chart("", "iteration", log=True, waiting="no solve yet", id="convergence")
+            with Vertical(classes="card -in-maps", id="training-card") as card:
+                card.border_title = "Training"
+                yield Chart("", "step", waiting="no step yet", id="training")
             with Vertical(classes="card -in-log", id="log-card") as card:
                 card.border_title = "Log"
                 yield LogPane(id="log")
@@ -143,7 +155,7 @@ class RunScreen(Page):
             lines = await asyncio.to_thread(self.follower.poll)
             for line in lines:
                 self.state.apply(line)
-            if lines and not self.follower.file.caught_up() and time.monotonic() - self._drawn < POLL:
+            if lines and not self.follower.caught_up() and time.monotonic() - self._drawn < POLL:
                 continue  # a long log of an earlier hour: draw once in a while, read on
             self.draw()
             if self.follower.ended is not None:
@@ -170,10 +182,11 @@ class RunScreen(Page):
         )
         if state.resources is not None:
             self.query_one(Gauges).show(state.resources, state.peak_rss, state.peak_gpu)
-        self.query_one(LogPane).show(state.log)
+        self.query_one(LogPane).show(self._log())
         if time.monotonic() - self._drawn >= MAP_EVERY:
             self._drawn = time.monotonic()
             self._draw_maps()
+            self._draw_training()
         if self.follower.ended is not None:
             self._draw_end(self.follower.ended)
         if self.phase != self._phase:
@@ -206,8 +219,9 @@ class RunScreen(Page):
         if seen == self._seen or not side:
             return
         self._seen = seen
-        costs = _whole(state, side)
-        self.query_one("#costs", Matrix).show(costs, f"{side}  {state.pairs:,} pairs solved" + self._unconverged())
+        self.query_one("#costs", Matrix).show(
+            state.cost_matrix(side), f"{side}  {state.pairs:,} pairs solved" + self._unconverged()
+        )
         if state.heat is not None:
             heat = state.heat
             caption = f"{heat.side}  target {heat.l} ← source {heat.m}"
@@ -217,49 +231,54 @@ class RunScreen(Page):
             points = tuple((float(i), v) for i, v in enumerate(curve.violations, 1))
             last = f"{curve.violations[-1]:.1e}" if curve.violations and curve.violations[-1] is not None else "?"
             caption = f"{curve.side} {curve.l}←{curve.m}: {last} after {len(curve.violations)} iterations"
-            self.query_one(Chart).show([Series("", points)], caption)
+            self.query_one("#convergence", Chart).show([Series("", points)], caption)
+
+    def _draw_training(self) -> None:
+        """The loss, in place of the solver's convergence once there is one."""
+        step = self.state.training
+        self.set_class(step is not None, "-training")
+        if step is None or step is self._step:
+            return
+        self._step = step
+        loss = "not finite" if step.loss is None else f"{step.loss:.4f}"
+        caption = (
+            f"{beside_trained(step.method)}, seed {step.seed}: loss {loss} at step {step.step:,} of {step.steps:,}"
+        )
+        curves = [points for (method, _), points in self.state.trainings.items() if method == step.method]
+        self.query_one("#training", Chart).show(scores.losses(curves), caption)
+
+    def _log(self) -> list[Entry]:
+        """What the run has said, and how its worker died when it could not say so itself."""
+        ended = self.follower.ended
+        if ended is None or ended.error is None:
+            return list(self.state.log)
+        return [*self.state.log, (self.state.last, "error", ended.error.found.splitlines()[0])]
 
     def _unconverged(self) -> str:
         return f", {self.state.unconverged:,} not converged" if self.state.unconverged else ""
 
     def _draw_end(self, ended: Ended) -> None:
-        """What happened, and what can be done now."""
-        lines: list[str] = []
-        if ended.error is not None:
-            lines = [ended.error.found, f"→ {ended.error.hint}"]
-        elif self.state.failed is not None:
-            failed = self.state.failed
-            lines = [f"{failed.kind}: {failed.message}"]
-            lines += [f"expected: {failed.expected}"] if failed.expected else []
-            lines += [f"→ {failed.hint}"] if failed.hint else []
-        elif self.state.interrupted is not None:
-            lines = ["The run was stopped. Finished pieces are kept: resume goes on where it stopped."]
-        elif self.state.finished is not None:
-            lines = [self.state.finished.verdict]
-        done = self.phase == "finished"
-        ending = self.query_one("#ending")
-        if not ending.has_class("-shown"):
-            self.query_one("#to-result").display = done
-            self.query_one("#to-resume").display = self.query_one("#to-edit").display = not done
-            ending.add_class("-shown")
+        ending = self.query_one(Ending)
+        first = not ending.has_class("-shown")
+        ending.show(ended, self.state, self.phase == "finished", self.has_result)
+        if first:
             self._fit()
-            ending.set_class(not done, "-bad")
-            self.query_one("#to-result" if done else "#to-resume").focus()
-        self.query_one("#ending-text", Static).update("\n".join(lines))
 
     # keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that do nothing now are shown dimmed."""
+        """Keys that do nothing now are shown dimmed; those that a finished run has no use for are not."""
         ended = self.follower.ended
+        if action in ("cancel", "resume") and self.phase == "finished":
+            return False
         if action == "cancel":
             return True if ended is None else None
         if action == "resume":
-            return True if ended is not None and self.phase != "finished" else None
+            return True if ended is not None else None
         if action == "edit":
             return ended is not None
         if action == "result":
-            return self.phase == "finished"
+            return self.has_result
         if action == "tab":
             return self.has_class("-tabs")
         return True
@@ -292,8 +311,8 @@ class RunScreen(Page):
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")
             return
-        self.follower, self.state, self._seen = follower, RunState(), ()
-        self.query_one("#ending").remove_class("-shown")
+        self.follower, self.state, self._seen, self._step = follower, RunState(), (), None
+        self.query_one(Ending).hide()
         self._fit()
         self.watch_run()
 
@@ -307,19 +326,19 @@ class RunScreen(Page):
             return
         self.wizard.goto("method")
 
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a report: of this run, or of an earlier one in the same folder."""
+        return self.phase == "finished" or (self.follower.ended is not None and has_report(self.run))
+
     @on(Button.Pressed, "#to-result")
     def action_result(self) -> None:
-        if self.phase == "finished":
+        if self.has_result:
             self.wizard.show_result(self.path)
+
+    def on_rail_chosen(self, event: Rail.Chosen) -> None:
+        if event.step == "result":
+            self.action_result()
 
     def action_back(self) -> None:
         self.wizard.go_home()
-
-
-def _whole(state: RunState, side: str) -> list[list[float | None]]:
-    """The cost matrix with all its rows and columns from the start, as far as the models are known."""
-    cells = state.costs.get(side, {})
-    known = state.checked
-    rows = max([row + 1 for row, _ in cells] + ([int(known.target["layers"])] if known else []))
-    columns = max([m + 1 for _, m in cells] + ([int(known.source["layers"])] if known else []))
-    return [[cells.get((l, m)) for m in range(columns)] for l in range(rows)]

@@ -1,4 +1,4 @@
-"""A line chart in braille dots: Sinkhorn's violation on a log axis, bits per byte over alpha."""
+"""A line chart in braille dots: Sinkhorn's violation on a log axis, a training's loss, bits per byte over alpha."""
 
 from __future__ import annotations
 
@@ -27,17 +27,30 @@ class Chart(Widget):
     """Draws any number of series over one another, with the value axis on the left and its ends in numbers."""
 
     def __init__(
-        self, caption: str = "", x_name: str = "", log: bool = False, waiting: str = "", id: str | None = None
+        self,
+        caption: str = "",
+        x_name: str = "",
+        log: bool = False,
+        waiting: str = "",
+        id: str | None = None,
+        classes: str = "",
     ) -> None:
-        super().__init__(id=id)
+        super().__init__(id=id, classes=classes)
         self.caption, self.x_name, self.logarithmic, self.waiting = caption, x_name, log, waiting
         self.series: tuple[Series, ...] = ()
         self.level: float | None = None  # a horizontal line to compare with
+        self.places: tuple[str, ...] = ()  # names of x = 0, 1, ..., evenly spaced; none: x is a number
         self.number = ".1e" if log else ".4f"
 
-    def show(self, series: Sequence[Series], caption: str | None = None, level: float | None = None) -> None:
+    def show(
+        self,
+        series: Sequence[Series],
+        caption: str | None = None,
+        level: float | None = None,
+        places: Sequence[str] = (),
+    ) -> None:
         self.series = tuple(series)
-        self.level = level
+        self.level, self.places = level, tuple(places)
         self.caption = self.caption if caption is None else caption
         self.refresh()
 
@@ -52,7 +65,9 @@ class Chart(Widget):
         if high <= low:
             low, high = low - 0.5, high + 0.5
         left, right = min(x for x, _ in points), max(x for x, _ in points)
-        legend = [Content.styled(f"{s.mark} {s.name}", s.style) for s in self.series if s.name]
+        if self.places:
+            left, right = -0.5, len(self.places) - 0.5
+        legend = [Content.styled(f"{s.mark or '━'} {s.name}", s.style) for s in self.series if s.name]
         rows = height - 2 - bool(legend)
         columns = width - LEFT
         box = (left, right, low, high)
@@ -60,12 +75,25 @@ class Chart(Widget):
         level_row = None if self.level is None else round((high - self.level) / (high - low) * (rows - 1))
         lines = [Content.styled(self.caption, "bold")]
         lines += [self._line(r, rows, grid, owner, marks, low, high, level_row) for r in range(rows)]
-        ends = f"{left:g}", f"{right:g}"
-        gap = max(columns - len(ends[0]) - len(ends[1]), 1)
-        lines.append(Content.styled(" " * LEFT + ends[0] + f" {self.x_name} ".center(gap) + ends[1], "$foreground 60%"))
+        axis = self._places(columns) if self.places else self._ends(left, right, columns)
+        lines.append(Content.styled(" " * LEFT + axis, "$foreground 60%"))
         if legend:
             lines.append(Content.assemble(" " * LEFT, Content("  ").join(legend)))
         return Content("\n").join(lines)
+
+    def _ends(self, left: float, right: float, columns: int) -> str:
+        ends = f"{left:g}", f"{right:g}"
+        return ends[0] + f" {self.x_name} ".center(max(columns - len(ends[0]) - len(ends[1]), 1)) + ends[1]
+
+    def _places(self, columns: int) -> str:
+        """The name of each place below its middle, as many as have room."""
+        line = [" "] * columns
+        for i, name in enumerate((f"{self.x_name} {self.places[0]}", *self.places[1:])):
+            middle = round((i + 0.5) / len(self.places) * columns)
+            start = min(max(middle - (len(name) + 1) // 2, 0), columns - len(name))
+            if start >= 0 and not "".join(line[max(start - 1, 0) : start + len(name) + 1]).strip():
+                line[start : start + len(name)] = name
+        return "".join(line)
 
     def _usable(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         """On a log axis, the logarithm; what has none is left out."""
@@ -79,7 +107,7 @@ class Chart(Widget):
         rows: int,
         grid: list[list[int]],
         owner: list[list[int]],
-        marks: set[tuple[int, int]],
+        marks: dict[tuple[int, int], int],
         low: float,
         high: float,
         level: int | None,
@@ -91,7 +119,7 @@ class Chart(Widget):
         parts: list[Content | tuple[str, str]] = [(f"{label:>{LEFT - 2}} │", "$foreground 60%")]
         for column, (dots, who) in enumerate(zip(grid[r], owner[r], strict=True)):
             if dots:
-                series = self.series[who]
+                series = self.series[marks.get((r, column), who)]
                 here = series.mark if series.mark and (r, column) in marks else chr(0x2800 + dots)
                 parts.append((here, series.style))
             else:
@@ -101,12 +129,12 @@ class Chart(Widget):
 
 def _draw(
     series: Sequence[Sequence[tuple[float, float]]], box: tuple[float, float, float, float], columns: int, rows: int
-) -> tuple[list[list[int]], list[list[int]], set[tuple[int, int]]]:
-    """Braille bits per cell, which series owns each cell, and the cells that hold a point."""
+) -> tuple[list[list[int]], list[list[int]], dict[tuple[int, int], int]]:
+    """Braille bits per cell, which series owns each cell, and whose point the cells hold that hold one."""
     left, right, low, high = box
     grid = [[0] * columns for _ in range(rows)]
     owner = [[0] * columns for _ in range(rows)]
-    marks = set()
+    marks = {}
 
     def place(x: float, y: float) -> tuple[int, int]:
         px = 0 if right <= left else round((x - left) / (right - left) * (columns * 2 - 1))
@@ -120,7 +148,7 @@ def _draw(
                 grid[py // 4][px // 2] |= DOTS[py % 4][px % 2]
                 owner[py // 4][px // 2] = who
             previous = here
-            marks.add((here[1] // 4, here[0] // 2))
+            marks[here[1] // 4, here[0] // 2] = who
     return grid, owner, marks
 
 

@@ -43,8 +43,11 @@ class Gauges(Widget):
             *self._lines("Memory", sample.rss / max(sample.memory_total, 1), _of(sample.rss, sample.memory_total), rss),
         ]
         if sample.gpu_total:
-            lines += self._lines("GPU", sample.gpu / 100, f"{sample.gpu:.0f} % busy")
-            lines += self._lines("", sample.gpu_used / sample.gpu_total, _of(sample.gpu_used, sample.gpu_total), gpu)
+            name = "GPU"
+            if sample.gpu is not None:
+                lines += self._lines(name, sample.gpu / 100, f"{sample.gpu:.0f} % busy")
+                name = ""
+            lines += self._lines(name, sample.gpu_used / sample.gpu_total, _of(sample.gpu_used, sample.gpu_total), gpu)
         lines.append(Content.assemble((f"{'Disk':<{NAME}}", "$foreground 60%"), f"{size(sample.disk_free)} free"))
         return Content("\n").join(lines)
 

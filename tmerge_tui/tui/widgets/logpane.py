@@ -12,7 +12,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 Entry = tuple[float, str, str]  # unix seconds, level, message
-MARKS = {"warning": "! "}
+MARKS = {"warning": "! ", "error": "✗ ", "score": "● "}
+STYLES = {"warning": "$warning", "error": "$error", "score": "$primary"}
 INDENT = 11  # columns of the time and the mark
 
 
@@ -48,6 +49,6 @@ def _lines(entry: Entry, room: int) -> list[Content]:
     t, level, message = entry
     stamp = time.strftime("%H:%M:%S", time.localtime(t))
     first, *more = textwrap.wrap(message, room) or [""]
-    style = "$warning" if level == "warning" else ""
+    style = STYLES.get(level, "")
     head = Content.assemble((f"{stamp} ", "$foreground 60%"), (f"{MARKS.get(level, '  ')}{first}", style))
     return [head, *(Content.styled(" " * INDENT + line, style) for line in more)]

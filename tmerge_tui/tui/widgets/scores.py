@@ -1,73 +1,137 @@
-"""The score table of a finished run: every model, its bits per byte and how sure the difference to the target is."""
+"""What was measured, as aligned lines: bits per byte, how sure differences are, and what owes nothing to the source.
+
+Green is for one thing: better than the target and better than every placebo. That a placebo is better than the target
+is no success, nor is a result that cannot be told from its placebos.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textual.content import Content
 
-from tmerge_tui.quantities import NONE
+from tmerge_tui.engine.report.names import DRAWN, beside_trained, rank, short
+from tmerge_tui.engine.report.verdict import Comparison, beaten
+from tmerge_tui.quantities import NONE, bits, count, known, signed
 from tmerge_tui.tui.widgets.chart import Series
 
-NAMES = {
-    "target": "target alone",
-    "source": "source",
-    "fused": "fused",
-    "adapted": "adapted",
-    "sft": "plain SFT",
-    "distilled": "distilled",
-    "shrink": "placebo: shrunk",
-    "permuted": "placebo: permuted",
-}
-STYLES = {
-    "fused": ("$primary", "●"),
-    "adapted": ("$success", "◆"),
-    "shrink": ("$accent", "▲"),
-    "permuted": ("$foreground 60%", "■"),
-}
+Row = Mapping[str, Any]
+
+FAINT = "$foreground 60%"
+WORDS = {True: "better", False: "worse", None: "unclear"}
+LOOKS = {"fused": ("$primary", "●"), "shrink": ("$accent", "▲"), "permuted": ("$foreground 60%", "■")}
+OTHER = ("$secondary", "◆")  # what has no look of its own
+NAME = 19  # columns
+POINTS = 400  # of a curve that are drawn: a terminal has no more columns
 
 
-def table(scores: list[dict[str, Any]]) -> Content:
-    """Aligned lines; a mark says whether an interval excludes zero, not only its colour."""
-    head = f"{'':<19}{'alpha':>6}{'bits/byte':>11}{'to target':>10} 95 % interval"
-    lines = [Content.styled(head, "$foreground 60%")]
-    order = list(NAMES)
-    ranked = sorted(scores, key=lambda s: (s["alpha"] or 0.0, order.index(s["model"]) if s["model"] in order else 99))
-    previous = ranked[0]["alpha"] if ranked else None
-    for score in ranked:
+def table(scores: Sequence[Row], contrasts: Sequence[Row]) -> Content:
+    """Every model that was not trained, its difference to the target alone and in a word what its interval says."""
+    lines = [Content.styled(f"{'':<{NAME}}{'alpha':>6}{'bits/byte':>11}{'to target':>10} 95 % interval", FAINT)]
+    previous = None
+    for score in sorted(scores, key=lambda s: (s["alpha"] is not None, s["alpha"] or 0.0, rank(s["model"]))):
         if score["alpha"] != previous:
             lines.append(Content(""))
         previous = score["alpha"]
-        lines.append(_row(score))
+        fused = score["model"] == "fused"
+        beats, measured = beaten(contrasts, score["alpha"]) if fused else (0, 0)
+        lines.append(_row(short(score["model"]), score, fused, success=fused and 0 < measured == beats))
     return Content("\n").join(lines)
 
 
-def _row(score: dict[str, Any]) -> Content:
-    value, difference = score.get("bits_per_byte"), score.get("difference")
-    name = NAMES.get(score["model"], score["model"])
-    alpha = NONE if score["alpha"] is None else f"{score['alpha']:g}"
-    text = NONE if value is None else f"{value:.4f}"
-    parts: list[Any] = [(f"{name:<19}", "bold" if score["model"] == "fused" else ""), f"{alpha:>6}{text:>11}"]
-    if difference is not None:
-        low, high = score.get("low"), score.get("high")
-        interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
-        verdict, style = " unclear", "$foreground 60%"
-        if high is not None and high < 0:
-            verdict, style = " better", "$success"
-        elif low is not None and low > 0:
-            verdict, style = " worse", "$error"
-        parts += [(f"{difference:>+10.4f}", style), (interval, "$foreground 60%"), (verdict, style)]
-    return Content.assemble(*parts)
+def placebos(contrasts: Sequence[Row]) -> Content:
+    """Fused minus each placebo, a line for each alpha: below 0 is better, and the word is what the interval says."""
+    if not contrasts:
+        return Content.styled("No placebo was measured.", "$warning")
+    names = sorted(dict.fromkeys(row["against"] for row in contrasts), key=rank)
+    head = f"{'fused against':<{NAME}}{'alpha':>6}" + "".join(f"{short(name):>22}" for name in names)
+    lines = [Content.styled(head, FAINT)]
+    for alpha in sorted({row["alpha"] for row in contrasts}):
+        mine = {row["against"]: Comparison.of(row) for row in contrasts if row["alpha"] == alpha}
+        parts: list[Any] = [f"{'':<{NAME}}{alpha:>6g}"]
+        for found in (mine.get(name, Comparison(None, None, None)) for name in names):
+            said = NONE if found.difference is None else f"{signed(found.difference)} {WORDS[found.better]}"
+            parts.append((f"{said:>22}", {True: "$success", False: "$error", None: FAINT}[found.better]))
+        lines.append(Content.assemble(*parts))
+    return Content("\n").join(lines)
 
 
-def curves(scores: list[dict[str, Any]]) -> list[Series]:
-    """Difference to the target over alpha, a line for each kind of model."""
+def chosen(selection: Row) -> Content:
+    """Every candidate for model/ on validation text, and which it was."""
+    head = f"{'for model/':<{NAME + 3}}{'alpha':>6}{'bits/byte':>11}{'to target':>10}"
+    lines = [Content.styled(f"{head}   on {count(selection['texts'])} validation texts", FAINT)]
+    for row in selection["rows"]:
+        mine = (row["model"], row["alpha"]) == (selection["model"], selection["alpha"])
+        alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
+        difference = "" if known(row["difference"]) is None else signed(row["difference"])
+        said = f"{beside_trained(row['model']):<{NAME + 3}}{alpha:>6}{bits(row['bits_per_byte']):>11}{difference:>10}"
+        lines.append(Content.styled(said + ("   chosen" if mine else ""), "bold" if mine else ""))
+    return Content("\n").join(lines)
+
+
+def trained(rows: Sequence[Row]) -> Content:
+    """Trained models; what training gains is not fusion's success, so nothing here is green."""
+    lines = [Content.styled(f"{'':<21}{'bits/byte':>10}{'spread':>7}{'to target':>10} 95 % interval", FAINT)]
+    for row in rows:
+        spread = NONE if known(row["spread"]) is None else f"{row['spread']:.4f}"
+        name = f"{beside_trained(row['model']):<21}{bits(row['bits_per_byte']):>10}{spread:>7}"
+        lines.append(Content.assemble(name, *_difference(row, success=False)))
+    return Content("\n").join(lines)
+
+
+def trained_contrasts(rows: Sequence[Row]) -> Content:
+    """Who beats whom on the same tokens; the word is what the interval says, green where both were trained."""
+    lines = [Content.styled(f"{'':<23}{'against':<24}{'difference':>10}", FAINT)]
+    for row in rows:
+        found = Comparison.of(row)
+        won = "$success" if row["against"] != "fused" else ""
+        style = {True: won, False: "$error", None: FAINT}[found.better]
+        name = f"{beside_trained(row['model']):<23}{beside_trained(row['against']):<24}"
+        lines.append(Content.assemble(name, (f"{signed(found.difference):>10} {WORDS[found.better]}", style)))
+    return Content("\n").join(lines)
+
+
+def _row(name: str, row: Row, bold: bool, success: bool) -> Content:
+    alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
+    start = f"{name:<{NAME}}", "bold" if bold else ""
+    return Content.assemble(start, f"{alpha:>6}{bits(row['bits_per_byte']):>11}", *_difference(row, success))
+
+
+def _difference(row: Row, success: bool) -> list[tuple[str, str]]:
+    """The difference, its interval and a word: the word says what the colour says."""
+    found = Comparison.of(row)
+    if found.difference is None:
+        return []
+    style = {True: "$success" if success else "", False: "$error", None: FAINT}[found.better]
+    ends = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    return [(f"{signed(found.difference):>10}", style), (ends, FAINT), (f" {WORDS[found.better]}", style)]
+
+
+def curves(scores: Sequence[Row]) -> tuple[list[Series], list[str]]:
+    """Difference to the target over alpha, a line for each model, and the alphas, which are the places on the axis.
+
+    Models stand side by side at each alpha, so that none hides another; what was fused is drawn last.
+    """
+    rows = [
+        s for s in scores if s["model"] in DRAWN and s["alpha"] is not None and known(s.get("difference")) is not None
+    ]
+    alphas = sorted({s["alpha"] for s in rows})
+    models = [model for model in DRAWN if any(s["model"] == model for s in rows)]
     made = []
-    for model in STYLES:
-        points = [
-            (s["alpha"], s["difference"]) for s in scores if s["model"] == model and s.get("difference") is not None
-        ]
-        if points:
-            name = NAMES[model].removeprefix("placebo: ")
-            made.append(Series(name, tuple(sorted(points)), *STYLES[model]))
+    for place, model in enumerate(models):
+        shift = (place - (len(models) - 1) / 2) * 0.2
+        points = [(alphas.index(s["alpha"]) + shift, s["difference"]) for s in rows if s["model"] == model]
+        made.append(Series(short(model).removeprefix("placebo: "), tuple(sorted(points)), *LOOKS.get(model, OTHER)))
+    return made[::-1], [f"{alpha:g}" for alpha in alphas]
+
+
+def losses(curves: Sequence[Sequence[tuple[float, float]]]) -> list[Series]:
+    """The loss of one method's trainings over their steps, a line for each seed."""
+    styles = ("$primary", "$accent", "$secondary", "$warning")
+    made = []
+    for place, points in enumerate(curves):
+        every = max(1, len(points) // POINTS)
+        shown = [*points[:-1:every], *points[-1:]]
+        made.append(Series("", tuple(shown), styles[place % len(styles)]))
     return made

@@ -1,0 +1,138 @@
+"""Quantised sources are read. References: what gguf itself reads back, and weights that were rounded by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from tests.engine.pair import make_pair, recipe_of
+from tests.gguf_files import read_back, write_gguf
+from tests.tiny import edit_config, make_model, make_tokenizer
+from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.preflight.download import download_models
+from tmerge_tui.events import Event, Warned
+from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.run_folder import RunDir
+
+SHAPE: dict[str, Any] = {"hidden": 64, "intermediate": 96, "tie_word_embeddings": False}
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    return {**make_pair(tmp_path), "transport": {"projections": ["q"]}, "evaluation": {"controls": []}}
+
+
+def source_weights(recipe: Any) -> Checkpoint:
+    party = download_models(prepare(recipe), lambda event: None).source
+    assert party.located.whole and party.facts.folder == party.checkpoint.folder
+    return party.checkpoint
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16", "F32"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_gguf_gives_what_is_left_of_each_tensor(pair: dict[str, Any], tmp_path: Path, kind: str, family: str) -> None:
+    folder = make_model(tmp_path / "plain", family, **SHAPE)
+    file = write_gguf(folder, tmp_path / f"tiny-{kind}.gguf", kind, family)
+    recipe = recipe_of(pair, source=str(file))
+    prepared = prepare(recipe)
+    assert not prepared.source.located.whole and prepared.source.facts.dtype == "bfloat16"
+    assert any("GGUF weights are read as bfloat16" in told for told in prepared.warnings)
+    text = "Two rivers 你好"
+    assert prepared.source.tokenizer(text).input_ids == make_tokenizer(320)(text).input_ids
+    read, plain = source_weights(recipe), load_file(folder / "model.safetensors")
+    assert set(read.names) == set(plain)
+    for name, value in plain.items():
+        expected = read_back(value, kind) if value.dim() == 2 else value
+        torch.testing.assert_close(read.read(name), expected.to(torch.bfloat16), rtol=1e-2, atol=1e-4)
+
+
+def test_a_merge_from_a_gguf_file(pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(make_model(tmp_path / "plain", **SHAPE), tmp_path / "tiny.gguf")
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_of(pair, source="tiny.gguf")  # a plain name is a file when there is one
+    for _ in range(2):
+        seen: list[Event] = []
+        pipeline.run(recipe, RunDir.create(recipe.output), seen.append)
+        assert any("rounded away" in event.message for event in seen if isinstance(event, Warned))
+    report = json.loads((Path(recipe.output) / "report.json").read_text())
+    assert {score["model"] for score in report["scores"]} >= {"source", "target", "fused"}
+    assert len(list((tmp_path / "hf" / "tmerge" / "unpacked").glob("*/model.safetensors"))) == 1  # once for both runs
+
+
+def as_fp8(folder: Path, block: int = 32) -> dict[str, torch.Tensor]:
+    """Rounds the linear layers of a model folder to FP8 in blocks, as fine-grained checkpoints have them; what is
+    left of each."""
+    left: dict[str, torch.Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        left |= _rounded(file, block)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        entries = {name: file.name for file in folder.glob("*.safetensors") for name in load_file(file)}
+        index.write_text(json.dumps({"metadata": {}, "weight_map": entries}))
+    settings = {"quant_method": "fp8", "weight_block_size": [block, block], "activation_scheme": "dynamic"}
+    edit_config(folder, quantization_config=settings)
+    return left
+
+
+def _rounded(file: Path, block: int) -> dict[str, torch.Tensor]:
+    packed: dict[str, torch.Tensor] = {}
+    left = {}
+    for name, value in load_file(file).items():
+        if value.dim() != 2 or "embed" in name or "lm_head" in name:
+            packed[name] = left[name] = value
+            continue
+        rows, columns = value.shape
+        blocks = value.reshape(rows // block, block, columns // block, block)
+        scale = blocks.abs().amax((1, 3)) / 448
+        small = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        packed[name] = small.reshape(value.shape)
+        packed[name.replace(".weight", ".weight_scale_inv")] = scale
+        left[name] = (small.float() * scale[:, None, :, None]).reshape(value.shape)
+    save_file(packed, file, {"format": "pt"})
+    return left
+
+
+@pytest.mark.parametrize(("family", "shard"), [("llama", "5GB"), ("qwen3", "40KB")])
+def test_fine_grained_fp8(pair: dict[str, Any], tmp_path: Path, family: str, shard: str) -> None:
+    folder = make_model(tmp_path / "fp8", family, head_dim=16, **SHAPE, kv_heads=2, max_shard_size=shard)
+    left = as_fp8(folder)
+    recipe = recipe_of(pair, source=str(folder))
+    assert any("FP8 weights are read as bfloat16" in told for told in prepare(recipe).warnings)
+    read = source_weights(recipe)
+    assert set(read.names) == set(left)
+    for name, value in left.items():
+        torch.testing.assert_close(read.read(name).float(), value.to(torch.bfloat16).float(), rtol=1e-2, atol=1e-4)
+    assert "quantization_config" not in json.loads((read.folder / "config.json").read_text())
+    pipeline.run(recipe, RunDir.create(recipe.output), lambda event: None)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
+def test_other_packings_are_refused_with_the_next_step(pair: dict[str, Any], method: str) -> None:
+    edit_config(Path(pair["source"]), quantization_config={"quant_method": method})
+    (problem,) = check(recipe_of(pair))
+    assert f"is quantised ({method})" in problem and "name the model it was made from" in problem
+
+
+def test_a_quantised_target_is_refused(pair: dict[str, Any], tmp_path: Path) -> None:
+    file = write_gguf(make_model(tmp_path / "plain", **SHAPE), tmp_path / "tiny.gguf")
+    as_fp8(make_model(tmp_path / "fp8", **SHAPE))
+    for target in (file, tmp_path / "fp8"):
+        (problem,) = check(recipe_of(pair, target=str(target)))
+        assert "a target is written as it is read" in problem and "convert_hf_to_gguf" in problem
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"certainly not" * 99])
+def test_a_file_that_is_no_gguf(pair: dict[str, Any], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.gguf").write_bytes(content)
+    (problem,) = check(recipe_of(pair, source=str(tmp_path / "odd.gguf")))
+    assert "cannot be read" in problem and "name the model it was made from" in problem
+    (problem,) = check(recipe_of(pair, source="org/name:file.gguf"))
+    assert "give its path" in problem

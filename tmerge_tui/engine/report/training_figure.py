@@ -1,0 +1,46 @@
+"""The figures of training: the loss of every training over its steps, a figure for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tmerge_tui.engine.report.axes import Frame
+from tmerge_tui.engine.report.names import beside_trained
+from tmerge_tui.engine.report.svg import SERIES, Figure, polyline, text, ticks
+from tmerge_tui.quantities import known, number
+
+Row = Mapping[str, Any]
+Points = list[tuple[int, float]]
+
+
+def training_curves(trainings: Sequence[Row]) -> Iterator[Figure]:
+    """A line for each seed. Methods stand apart, since what their losses are made of differs."""
+    for model in dict.fromkeys(row["model"] for row in trainings):
+        curves = [
+            [(step, loss) for step, loss in row["curve"] if known(loss) is not None]
+            for row in trainings
+            if row["model"] == model
+        ]
+        if any(curves):
+            yield _figure(model, [points for points in curves if points])
+
+
+def _figure(model: str, curves: Sequence[Points]) -> Figure:
+    losses = [loss for points in curves for _, loss in points]
+    last = max(2, *(step for points in curves for step, _ in points))
+    low, high = min(losses), max(losses)
+    margin = 0.08 * (high - low or 1.0)
+    frame = Frame(72.0, 28.0, 280.0, 150.0, low - margin, high + margin)
+
+    def at_x(step: float) -> float:
+        return frame.left + frame.width * (step - 1) / (last - 1)
+
+    steps = [step for step in ticks(1, last, 4) if step == round(step)]
+    body = [*frame.levels(ticks(frame.low, frame.high, 4), number), *frame.below((at_x(s), f"{s:,.0f}") for s in steps)]
+    body += frame.names("optimiser step", "loss, nats a token")
+    body.append(text(frame.left, 16, beside_trained(model), "strong"))
+    for place, points in enumerate(curves):
+        body.append(polyline([(at_x(step), frame.at_y(loss)) for step, loss in points], f"s{place % SERIES} line"))
+    title = f"Loss of {beside_trained(model)} over its steps, a line for each seed"
+    return Figure(f"training-{model}", title, frame.right + 14, frame.bottom + 48, "".join(body))

@@ -1,0 +1,32 @@
+"""Trained models against the target and against each other, and the loss of every training."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from tmerge_tui.engine.report.names import beside_trained
+from tmerge_tui.engine.report.training_verdict import facts
+from tmerge_tui.tui.panes.report import Report
+from tmerge_tui.tui.widgets import scores
+from tmerge_tui.tui.widgets.chart import Chart
+
+
+class TrainingPane(VerticalScroll, can_focus=True):
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.adaptation = report.part("adaptation")
+
+    def compose(self) -> ComposeResult:
+        found = self.adaptation
+        yield Static(scores.trained(found["rows"]), classes="block")
+        if found["contrasts"]:
+            yield Static(scores.trained_contrasts(found["contrasts"]), classes="block")
+        yield Static("\n".join(facts(found)), classes="block", markup=False)
+        trainings = found.get("trainings") or []
+        for method in dict.fromkeys(row["model"] for row in trainings):
+            chart = Chart(f"{beside_trained(method)}: loss, nats a token, a line for each seed", "step", classes="loss")
+            curves = [row["curve"] for row in trainings if row["model"] == method]
+            chart.show(scores.losses([[(float(step), loss) for step, loss in curve] for curve in curves]))
+            yield chart
