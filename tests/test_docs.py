@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.test_imports import ENGINE, FLOOR, PACKAGE, RANK, ROOMS
-from tmerge_tui.recipe import Recipe, options
+from tmerge_tui.recipe import Recipe, make_recipe, options
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/adaptation.md", "docs/evaluation.md", "docs/files.md")
@@ -39,6 +40,18 @@ def test_every_file_has_its_line() -> None:
     files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
     there = [f"{path.parent.as_posix()}/" if path.name == "__init__.py" else path.as_posix() for path in files]
     assert sorted(listed) == sorted(path for path in there if path != "./")
+
+
+def test_the_rooms_in_the_readme_are_there() -> None:
+    """Two spaces a level; a line may name several, and what is not a folder or a .py is text."""
+    folders = [ROOT]
+    lines = re.findall(r"^    ( *)(\S.*)", read("README.md").split("## The files\n")[1], re.MULTILINE)
+    for indent, line in lines:
+        depth = len(indent) // 2
+        names = re.findall(r"^(?:[\w/]+(?:/|\.py)(?:\s+|$))+", line)[0].split()
+        assert all((folders[depth] / name).exists() for name in names), line
+        folders[depth + 1 :] = [folders[depth] / names[0]]
+    assert len(lines) > 15
 
 
 def test_rooms_stand_in_the_order_of_imports() -> None:
@@ -99,3 +112,14 @@ def test_options_that_are_named_exist(page: str) -> None:
     sections = "|".join(name for name in Recipe.model_fields if any(k.startswith(f"{name}.") for k in known))
     named = re.findall(rf"`((?:{sections})\.[a-z_.]*[a-z_])[`:]", read(page))
     assert not [name for name in named if name not in known and not name.endswith((".py", ".md"))]
+
+
+EXAMPLES = [(page, text) for page in PAGES for text in re.findall(r"^```yaml\n(.+?)^```", read(page), re.M | re.S)]
+
+
+@pytest.mark.parametrize(("page", "text"), EXAMPLES, ids=[f"{page}-{i}" for i, (page, _) in enumerate(EXAMPLES)])
+def test_examples_are_recipes(page: str, text: str) -> None:
+    given = yaml.safe_load(text)
+    whole = {"source": "org/large", "target": "org/small", "output": "run", **given}
+    whole["calibration"] = {"path": "text.txt", **given.get("calibration", {})}
+    make_recipe(whole)
