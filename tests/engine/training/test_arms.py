@@ -69,7 +69,7 @@ def options(**changes: Any) -> Adaptation:
 
 def trained(model: Any, folder: Path, out: Path, **changes: Any) -> trainer.Trained:
     blocks = pad_blocks(examples_of(folder), 32)
-    return train(model, blocks, [], options(**changes), 0, (), out, CPU, lambda step: None)
+    return train(model, blocks, [], options(**changes), 0, (), out, CPU, lambda step: None, pytest.fail)
 
 
 def residuals(model: Any) -> list[Residual]:
@@ -156,7 +156,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_training(
                 raise Killed
 
         blocks = pad_blocks(examples_of(folder), 32)
-        return train(learner, blocks, [], options(checkpoints=9), 0, (), out, CPU, report)
+        return train(learner, blocks, [], options(checkpoints=9), 0, (), out, CPU, report, pytest.fail)
 
     straight, broken = model(), model()
     first = attempt(straight, tmp_path / "straight", None)
@@ -176,7 +176,7 @@ def test_training_stops_when_the_validation_split_gets_worse(fused: tuple[Path, 
     blocks = pad_blocks(examples_of(folder), 32)
     model = load(folder)
     fast = options(learning_rate=0.3, epochs=20, patience=1)
-    figures = train(model, blocks[:20], blocks[20:], fast, 0, (), tmp_path / "t", CPU, lambda step: None)
+    figures = train(model, blocks[:20], blocks[20:], fast, 0, (), tmp_path / "t", CPU, lambda step: None, pytest.fail)
     assert figures.steps < trainer.steps_of(fast, 20)
     losses = [loss for _, loss in figures.measured]
     with torch.no_grad():

@@ -56,7 +56,11 @@ def fit(
             attach(model, start)
         learner = _with_lora(model, options, names) if options.method == "lora" else model
         folder = run.state / f"training-{piece.stem}"
-        figures = train(learner, blocks, validation, options, seed, terms(model), folder, device, report)
+
+        def warn(message: str) -> None:
+            emit(Warned(STAGE, message))
+
+        figures = train(learner, blocks, validation, options, seed, terms(model), folder, device, report, warn)
         if _first_process():
             run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)

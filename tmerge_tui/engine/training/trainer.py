@@ -7,9 +7,7 @@ built anew from the pieces of the run.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from tmerge_tui.engine.training.checkpoints import WEIGHTS, last_checkpoint
 from tmerge_tui.engine.training.examples import IGNORED, Block, collate
 from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.run_folder import open_piece
 
-WEIGHTS = "model.safetensors"
 LOGS = 200  # losses reported in one training, at most
 MEASUREMENTS = 10  # of the validation split in one training
 
@@ -76,8 +74,10 @@ def train(
     folder: Path,  # of the checkpoints; an unfinished training there is taken up; removed by the caller
     device: torch.device,
     report: Callable[[Step], None],
+    warn: Callable[[str], None],
 ) -> Trained:
-    """Trains `model` in place. Raises NumericsError when the loss is not finite."""
+    """Trains `model` in place. Raises NumericsError when the loss is not finite, StorageError when the best checkpoint
+    is gone at the end."""
     arguments = _arguments(options, len(blocks), bool(validation), seed, folder, device)
     counter = _Counter()
     if options.gradient_checkpointing:
@@ -96,7 +96,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Report(counter, report))
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder, warn))
     seconds = time.monotonic() - began
     if not counter.curve or not math.isfinite(counter.curve[-1][1]):
         raise NumericsError(
@@ -159,18 +159,6 @@ def _arguments(
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1  # one process, one GPU: several are `accelerate launch`'s, not DataParallel's
     return arguments
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole: the trainer's state is written last."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    for path in sorted(whole, key=lambda path: -int(path.name.split("-")[1])):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        except ValueError:
-            shutil.rmtree(path)
-    return None
 
 
 class _Blocks(torch.utils.data.Dataset[Block]):
@@ -242,21 +230,21 @@ class _Trainer(Trainer):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "tokens": str(self.counter.tokens)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        self._restore(folder)
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            self.counter.tokens = self.counter.before = int(file.metadata()["tokens"])
+        self.counter.tokens = self.counter.before = self._restore(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        self._restore(Path(self.state.best_model_checkpoint))
+        # by its name: the run folder may have been moved since it was written
+        self._restore(Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name)
 
     @torch.no_grad()
-    def _restore(self, folder: Path) -> None:
-        kept = load_file(folder / WEIGHTS)
+    def _restore(self, folder: Path) -> int:
+        """Puts the weights of a checkpoint into the model; the tokens it had read. Raises StorageError."""
         mine = self._trainable()
-        assert kept.keys() == mine.keys(), f"{folder} belongs to another training"
-        for name, parameter in mine.items():
-            parameter.copy_(kept[name])
+        with open_piece(folder / WEIGHTS) as file:
+            assert set(file.keys()) == mine.keys(), f"{folder} belongs to another training"
+            for name, parameter in mine.items():
+                parameter.copy_(file.get_tensor(name))
+            return int(file.metadata()["tokens"])
 
 
 class _Report(TrainerCallback):
