@@ -18,7 +18,8 @@ from tmerge_tui.worker.follow import EventFile, cancel, state_of
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
-    data = {"source": "a/b", "target": "c/d", "calibration": {"path": "x.txt"}, "output": str(tmp_path / "run")}
+    data = {"source": "a/b", "target": "c/d", "calibration": {"path": "x.txt"}, "fusion": {"alpha": 0.1}}
+    data["output"] = str(tmp_path / "run")
     path.write_text(yaml.safe_dump(data))
     return path
 

@@ -120,6 +120,7 @@ def test_nodes_have_what_the_run_has(joined: Any, run: RunDir, tmp_path: Path, m
 
 def test_what_keeps_a_cluster_from_being_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or this process could not join the cluster of the tests again
     for address, words in (
         ("127.0.0.1:1", r"no Ray cluster can be joined at ray_address: 127.0.0.1:1 \(.*refused"),
         ("nowhere.invalid:6379", "no Ray cluster can be joined at ray_address: nowhere.invalid:6379"),
