@@ -54,6 +54,17 @@ def test_a_failure_leaves_the_recipe_as_it_was(finished: RunDir) -> None:
     assert done.returncode == 1 and finished.recipe.read_bytes() == before
 
 
+def test_a_benchmark_that_the_report_is_without_is_a_failure(finished: RunDir) -> None:
+    before = finished.recipe.read_bytes()
+    left_out = {"where": "benchmark", "message": "arc_easy is not in the report: no network"}
+    warnings = [{"where": "evaluate", "message": "another"}, left_out]
+    (finished.path / "report.json").write_text(json.dumps({"benchmarks": [ROW], "warnings": warnings}))
+    done = tmerge("eval", finished.path, "--tasks", "arc_easy", "--quiet")
+    assert done.returncode == 1 and finished.recipe.read_bytes() == before
+    assert done.stderr == "error: arc_easy is not in the report: no network\n"
+    assert "miller, acc: target 0.5000" in done.stdout
+
+
 def test_nothing_to_ask_and_nobody_to_ask(finished: RunDir, tmp_path: Path) -> None:
     done = tmerge("eval", finished.path)
     assert done.returncode == 2 and "--tasks" in done.stderr

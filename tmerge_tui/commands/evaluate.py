@@ -9,7 +9,7 @@ from typing import Any
 from tmerge_tui import stopping
 from tmerge_tui.commands.batch import Options
 from tmerge_tui.commands.batch import run as run_recipe
-from tmerge_tui.commands.output import data
+from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import RunFolderError, UsageError
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.quantities import bits, interval, signed
@@ -24,8 +24,8 @@ def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
     """Runs the run's recipe again with benchmarks added: everything else is there already. The exit code.
 
     `asked` are fields of `evaluation`; lists add to what the recipe has, other values replace it, None leaves it. When
-    it fails the recipe stays as it was. Raises UsageError without anything to ask, RunFolderError for a run that has
-    not finished.
+    it fails, or leaves a benchmark out of the report, the recipe stays as it was. Raises UsageError without anything to
+    ask, RunFolderError for a run that has not finished.
     """
     run = RunDir.open(path)
     if not any(asked[name] for name in LISTS):
@@ -38,13 +38,17 @@ def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
     recipe["evaluation"] = _with(recipe.get("evaluation") or {}, asked)
     with stopping.held():  # the recipe is not left with what was not answered
         code = run_recipe(make_recipe(recipe), options)
-        if code != 0:
+        results = json.loads((run.path / "report.json").read_text(encoding="utf-8")) if code == 0 else {}
+        left_out = [warning["message"] for warning in results.get("warnings") or [] if warning["where"] == "benchmark"]
+        if code != 0 or left_out:
             with storage(run.recipe):
                 write_atomic(run.recipe, before)
-    if code == 0 and not options.json:
-        for line in answers(json.loads((run.path / "report.json").read_text(encoding="utf-8"))):
+    for message in left_out:
+        say(f"error: {message}")
+    if not options.json:
+        for line in answers(results):
             data(line)
-    return code
+    return code or int(bool(left_out))
 
 
 def answers(results: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from tmerge_tui.engine.evaluation.evaluator import Variant
 from tmerge_tui.engine.evaluation.multiple_choice import answer, read_choices
 from tmerge_tui.engine.report.render import write_report
 from tmerge_tui.engine.report.verdict import with_benchmarks
-from tmerge_tui.errors import CheckError
+from tmerge_tui.errors import CheckError, DataError, StorageError
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.run_folder import RunDir
 
@@ -69,6 +69,49 @@ def test_choices_from_recipe_to_report(pair: dict[str, Any]) -> None:
     again, seen, _ = ran(mapping_of(pair), evaluation={**pair["evaluation"], **asked})
     assert again["benchmarks"] == report["benchmarks"]
     assert {e.outcome for e in seen if isinstance(e, events.StageFinished) and e.stage == "benchmark"} == {"cached"}
+
+
+@pytest.mark.parametrize("who", ["target", "fused"])
+def test_a_benchmark_that_fails_is_a_warning_in_a_report(
+    pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    files = [tmp_path / "good.jsonl", tmp_path / "bad.jsonl"]
+    for file in files:
+        file.write_text("\n".join(json.dumps(row) for row in QUESTIONS))
+    asked = {**pair["evaluation"], "choices": [str(file) for file in files]}
+    tried = []
+
+    def fails(model: Any, tokenizer: Any, questions: Any, batch: int, warn: Any) -> list[bool]:
+        (where,) = warn.args
+        tried.append(where)
+        if where.startswith("bad") and f", {who}" in where:
+            raise DataError("bad cannot be reached", "a network", "connect it")
+        return answer(model, tokenizer, questions, batch, warn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmarks, "answer", fails)
+        report, seen, folder = ran(mapping_of(pair), output=str(tmp_path / "run"), evaluation=asked)
+    assert isinstance(seen[-1], events.RunFinished)
+    assert [(row["task"], row["model"]) for row in report["benchmarks"]] == [("good", "target"), ("good", "fused")]
+    told = "bad is not in the report: bad cannot be reached; connect it"
+    assert [e.message for e in seen if isinstance(e, events.Warned) and e.where == "benchmark"] == [told]
+    assert {"where": "benchmark", "message": told} in report["warnings"]
+    assert told in (folder.path / "report.md").read_text()
+    assert len(tried) == (3 if who == "target" else 4), "what failed once is not asked again"
+    report, seen, _ = ran(mapping_of(pair), output=str(tmp_path / "run"), evaluation=asked)
+    assert {row["task"] for row in report["benchmarks"]} == {"good", "bad"}, "and once it can be had, it is there"
+
+
+def test_a_full_disk_is_no_failure_of_a_benchmark(
+    pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> list[bool]:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(benchmarks, "answer", full)
+    asked = {**pair["evaluation"], "choices": [str(pair["folder"] / "questions.jsonl")]}
+    with pytest.raises(StorageError):
+        ran(mapping_of(pair), output=str(tmp_path / "run"), evaluation=asked)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra eval")

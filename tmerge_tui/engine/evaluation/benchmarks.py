@@ -19,13 +19,15 @@ from tmerge_tui.engine.evaluation import lm_eval_harness
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.multiple_choice import answer, read_choices
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.errors import TmergeError
-from tmerge_tui.events import Emit, Logged
+from tmerge_tui.errors import DataError, MemoryShortage, ModelError, NumericsError, TmergeError
+from tmerge_tui.events import Emit, Logged, Warned
 from tmerge_tui.models.forward import release
 from tmerge_tui.recipe.evaluation import ChoiceSet, Evaluation
 
 STAGE = "benchmark"
 BUILT_IN = "accuracy by bytes"
+# What costs a benchmark and not the report: its data, its questions to this model. Not a full disk.
+UNANSWERED = (DataError, ModelError, NumericsError, MemoryShortage)
 
 
 def problems(evaluation: Evaluation) -> list[str]:
@@ -50,21 +52,24 @@ def benchmark(
     A row is {"task", "metric", "by", "model", "alpha", "value", "stderr", "low", "high", "questions", "limit",
     "higher_is_better", "difference", "difference_low", "difference_high"}; intervals are 95 % bootstrap intervals over
     questions, differences are to the target on the same questions; None where a metric does not allow them.
-    Raises DataError when the harness cannot run a task, and what `answer` raises.
+    A benchmark that fails for one model is left out for all, with a warning. Raises StorageError when answers cannot be
+    kept.
     """
     asked = [Variant("target"), *variants]
     total = len(target.options.benchmarks) * (len(asked) + (source is not None))
     found: list[tuple[Variant, dict[tuple[str, str], dict[str, Any]]]] = []
+    failed: set[str] = set()
     with Progress(emit, STAGE, "Running benchmarks", total, "tasks") as progress:
         if source is not None:
-            found.append((Variant("source"), _ask(source(), Variant("source"), progress)))
+            found.append((Variant("source"), _ask(source(), Variant("source"), progress, failed)))
             release()
-        found += [(variant, _ask(target, variant, progress)) for variant in asked]
+        found += [(variant, _ask(target, variant, progress, failed)) for variant in asked]
     found.sort(key=lambda pair: pair[0].model != "target")  # stable: the target first
     baseline = found[0][1]
     rows = [
         _row(variant, answers[name], baseline[name], target.options.resamples, target.seed)
         for name in baseline
+        if all(name in answers for _, answers in found)
         for variant, answers in found
     ]
     for row in rows:
@@ -73,34 +78,55 @@ def benchmark(
     return rows
 
 
-def _ask(evaluator: Evaluator, variant: Variant, progress: Progress) -> dict[tuple[str, str], dict[str, Any]]:
-    """(task, metric) -> what the variant achieves there."""
-    evaluation, tokenizer, seed = evaluator.options, evaluator.subject.tokenizer, evaluator.seed
+def _ask(
+    evaluator: Evaluator, variant: Variant, progress: Progress, failed: set[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, metric) -> what the variant achieves there; adds to `failed`, and asks nothing that is in it."""
+    evaluation = evaluator.options
+    asked: list[tuple[str, Callable[[], list[dict[str, Any]]]]] = [
+        *((each.title, partial(_choices, each, evaluator, variant, progress)) for each in evaluation.choices),
+        *((task, partial(_task, task, evaluator, variant, progress)) for task in evaluation.tasks),
+    ]
     found = {}
-    for settings in evaluation.choices:
-        questions = read_choices(settings)
-
-        def solve(model: Any, questions: Any = questions, settings: ChoiceSet = settings) -> list[dict[str, Any]]:
-            warn = partial(evaluator.warn, f"{settings.title}, {variant.name}")
-            right = answer(model, tokenizer, questions, evaluation.batch_size, warn)
-            progress.advance(note=f"{settings.title}, {variant.name}")
-            return [_accuracy(settings.title, [float(one) for one in right])]
-
-        named = ("choices-1", settings.title, [asdict(question) for question in questions])
-        for row in evaluator.measured("benchmark", variant, named, solve, progress.skip):
-            found[row["task"], row["metric"]] = row | {"by": "tmerge", "limit": None}
-    for task in evaluation.tasks:
-
-        def run_task(model: Any, task: str = task) -> list[dict[str, Any]]:
-            rows = lm_eval_harness.run_task(model, tokenizer, task, evaluation, seed)
-            progress.advance(note=f"{task}, {variant.name}")
-            return rows
-
-        named = (*lm_eval_harness.identity(task, evaluation), seed)
-        for row in evaluator.measured("benchmark", variant, named, run_task, progress.skip):
-            by = {"by": f"lm-eval {lm_eval_harness.version()}", "limit": evaluation.limit}
-            found[row["task"], row["metric"]] = row | by
+    for name, answers in asked:
+        if name in failed:
+            progress.total -= 1
+            continue
+        try:
+            found.update({(row["task"], row["metric"]): row for row in answers()})
+        except UNANSWERED as error:
+            failed.add(name)
+            progress.total -= 1
+            evaluator.emit(Warned(STAGE, f"{name} is not in the report: {error.found}; {error.hint or error.expected}"))
     return found
+
+
+def _choices(settings: ChoiceSet, evaluator: Evaluator, variant: Variant, progress: Progress) -> list[dict[str, Any]]:
+    questions, tokenizer = read_choices(settings), evaluator.subject.tokenizer
+
+    def solve(model: Any) -> list[dict[str, Any]]:
+        warn = partial(evaluator.warn, f"{settings.title}, {variant.name}")
+        right = answer(model, tokenizer, questions, evaluator.options.batch_size, warn)
+        progress.advance(note=f"{settings.title}, {variant.name}")
+        return [_accuracy(settings.title, [float(one) for one in right])]
+
+    named = ("choices-1", settings.title, [asdict(question) for question in questions])
+    rows = evaluator.measured("benchmark", variant, named, solve, progress.skip)
+    return [row | {"by": "tmerge", "limit": None} for row in rows]
+
+
+def _task(task: str, evaluator: Evaluator, variant: Variant, progress: Progress) -> list[dict[str, Any]]:
+    evaluation, tokenizer, seed = evaluator.options, evaluator.subject.tokenizer, evaluator.seed
+
+    def solve(model: Any) -> list[dict[str, Any]]:
+        rows = lm_eval_harness.run_task(model, tokenizer, task, evaluation, seed)
+        progress.advance(note=f"{task}, {variant.name}")
+        return rows
+
+    named = (*lm_eval_harness.identity(task, evaluation), seed)
+    rows = evaluator.measured("benchmark", variant, named, solve, progress.skip)
+    by = {"by": f"lm-eval {lm_eval_harness.version()}", "limit": evaluation.limit}
+    return [row | by for row in rows]
 
 
 def _accuracy(task: str, right: list[float]) -> dict[str, Any]:
