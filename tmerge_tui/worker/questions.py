@@ -108,7 +108,7 @@ def estimated(request: Request) -> dict[str, Any]:
     """
     recipe = make_recipe(request.args["recipe"])
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
-    recipe, _ = fitted(recipe, source.facts, target.facts)
+    recipe, _ = fitted(recipe, Pair(target=target.facts, source=source.facts))
     try:
         corpus = _corpus(recipe.calibration, recipe.seed)
         seen = read_text(recipe, source, target, corpus, ())
