@@ -134,7 +134,7 @@ def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
     """What of the method does not fit the two models: k, layers, projections."""
     method = METHODS[recipe.method]
     try:
-        return method.check(recipe, target, method.match(recipe, target, source), False)
+        return method.check(recipe, target, method.match(recipe, Pair(target=target, source=source)), False)
     except CheckError as error:
         return list(error.problems)
     except TmergeError as error:
