@@ -34,7 +34,7 @@ class Teacher(Section):
     """The source as teacher of the target, across tokenizers by byte events."""
 
     events: int = option(
-        24, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
+        64, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
     )
     positions: Literal["both", "every"] = option(
         "both", "compare where both tokenizers end a token, or at every position of the target", "events", expert=True
