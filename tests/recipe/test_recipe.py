@@ -75,7 +75,9 @@ def every_type_in(annotation: Any) -> Iterator[Any]:
 
 def test_every_option_says_what_it_invalidates() -> None:
     found = {section.__name__: section for section in sections()}
-    assert {"ModelChoice", "Calibration", "Transport", "Fusion", "Adaptation", "Hints", "ChoiceSet"} <= set(found)
+    assert {"ModelChoice", "Calibration", "Transport", "FusionOptions", "Adaptation", "Hints", "ChoiceSet"} <= set(
+        found
+    )
     for section in found.values():
         for name, field in section.model_fields.items():
             where, affects = f"{section.__name__}.{name}", field.json_schema_extra["affects"]
