@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.test_cli import tmerge
+from tests.command_line import tmerge
 from tmerge_tui.commands.evaluate import answers
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir

@@ -1,5 +1,6 @@
 """Everything a run depends on: the recipe, its sections, and how it is read and written."""
 
+from tmerge_tui.recipe.paths import is_folder, task_name
 from tmerge_tui.recipe.recipe import (
     ATTENTION,
     FEED_FORWARD,
@@ -11,13 +12,11 @@ from tmerge_tui.recipe.recipe import (
     Recipe,
     Transport,
     dump_recipe,
-    is_folder,
     load_recipe,
     make_recipe,
     options,
     parse_bytes,
     parse_recipe,
-    task_name,
 )
 
 __all__ = [

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.recipe.evaluation import Evaluation
+from tmerge_tui.recipe.paths import is_folder, with_absolute_paths
 from tmerge_tui.recipe.presets import read_recipe_mapping, with_preset
 from tmerge_tui.recipe.problems import booleans_for_numbers, fields, problems_of, section_of
 from tmerge_tui.recipe.section import Section, option
@@ -299,21 +300,6 @@ class Recipe(Section):
         return None if self.memory is None else parse_bytes(self.memory)
 
 
-def is_folder(name: str) -> bool:
-    """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
-    if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
-        return True
-    path = Path(name)
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        return True
-    return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
-
-
-def task_name(task: str) -> str:
-    """A task of the harness by its name, or the absolute path of a task file."""
-    return str(Path(task).expanduser().absolute()) if task.endswith((".yaml", ".yml")) else task
-
-
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -352,7 +338,7 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
         raise RecipeError(problems + problems_of(error, Recipe, given)) from error
     if problems:
         raise RecipeError(problems)
-    return _with_absolute_paths(recipe)
+    return with_absolute_paths(recipe)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -366,36 +352,3 @@ def dump_recipe(recipe: Recipe) -> str:
 def options(section: type[BaseModel] = Recipe) -> Iterator[tuple[str, Any]]:
     """(dotted name, pydantic FieldInfo) of every leaf field, in order: what a form or a manual needs."""
     return ((name, field) for name, field in fields(section) if section_of(field.annotation) is None)
-
-
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    def absolute(value: str | None) -> str | None:
-        return None if value is None else str(Path(value).expanduser().absolute())
-
-    def model(choice: ModelChoice) -> ModelChoice:
-        return choice.model_copy(update={"model": absolute(choice.model)}) if choice.is_folder else choice
-
-    calibration = recipe.calibration.model_copy(
-        update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
-    )
-    measured = recipe.evaluation
-    evaluation = measured.model_copy(
-        update={
-            "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
-            "tasks": tuple(task_name(task) for task in measured.tasks),
-            "include_path": absolute(measured.include_path),
-        }
-    )
-    adaptation = recipe.adaptation
-    if adaptation is not None:
-        adaptation = adaptation.model_copy(update={"path": absolute(adaptation.path)})
-    return recipe.model_copy(
-        update={
-            "adaptation": adaptation,
-            "source": model(recipe.source),
-            "target": model(recipe.target),
-            "calibration": calibration,
-            "evaluation": evaluation,
-            "output": absolute(recipe.output),
-        }
-    )

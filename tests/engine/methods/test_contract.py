@@ -16,7 +16,7 @@ from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.preflight.check import prepare
 from tmerge_tui.engine.weights.export import export
-from tmerge_tui.events import Event, RunStarted, StageFinished
+from tmerge_tui.events import Event, RunStarted, StageFinished, StageProgressed, StageStarted
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
@@ -99,6 +99,32 @@ def test_running_again_computes_nothing_and_gives_the_same(
     assert outcomes["evaluate"] == outcomes["fold"] == "cached"
     assert (run.model / "model.safetensors").read_bytes() == before[0]
     assert json.loads((run.path / "report.json").read_text())["scores"] == before[1]["scores"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_cut_in_any_of_its_stages_goes_on_to_the_same(
+    mapping: dict[str, Any], finished: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """One run folder: every cut finds what the one before it left."""
+    straight, seen = finished[name]
+    recipe = recipe_for(mapping, name, tmp_path / "run")
+    run = RunDir.create(recipe.output)
+    for stage in METHODS[name].stages(recipe):
+        for kind in (StageStarted, StageProgressed):
+            assert any(isinstance(event, kind) and event.stage == stage.name for event in seen), stage.name
+
+            def cut(event: Event, stage: str = stage.name, kind: Any = kind) -> None:
+                if isinstance(event, kind) and event.stage == stage:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run(recipe, run, cut)
+            assert not run.model.exists() and not (run.path / "report.json").exists()
+    ran(recipe)
+    for file in ("model/model.safetensors", "model/config.json"):
+        assert (run.path / file).read_bytes() == (straight.path / file).read_bytes()
+    ours, theirs = (json.loads((folder.path / "report.json").read_text()) for folder in (run, straight))
+    assert ours["scores"] == theirs["scores"] and ours["contrasts"] == theirs["contrasts"]
 
 
 @pytest.mark.parametrize("name", NAMES)

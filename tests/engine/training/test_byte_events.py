@@ -1,8 +1,7 @@
-"""Byte events against the rule written out with Python's dictionaries, in fp64, one token at a time."""
+"""Byte events against the rule (`event_rule`)."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -11,99 +10,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional as F
 
-from tests.tiny import LINES, make_tokenizer
-from tmerge_tui.engine.training.boundaries import Pairing, pair
+from tests.engine.training.event_rule import (
+    Pair,
+    kl,
+    loss_of,
+    naive,
+    naive_loss,
+    named,
+    one_position,
+    vocabulary,
+)
+from tests.tiny import make_tokenizer
+from tmerge_tui.engine.training.boundaries import Pairing
 from tmerge_tui.engine.training.byte_events import event_loss, teach
-from tmerge_tui.engine.training.event_cache import Events, collate_events, from_tensors, to_tensors
+from tmerge_tui.engine.training.event_cache import collate_events
 from tmerge_tui.engine.training.event_space import EventSpace
-from tmerge_tui.engine.training.placebos import of_other_texts, permuted, unigram
-from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary, token_ends
-from tmerge_tui.errors import DataError
-
-END, SPECIAL, REST = "end of text", "special", "rest"
-Key = bytes | str
-
-
-def vocabulary(*spelled: bytes | None, special: tuple[int, ...] = (), end: int | None = None) -> Vocabulary:
-    return Vocabulary("v", spelled, {row: b"<%d>" % row for row in special}, end, "")
-
-
-def key_of(row: int, mine: Vocabulary, other: Vocabulary) -> Key:
-    """What a token is before events are looked for."""
-    if row in mine.special:
-        if row == mine.end and other.end is not None:
-            return END
-        return SPECIAL if set(other.special) - ({other.end} if mine.end is not None else set()) else REST
-    return mine.spelled[row] or REST
-
-
-def longest(start: Key, among: Any) -> Key:
-    if isinstance(start, str):
-        return start if start in among else REST
-    return next((start[:n] for n in range(len(start), 0, -1) if start[:n] in among), REST)
-
-
-def naive(p: list[float], behind: bytes, source: Vocabulary, target: Vocabulary, k: int) -> dict[Key, float] | None:
-    """P of the k chosen events and the rest; None when nothing is longer than `behind`."""
-    tokens = {key_of(row, target, source) for row in range(target.rows)} - {REST}
-    own: Counter[Key] = Counter()
-    for row, mass in enumerate(p):
-        key = key_of(row, source, target)
-        if behind:
-            if isinstance(key, str) or not key.startswith(behind) or key == behind:
-                continue
-            key = key[len(behind) :]
-        own[longest(key, tokens)] += mass
-    own.pop(REST, None)  # what the target cannot say
-    if not own:
-        return None
-    chosen = sorted(own, key=lambda key: -own[key])[:k]
-    found: dict[Key, float] = dict.fromkeys([*chosen, REST], 0.0)
-    for key, mass in own.items():
-        found[longest(key, chosen)] += mass / sum(own.values())
-    return found
-
-
-def naive_classes(chosen: list[Key], source: Vocabulary, target: Vocabulary) -> list[int]:
-    """Of every target row, its class; the last one is the rest."""
-    keys = (longest(key_of(row, target, source), chosen) for row in range(target.rows))
-    return [len(chosen) if key == REST else chosen.index(key) for key in keys]
-
-
-def naive_loss(logits: Tensor, told: dict[Key, float], source: Vocabulary, target: Vocabulary) -> Tensor:
-    chosen = [key for key in told if key != REST]
-    q = logits.double().softmax(-1)
-    classes = torch.tensor(naive_classes(chosen, source, target))
-    sums = q.new_zeros(len(chosen) + 1).index_add(0, classes, q)
-    p = q.new_tensor([told[key] for key in chosen] + [told[REST]])
-    there = p > 0
-    return (p[there] * (p[there].log() - sums[there].log())).sum()
-
-
-def named(events: Events, i: int, source: Vocabulary, target: Vocabulary) -> dict[Key, float]:
-    part = slice(events.offsets[i], events.offsets[i + 1])
-    keys = [key_of(int(row), target, source) for row in events.ids[part]]
-    return dict(zip(keys, events.masses[part].tolist(), strict=True)) | {REST: float(events.rest[i])}
-
-
-def one_position(behind: bytes = b"") -> Pairing:
-    return Pairing(np.zeros(1, np.int32), np.zeros(1, np.int32), (behind,))
-
-
-def loss_of(logits: Tensor, texts: list[Events], space: EventSpace) -> Tensor:
-    """Texts of one block each; logits [B, T, V]."""
-    parts = [[(i, 0)] for i in range(len(texts))]
-    return event_loss(logits, collate_events(texts, parts, torch.ones(logits.shape[:2], dtype=torch.bool)), space)
-
-
-def kl(said: Tensor, logits: Tensor) -> Tensor:
-    """Of next-token distributions, summed over positions, fp64."""
-    q, p = logits.double().log_softmax(-1), said.double().log_softmax(-1)
-    return F.kl_div(q, p, reduction="sum", log_target=True)
+from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary
 
 
 @st.composite
@@ -244,28 +167,6 @@ def test_vocabularies_without_anything_in_common_say_nothing() -> None:
     assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
-class Pair:
-    """Two byte-level tokenizers on real text; random logits; BOS is on the target's side alone; pad is end of text."""
-
-    def __init__(self, every: bool) -> None:
-        self.theirs, self.ours = make_tokenizer(340), make_tokenizer(300)
-        self.source, self.target = read_vocabulary(self.theirs, 352), read_vocabulary(self.ours, 310)
-        self.space = EventSpace.between(self.source, self.target)
-        self.texts = [*LINES[:3], "é中 and a héron"]
-        self.ids = [self.ours("<|end|>" + text).input_ids for text in self.texts]
-        self.pairings = []
-        width = 0
-        for text, ours in zip(self.texts, self.ids, strict=True):
-            theirs = self.theirs(text).input_ids
-            raw = text.encode()
-            ends = token_ends(self.source, theirs, raw), token_ends(self.target, ours, raw)
-            self.pairings.append(pair(*ends, raw, every))
-            width = max(width, len(theirs))
-        generator = torch.Generator().manual_seed(3)
-        self.said = 3 * torch.randn(len(self.texts), width, 352, generator=generator)
-        self.logits = 3 * torch.randn(len(self.texts), max(map(len, self.ids)), 310, generator=generator)
-
-
 @pytest.mark.parametrize("every", [False, True])
 def test_on_real_texts_it_is_the_rule_at_every_position(every: bool) -> None:
     case = Pair(every)
@@ -325,85 +226,3 @@ def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = teach(case.said, case.pairings, case.space)
     assert [a.ids.tolist() for a in parts] == [b.ids.tolist() for b in whole]
     assert loss_of(case.logits, parts, case.space).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_events_come_back_from_their_file(tmp_path: Any) -> None:
-    case = Pair(True)
-    texts = [
-        *teach(case.said, case.pairings, case.space),
-        *teach(case.said[:1], [one_position(b"no token")], case.space),
-    ]
-    save_file(to_tensors(texts, exact=True), tmp_path / "events.safetensors")
-    back = from_tensors(load_file(tmp_path / "events.safetensors"))
-    assert len(back) == len(texts) and len(back[-1].places) == 0
-    for a, b in zip(texts, back, strict=True):
-        for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
-            assert np.array_equal(x, y) and x.dtype == y.dtype
-
-
-def test_without_need_for_all_digits_the_file_is_small(tmp_path: Any) -> None:
-    case = Pair(True)
-    texts = teach(case.said, case.pairings, case.space)
-    save_file(to_tensors(texts), tmp_path / "events.safetensors")
-    positions = sum(len(text.places) for text in texts)
-    assert (tmp_path / "events.safetensors").stat().st_size < 300 * positions
-    back = from_tensors(load_file(tmp_path / "events.safetensors"))
-    for a, b in zip(texts, back, strict=True):
-        assert np.array_equal(a.ids, b.ids) and a.masses == pytest.approx(b.masses, rel=1e-3, abs=1e-7)
-        sums = [m.sum() + r for m, r in zip(np.split(b.masses, b.offsets[1:-1]), b.rest, strict=True)]
-        assert sums == pytest.approx([1] * len(sums), abs=1e-6)
-
-
-def test_a_file_that_lost_a_part_is_named() -> None:
-    case = Pair(False)
-    texts = teach(case.said, case.pairings, case.space)
-    tensors = to_tensors(texts)
-    with pytest.raises(DataError, match="incomplete"):
-        from_tensors(tensors | {"masses": tensors["masses"][:-1]})
-
-
-def test_placebos_have_the_positions_and_sums_of_the_real_thing_and_not_its_knowledge() -> None:
-    case = Pair(False)
-    texts = teach(case.said, case.pairings, case.space)
-    real = loss_of(case.logits, texts, case.space).item()
-    for made in (of_other_texts(texts, 0), permuted(texts, 0), unigram(texts, case.space)):
-        for a, b in zip(texts, made, strict=True):
-            assert a.places.tolist() == b.places.tolist() and len(b.rest) == len(b.places) == len(b.offsets) - 1
-            sums = [m.sum() + r for m, r in zip(np.split(b.masses, b.offsets[1:-1]), b.rest, strict=True)]
-            assert sums == pytest.approx([1] * len(sums), abs=1e-5)
-        assert loss_of(case.logits, made, case.space).item() != pytest.approx(real, rel=1e-3)
-
-
-def test_another_texts_events_are_no_texts_own() -> None:
-    case = Pair(False)
-    texts = teach(case.said, case.pairings, case.space)
-    for seed in range(5):
-        lent = of_other_texts(texts, seed)
-        starts = [tuple(text.masses[:64].tolist()) for text in texts]
-        given_to = [starts.index(tuple(text.masses[:64].tolist())) for text in lent]
-        assert sorted(given_to) == [0, 1, 2, 3] and all(i != j for i, j in enumerate(given_to))
-    with pytest.raises(DataError, match="1 text"):
-        of_other_texts(texts[:1], 0)
-
-
-def test_permuted_masses_stay_at_their_position() -> None:
-    case = Pair(False)
-    texts = teach(case.said, case.pairings, case.space)
-    mixed = permuted(texts, 0)
-    for a, b in zip(texts, mixed, strict=True):
-        assert (
-            np.array_equal(a.ids, b.ids) and np.array_equal(a.rest, b.rest) and not np.array_equal(a.masses, b.masses)
-        )
-        for i in range(len(a.places)):
-            part = slice(a.offsets[i], a.offsets[i + 1])
-            assert sorted(a.masses[part]) == sorted(b.masses[part])
-
-
-def test_the_unigram_is_the_mean_of_what_was_said() -> None:
-    source = target = vocabulary(b"a", b"ab", b"c")
-    space = EventSpace.between(source, target)
-    said = torch.tensor([[[0.5, 0.3, 0.2]], [[0.1, 0.1, 0.8]]]).log()
-    texts = teach(said, [one_position()] * 2, space)
-    for k, wanted in ((3, {b"a": 0.3, b"ab": 0.2, b"c": 0.5, REST: 0}), (2, {b"a": 0.5, b"c": 0.5, REST: 0})):
-        for text in unigram(texts, space, k):
-            assert named(text, 0, source, target) == pytest.approx(wanted, abs=1e-6)

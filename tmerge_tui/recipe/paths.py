@@ -1,0 +1,59 @@
+"""Paths in a recipe: what is a folder and what a Hub id, and every path made absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tmerge_tui.recipe.recipe import ModelChoice, Recipe
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
+    if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
+        return True
+    path = Path(name)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return True
+    return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
+
+
+def task_name(task: str) -> str:
+    """A task of the harness by its name, or the absolute path of a task file."""
+    return str(Path(task).expanduser().absolute()) if task.endswith((".yaml", ".yml")) else task
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Relative ones are taken from the current directory."""
+
+    def absolute(value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser().absolute())
+
+    def model(choice: ModelChoice) -> ModelChoice:
+        return choice.model_copy(update={"model": absolute(choice.model)}) if choice.is_folder else choice
+
+    calibration = recipe.calibration.model_copy(
+        update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
+    )
+    measured = recipe.evaluation
+    evaluation = measured.model_copy(
+        update={
+            "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
+            "tasks": tuple(task_name(task) for task in measured.tasks),
+            "include_path": absolute(measured.include_path),
+        }
+    )
+    adaptation = recipe.adaptation
+    if adaptation is not None:
+        adaptation = adaptation.model_copy(update={"path": absolute(adaptation.path)})
+    return recipe.model_copy(
+        update={
+            "adaptation": adaptation,
+            "source": model(recipe.source),
+            "target": model(recipe.target),
+            "calibration": calibration,
+            "evaluation": evaluation,
+            "output": absolute(recipe.output),
+        }
+    )
