@@ -107,7 +107,10 @@ class Bench:
         activations = both.each(lambda opened: opened.activations)
         plans = transport(activations, matching.kinds, options.transport, self.run, emit)
         checkpoints = both.each(lambda opened: opened.checkpoint)
-        fusion = fuse(plans, checkpoints, layouts, matching.kinds, options, self.run, emit)
+        fusion = fuse(
+            plans, checkpoints, layouts, matching.kinds, options.fusion, options.transport.top_layers, options.seed,
+            self.run, emit,
+        )  # fmt: skip
         update = FusedUpdate(fusion, ours.checkpoint, alpha, norm)
         folded = export(update, alpha, out, self.run, emit)
         return Merged(self.path("target", target), out, matching, fusion, update, folded)

@@ -97,8 +97,8 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     measured, parts = _measure(candidates, adapted, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
-    named = next((one for one in folded if one.alpha == verdict["alpha"]), folded[0])
-    log(RunFinished(verdict["headline"], time.monotonic() - began, named.folder, str(run.path / "report.html")))
+    result, page = run.path / verdict["output"], run.path / "report.html"
+    log(RunFinished(verdict["headline"], time.monotonic() - began, str(result), str(page)))
 
 
 def reopen(recipe: Recipe, run: RunDir) -> Transports:

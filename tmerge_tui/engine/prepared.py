@@ -16,6 +16,7 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model, pick_dtype
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 
@@ -83,6 +84,10 @@ class Prepared:
     device: torch.device
     estimate: Estimate
     warnings: tuple[str, ...]
+
+    @property
+    def models(self) -> Pair[Party]:
+        return Pair(target=self.target, source=self.source)
 
     def model(self, party: Party, emit: Emit) -> LoadedModel:
         """The model of one visit: loaded on first use, given back when it is dropped."""

@@ -34,10 +34,13 @@ class Teacher(Section):
     """The source as teacher of the target, across tokenizers by byte events."""
 
     events: int = option(
-        24, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
+        64, "events kept of what the source says at a position", "events", unit="events", expert=True, ge=1
     )
     positions: Literal["both", "every"] = option(
         "both", "compare where both tokenizers end a token, or at every position of the target", "events", expert=True
+    )
+    blanks: bool = option(
+        True, "compare also where the target's next token is only spaces or tabs; off for code", "events", expert=True
     )
     batch_size: int = option(
         16, "texts in one forward pass of the source; halved when memory runs out", "nothing", expert=True, ge=1

@@ -108,7 +108,7 @@ def estimated(request: Request) -> dict[str, Any]:
     """
     recipe = make_recipe(request.args["recipe"])
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
-    recipe, _ = fitted(recipe, source.facts, target.facts)
+    recipe, _ = fitted(recipe, Pair(target=target.facts, source=source.facts))
     try:
         corpus = _corpus(recipe.calibration, recipe.seed)
         seen = read_text(recipe, source, target, corpus, ())
@@ -134,7 +134,7 @@ def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
     """What of the method does not fit the two models: k, layers, projections."""
     method = METHODS[recipe.method]
     try:
-        return method.check(recipe, target, method.match(recipe, target, source), False)
+        return method.check(recipe, target, method.match(recipe, Pair(target=target, source=source)), False)
     except CheckError as error:
         return list(error.problems)
     except TmergeError as error:

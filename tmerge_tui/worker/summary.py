@@ -70,8 +70,11 @@ def verdict_folder(run: RunDir) -> str:
         report = json.loads((run.path / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{run.path} has no report", "a finished run", "tmerge resume finishes it") from error
-    alpha = report["verdict"].get("alpha")
-    named = [Path(one["folder"]).name for one in report["output"] if one["alpha"] == alpha]
+    verdict, outputs = report["verdict"], report.get("output") or []
+    if verdict.get("output"):
+        return str(verdict["output"])
+    # of an earlier version, which told outputs by their strength
+    named = [Path(one["folder"]).name for one in outputs if one["alpha"] == verdict.get("alpha")]
     return named[0] if named else run.model.name
 
 

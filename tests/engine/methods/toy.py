@@ -19,6 +19,7 @@ from tmerge_tui.engine.weights.update import Change
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.forward import LoadedModel
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -50,7 +51,7 @@ class Toy:
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         return (Stage("toy", "Turn the volume up", 0.2),)
 
-    def match(self, recipe: Recipe, target: Party, source: Party) -> Matching:
+    def match(self, recipe: Recipe, models: Pair[Party]) -> Matching:
         return Matching((), ())
 
     def check(self, recipe: Recipe, target: Party, matching: Matching, cluster: bool) -> list[str]:

@@ -36,7 +36,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair[ModelFacts]:
 
 def recipe(**sections: Any) -> Recipe:
     calibration = {"path": "t.txt", **sections.pop("calibration", {})}
-    return make_recipe({"source": "a/b", "target": "c/d", "calibration": calibration, "output": "o", **sections})
+    fixed = {"source": "a/b", "target": "c/d", "calibration": calibration, "fusion": {"alpha": 0.1}, "output": "o"}
+    return make_recipe({**fixed, **sections})
 
 
 def test_the_text_that_is_there_counts_and_not_the_samples_asked_for(pair) -> None:

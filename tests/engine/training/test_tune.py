@@ -104,6 +104,7 @@ def test_a_source_that_tells_the_text_no_better_than_sft_teaches_nothing(pair: d
     assert found["result"] == "adapted" and found["tuned"]["sft"] - found["tuned"]["after"] < 1
     warnings = [e.message for e in seen if isinstance(e, events.Warned) and "is not trained" in e.message]
     assert len(warnings) == 3 and all("there is nothing to teach" in text for text in warnings)
+    assert any("tuning did not help" in e.message for e in seen if isinstance(e, events.Warned))
     assert "Nothing was distilled" in (folder.path / "report.md").read_text()
 
 

@@ -14,6 +14,7 @@ from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.events import Emit
 from tmerge_tui.models.forward import LoadedModel
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
@@ -67,7 +68,7 @@ class Method(Protocol):
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         """What it will announce, in order; "measure_source" among them where it calls `merge`'s `visit`."""
 
-    def match(self, recipe: Recipe, target: Party, source: Party) -> Matching:
+    def match(self, recipe: Recipe, models: Pair[Party]) -> Matching:
         """What of the two models meets. Raises CheckError or ModelError when nothing does."""
 
     def check(self, recipe: Recipe, target: Party, matching: Matching, cluster: bool) -> list[str]:

@@ -61,21 +61,21 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
     if target is None or source is None:
         raise CheckError(problems)
-    method = METHODS[recipe.method]
-    matching = _tried(problems, "transport.projections", lambda: method.match(recipe, target, source))
+    method, models = METHODS[recipe.method], Pair(target=target, source=source)
+    facts = models.each(lambda party: party.facts)
+    matching = _tried(problems, "transport.projections", lambda: method.match(recipe, models))
     if matching is not None:
         problems += method.check(recipe, target, matching, cluster)
     problems += benchmark_problems(recipe.evaluation)
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
-    recipe, notes = fitted(recipe, source.facts, target.facts)
+    recipe, notes = fitted(recipe, facts)
     reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
     if corpus is not None and reading is not None and not reading.problems:
         problems += _teaching(recipe, source, target, training or corpus.calibration)
-    facts = Pair(target=target.facts, source=source.facts)
     seen = None if reading is None else (reading.rows, reading.tokens)
     needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
     problems += output_problems(recipe, needs, (source, target))

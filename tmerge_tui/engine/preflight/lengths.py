@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Recipe
 
 
-def fitted(recipe: Recipe, source: ModelFacts, target: ModelFacts) -> tuple[Recipe, list[str]]:
+def fitted(recipe: Recipe, facts: Pair[ModelFacts]) -> tuple[Recipe, list[str]]:
     """(the recipe with lengths that both models can read, what was changed or should be known).
 
     A table of positions has an end, so lengths beyond it are cut. A model with rotary positions reads further, though
@@ -15,12 +16,12 @@ def fitted(recipe: Recipe, source: ModelFacts, target: ModelFacts) -> tuple[Reci
     notes: list[str] = []
     calibration = recipe.calibration
     asked = "max_length" in calibration.model_fields_set
-    longest = _fitting("calibration.max_length", calibration.max_length, asked, (source, target), notes)
+    longest = _fitting("calibration.max_length", calibration.max_length, asked, (facts.source, facts.target), notes)
     recipe = recipe.model_copy(update={"calibration": calibration.model_copy(update={"max_length": longest})})
     adaptation = recipe.adaptation
     if adaptation is not None:
         reads_source = adaptation.hints is not None or adaptation.distilled
-        models = (source, target) if reads_source else (target,)
+        models = (facts.source, facts.target) if reads_source else (facts.target,)
         given = adaptation.block_length
         asked = "block_length" in adaptation.model_fields_set
         length = _fitting("adaptation.block_length", given, asked, models, notes)

@@ -61,11 +61,12 @@ def collect(
     else:
         verdict = with_selection(verdict, selection, measured.scores, adaptation)
     trained = adaptation is not None if selection is None else selection["model"] not in ("fused", "target")
+    output = _output(folded, measured, verdict["alpha"], trained)
     results = {
         "version": VERSION,
         "tmerge": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "verdict": with_benchmarks(verdict, own.get("benchmarks") or []),
+        "verdict": with_benchmarks({**verdict, "output": output}, own.get("benchmarks") or []),
         "recipe": recipe.model_dump(mode="json"),
         "models": {"source": _model(prepared.source), "target": _model(prepared.target)},
         "calibration": {
@@ -91,6 +92,13 @@ def collect(
         "files": list(first.files),
     }
     return results | {"next": next_steps(results)}
+
+
+def _output(folded: Sequence[Folded], measured: Measured, alpha: float | None, trained: bool) -> str:
+    """Folder that is the result: what was trained or chosen, else that of the strength which the verdict names."""
+    strengths = [row["alpha"] for row in measured.scores if row["model"] == "fused"]  # in the order they were written
+    by_strength = not trained and alpha in strengths and len(strengths) == len(folded)
+    return Path(folded[strengths.index(alpha) if by_strength else 0].folder).name
 
 
 def _model(party: Party) -> dict[str, Any]:

@@ -47,12 +47,6 @@ def pair(
     return Pairing(np.array(places, np.int32), np.array(others, np.int32), tuple(behinds))
 
 
-def every_token(count: int) -> Pairing:
-    """For a text that both read as the same `count` tokens."""
-    places = np.arange(max(0, count - 1), dtype=np.int32)
-    return Pairing(places, places, (b"",) * len(places))
-
-
 def without_blanks(pairing: Pairing, vocabulary: Vocabulary, ids: Sequence[int]) -> Pairing:
     """Not where the target's next token is spaces and tabs alone: for code, whose indentation the source would write
     with other tokens. `vocabulary` and `ids` are the target's."""

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tmerge_tui.engine.activations.pooling import place
 from tmerge_tui.engine.data.corpus import Sample, render, uses_template
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.boundaries import Pairing, Span, pair
+from tmerge_tui.engine.training.boundaries import Pairing, Span, pair, without_blanks
 from tmerge_tui.engine.training.byte_events import event_loss, teach
 from tmerge_tui.engine.training.event_cache import Events, collate_events, from_tensors, to_tensors
 from tmerge_tui.engine.training.event_space import EventSpace
@@ -110,7 +110,8 @@ def read_teacher(
     every = options.positions == "every"
     space = EventSpace.between(theirs.vocabulary, ours.vocabulary)
     read = [(a.ids, b.ids) for a, b in zip(theirs.examples, ours.examples, strict=True)]
-    named = key("events-1", *content, read, theirs.vocabulary.rows, ours.vocabulary.rows, options.events, every)
+    compared = [options.events, every, *([] if options.blanks else ["no blanks"])]
+    named = key("events-1", *content, read, theirs.vocabulary.rows, ours.vocabulary.rows, *compared)
     chunks = [range(i, min(i + CHUNK_SAMPLES, len(samples))) for i in range(0, len(samples), CHUNK_SAMPLES)]
     pieces = tuple(run.piece("events", f"{named}-c{i:04d}") for i in range(len(chunks)))
     model: Any = None
@@ -119,7 +120,7 @@ def read_teacher(
             if piece.exists():
                 progress.skip(len(chunk))
                 continue
-            pairings = {i: _pairing(samples[i], i, theirs, ours, mode, every) for i in chunk}
+            pairings = {i: _pairing(samples[i], i, theirs, ours, mode, every, options.blanks) for i in chunk}
             model = model or source.load()
             with inside(model):
                 told = _told(
@@ -160,7 +161,9 @@ def _told(
     return found
 
 
-def _pairing(sample: Sample, number: int, theirs: Reading, ours: Reading, mode: str, every: bool) -> Pairing:
+def _pairing(
+    sample: Sample, number: int, theirs: Reading, ours: Reading, mode: str, every: bool, blanks: bool = True
+) -> Pairing:
     texts, ends = [], []
     for side in (theirs, ours):
         text = render(sample, side.tokenizer, mode).encode()
@@ -169,7 +172,8 @@ def _pairing(sample: Sample, number: int, theirs: Reading, ours: Reading, mode: 
     spans = None
     if any(uses_template(sample, side.tokenizer, mode) for side in (theirs, ours)):
         spans = _spans(sample, theirs.tokenizer, ours.tokenizer, mode)
-    return pair(ends[0], ends[1], texts[1], every, spans)
+    found = pair(ends[0], ends[1], texts[1], every, spans)
+    return found if blanks else without_blanks(found, ours.vocabulary, ours.examples[number].ids)
 
 
 def _spans(sample: Sample, theirs: Any, ours: Any, mode: str) -> list[Span]:

@@ -24,7 +24,7 @@ from tmerge_tui.engine.training.fit import fit, require_one_process
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.trainer import Step, steps_of
 from tmerge_tui.errors import DataError
-from tmerge_tui.events import Emit, Logged
+from tmerge_tui.events import Emit, Logged, Warned
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.recipe.adaptation import Adaptation
@@ -108,7 +108,10 @@ def tune(prepared: Prepared, samples: Sequence[Sample], run: RunDir, emit: Emit)
         variants = [Variant("source"), Variant("source_tuned", None, piece)]
         before, after = on_validation(prepared, party, variants, run, emit)
     said = f"the source tells the validation text in {after:.4f} bits per byte, {before:.4f} before ({method})"
-    emit(Logged("info", said))
+    if after < before:
+        emit(Logged("info", f"tuned, {said}"))
+    else:
+        emit(Warned(STAGE, f"tuning did not help: {said}; adaptation.teacher.tune: none saves its time"))
     return Tuned(piece, method, len(held), before, after)
 
 

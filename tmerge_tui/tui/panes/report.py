@@ -25,7 +25,11 @@ class Report:
     @property
     def best(self) -> dict[str, Any]:
         """The written model that the verdict is about."""
-        alpha = self.results.get("verdict", {}).get("alpha")
+        verdict = self.results.get("verdict", {})
+        name, alpha = verdict.get("output"), verdict.get("alpha")
+        if name:
+            return next((one for one in self.outputs if one["folder"] == name), self.outputs[0])
+        # of an earlier version, which told outputs by their strength
         return next((one for one in self.outputs if one["alpha"] == alpha), self.outputs[0])
 
     @property

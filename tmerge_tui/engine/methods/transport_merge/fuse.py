@@ -30,7 +30,7 @@ from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout, Projection, side_of
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.parameters import read_bias, read_weight
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe import FusionOptions
 from tmerge_tui.run_folder import RunDir, key
 
 
@@ -64,13 +64,15 @@ def fuse(
     checkpoints: Pair[Checkpoint],
     layouts: Pair[Layout],
     kinds: Sequence[str],
-    recipe: Recipe,
+    options: FusionOptions,
+    top_layers: int,  # of the plans' recipe: what the layer plans kept
+    seed: int,  # of the permutation
     run: RunDir,
     emit: Emit,
     permuted: bool = False,
     progress: Progress | None = None,  # the stage it belongs to; its own when None
 ) -> Fusion:
-    """Computes the pieces that are not there yet: every target layer, or `recipe.fusion.layers`.
+    """Computes the pieces that are not there yet: every target layer, or `options.layers`.
 
     permuted: the placebo. The source channels of every plan are put in a random order; marginals, sparsification and
     code path stay the same, what the alignment has found is lost.
@@ -79,11 +81,11 @@ def fuse(
     Raises CheckError for a k that is too large, NumericsError when a product is not finite, ModelError when weights
     cannot be read.
     """
-    problems = check_k(layouts.target, kinds, recipe.fusion.k)
+    problems = check_k(layouts.target, kinds, options.k)
     if problems:
         raise CheckError(problems)
-    work = _Work(transports, checkpoints, layouts, kinds, recipe, permuted)
-    chosen = range(layouts.target.layers) if recipe.fusion.layers is None else recipe.fusion.layers
+    work = _Work(transports, checkpoints, layouts, kinds, options, top_layers, seed if permuted else None)
+    chosen = range(layouts.target.layers) if options.layers is None else options.layers
     layers = [layer for layer in sorted(set(chosen)) if work.selected(layer)]
     pieces = {layer: run.piece("permuted" if permuted else "fused", work.key(layer)) for layer in layers}
     label = "Fusing through permuted plans (placebo)" if permuted else "Fusing weights"
@@ -101,7 +103,7 @@ def fuse(
                 lines.append(fused.figures() | {"stored": str(fused.stored).removeprefix("torch.")})
             run.save(path, tensors, {"projections": lines})
             shown.advance(note=f"target layer {layer}")
-    fusion = Fusion(run, pieces, layouts.target, _notes(layouts, kinds, recipe.fusion.biases), permuted)
+    fusion = Fusion(run, pieces, layouts.target, _notes(layouts, kinds, options.biases), permuted)
     _warn_empty(fusion, emit)
     return fusion
 
@@ -114,13 +116,14 @@ class _Work:
     checkpoints: Pair[Checkpoint]
     layouts: Pair[Layout]
     kinds: Sequence[str]
-    recipe: Recipe
-    permuted: bool
+    options: FusionOptions
+    top_layers: int
+    permutation: int | None  # its seed; None: nothing is permuted
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """How much of every source layer enters a target layer, [L, M] for every kind."""
-        coupling = self.recipe.fusion.coupling
+        coupling = self.options.coupling
         return {kind: channel_maps.layer_weights(self.transports.layer_plan(kind).P, coupling) for kind in self.kinds}
 
     def selected(self, l: int) -> dict[str, Projection]:
@@ -130,7 +133,7 @@ class _Work:
 
     def key(self, l: int) -> str:
         """Names all that the piece of a layer depends on; neither alpha nor norm."""
-        options = self.recipe.fusion
+        options = self.options
         return key(
             "fuse-1",
             self.transports.key,
@@ -138,8 +141,8 @@ class _Work:
             self.checkpoints.source.fingerprint(),
             l,
             sorted(self.selected(l)),
-            [options.k, options.r, options.coupling, options.units, options.biases, self.recipe.transport.top_layers],
-            self.recipe.seed if self.permuted else None,
+            [options.k, options.r, options.coupling, options.units, options.biases, self.top_layers],
+            self.permutation,
         )
 
     def fuse(self, l: int) -> list[FusedProjection]:
@@ -148,7 +151,7 @@ class _Work:
         for kind, ours in projections.items():
             end: Literal["in", "out"] = "in" if axis_of(kind) == "columns" else "out"
             X = self.transports.target.side(l, side_of(kind, end))
-            index[kind] = strongest(X.abs().mean(0), self.recipe.fusion.k)
+            index[kind] = strongest(X.abs().mean(0), self.options.k)
             k = len(index[kind])
             moved[kind] = torch.zeros((ours.d_out, k) if end == "in" else (k, ours.d_in))
             if self._fuses_bias(kind, ours):
@@ -178,17 +181,17 @@ class _Work:
 
     def _map(self, l: int, m: int, side: str, end: Literal["in", "out"]) -> Tensor:
         """Phi_out or Phi_in^T of a layer pair."""
-        options, plans, std = self.recipe.fusion, self.transports, None
+        options, plans, std = self.options, self.transports, None
         if options.units == "raw":
             std = Pair(target=plans.target.side(l, side).std(0), source=plans.source.side(m, side).std(0))
-        permuted = self.recipe.seed if self.permuted else None
+        permuted = self.permutation
         return channel_maps.channel_map(
             plans, side, l, m, end, options.coupling, r=options.r, std=std, permuted=permuted
         )
 
     def _fuses_bias(self, kind: str, ours: Projection) -> bool:
         theirs = _biased(self.layouts.source, kind)
-        return self.recipe.fusion.biases and axis_of(kind) == "rows" and ours.bias is not None and theirs
+        return self.options.biases and axis_of(kind) == "rows" and ours.bias is not None and theirs
 
     def _measured(self, ours: Projection, index: Tensor, moved: Tensor, bias: Tensor | None) -> FusedProjection:
         axis = axis_of(ours.kind)

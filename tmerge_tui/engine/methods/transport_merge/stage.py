@@ -44,9 +44,8 @@ class TransportMerge:
             Stage("fuse", "Carry weights through the plans", 0.12),
         )
 
-    def match(self, recipe: Recipe, target: Party, source: Party) -> Matching:
-        layouts = Pair(target=target.facts.layout, source=source.facts.layout)
-        return match(layouts, recipe.transport.projections)
+    def match(self, recipe: Recipe, models: Pair[Party]) -> Matching:
+        return match(models.each(lambda party: party.facts.layout), recipe.transport.projections)
 
     def check(self, recipe: Recipe, target: Party, matching: Matching, cluster: bool) -> list[str]:
         problems = _unmatched(recipe, matching)
@@ -143,14 +142,16 @@ def _naming_bad_weights(party: Party) -> Iterator[None]:
 def _fuse(transports: Transports, prepared: Prepared, run: RunDir, emit: Emit) -> tuple[Fusion, Fusion | None]:
     recipe = prepared.recipe
     kinds = _kinds(recipe, prepared.matching)
-    parties = Pair(target=prepared.target, source=prepared.source)
+    parties = prepared.models
     layouts = parties.each(lambda party: party.facts.layout)
     checkpoints = parties.each(lambda party: party.checkpoint)
     passes = (False, True) if "permuted" in recipe.evaluation.controls else (False,)
     layers = len(set(recipe.fusion.layers or range(layouts.target.layers)))
+    options = recipe.fusion, recipe.transport.top_layers, recipe.seed
     with Progress(emit, "fuse", "Carrying weights through the plans", layers * len(passes), "layers") as progress:
         fusions = [
-            fuse(transports, checkpoints, layouts, kinds, recipe, run, emit, permuted, progress) for permuted in passes
+            fuse(transports, checkpoints, layouts, kinds, *options, run, emit, permuted, progress)
+            for permuted in passes
         ]
     return fusions[0], fusions[1] if len(fusions) > 1 else None
 
