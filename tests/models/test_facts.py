@@ -54,7 +54,7 @@ def test_facts_are_those_of_the_loaded_model(tmp_path: Path, family: str, tied: 
         ("---\nlicense: apache-2.0\n---\n# Model", "apache-2.0"),
         ("---\nlicense: other\nlicense_name: llama3\n---\n", "llama3"),
         ("---\nlicense: other\n---\n", "other"),
-        ("---\nlicense:\n- mit\n- gpl\n---\n", "gpl, mit"),
+        ("---\nlicense:\n- mit\n- gpl\n---\n", "mit, gpl"),
         ("---\nlicense: [broken\n---\n", None),
         ("---\ntags: [x]\n---\n", None),
         ("# No front matter", None),

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engine.training.event_rule import (
     Pair,
@@ -226,3 +228,32 @@ def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = teach(case.said, case.pairings, case.space)
     assert [a.ids.tolist() for a in parts] == [b.ids.tolist() for b in whole]
     assert loss_of(case.logits, parts, case.space).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+class Sizes(TorchDispatchMode):
+    """What is made: numbers in the largest tensor that is not of one shape, and the types of all."""
+
+    def __init__(self, apart: torch.Size) -> None:
+        super().__init__()
+        self.apart, self.largest, self.types = apart, 0, set[torch.dtype]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(each, Tensor):
+                self.types.add(each.dtype)
+                self.largest = max(self.largest, each.numel() if each.shape != self.apart else 0)
+        return made
+
+
+def test_nothing_as_large_as_positions_and_vocabulary_is_made_but_the_gradient() -> None:
+    rows, positions = 30_000, 300
+    mine = vocabulary(*(b"%05d" % i for i in range(rows)))
+    space = EventSpace.between(mine, mine)
+    logits = torch.randn(1, positions, rows, requires_grad=True)
+    places = np.arange(positions, dtype=np.int32)
+    with Sizes(logits.shape) as sizes:
+        texts = teach(logits.detach(), [Pairing(places, places, (b"",) * positions)], space, 8)
+        loss_of(logits, texts, space).backward()
+    assert sizes.largest <= 1 << 22 < logits.numel()
+    assert torch.float64 not in sizes.types

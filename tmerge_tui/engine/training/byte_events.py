@@ -97,19 +97,32 @@ def _classes(lo: Tensor, hi: Tensor, size: int) -> tuple[Tensor, Tensor, int]:
     """Events [lo, hi) [n, K] with lo ascending, nested or disjoint -> the axis cut into S = 2 K + 1 ranges, some empty:
     (their lengths [n, S], whose they are [n, S], K + 1). K is the rest.
 
-    A range belongs to the innermost event around it, the last one that has begun and not ended: behind where an event
-    begins that is itself. Of cuts at one place the last has a length; all of them agree on the owner.
+    A range belongs to the innermost event around it: to the one that begins at its left end, or else to the event
+    around those that end there. Of cuts at one place only the last has a length: that is a beginning, or the end of the
+    outermost.
     """
     n, k = lo.shape
     zero = lo.new_zeros(n, 1)
-    cuts, at = torch.cat([zero, lo, hi], 1).sort()
+    number = torch.arange(k, device=lo.device).expand(n, k)
+    cuts, at = torch.cat([zero, hi.flip(1), lo], 1).sort(stable=True)
     lengths = torch.cat([cuts, zero + size], 1).diff()
-    number = torch.arange(1, k + 1, device=lo.device, dtype=torch.int16 if k < 1 << 15 else torch.int32)
-    around = (lo[:, None, :] <= hi[:, :, None]) & (hi[:, :, None] < hi[:, None, :])  # [n, K, K]: of where each ends
-    behind = (torch.where(around, number, 0).amax(-1).long() - 1).remainder(k + 1)  # -1 is the rest
-    first = torch.where(lo[:, :1] == 0, 0, k)
-    owner = torch.cat([first, torch.arange(k, device=lo.device).expand(n, k), behind], 1)
+    owner = torch.cat([zero + k, _around(lo, hi, size).flip(1), number], 1)
     return lengths, owner.gather(1, at), k + 1
+
+
+def _around(lo: Tensor, hi: Tensor, size: int) -> Tensor:
+    """The smallest event around each [n, K], K where there is none.
+
+    Each starts with the one before it; as long as that has ended, what is around that one is tried, for all at once:
+    the way doubles each time.
+    """
+    n, k = lo.shape
+    everything = lo.new_full((n, 1), size + 1)
+    begins, ends = torch.cat([0 * everything - 1, lo], 1), torch.cat([everything, hi], 1)
+    around = torch.arange(-1, k, device=lo.device).clamp_min(0).expand(n, k + 1)  # 0 is everything
+    while bool((ended := ends.gather(1, around) <= begins).any()):
+        around = torch.where(ended, around.gather(1, around), around)
+    return (around[:, 1:] - 1).remainder(k + 1)
 
 
 def _sums(mass: Tensor, lengths: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -161,7 +174,7 @@ class _EventLoss(torch.autograd.Function):
 
 
 def _chunks(positions: int, width: int, events: int, device: torch.device) -> list[slice]:
-    """As many positions at a time as keep scratch tensors small: of `width` columns, and of events x their ranges."""
+    """As many positions at a time as keep scratch tensors small: of `width` columns, and of ranges."""
     at_once = 1 << (22 if device.type == "cpu" else 25)
-    step = max(1, at_once // max(width, 2 * events * events))
+    step = max(1, at_once // max(width, 4 * events))
     return [slice(start, start + step) for start in range(0, positions, step)]
