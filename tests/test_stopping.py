@@ -31,11 +31,12 @@ from tests.engine.report.sample_results import make_results
 from tests.tiny import make_model, make_text
 from tests.waiting import until
 from tmerge_tui.cli import tmerge
-from tmerge_tui.recipe import load_recipe
+from tmerge_tui.events import RunInterrupted
+from tmerge_tui.recipe import Recipe, load_recipe, parse_recipe
 from tmerge_tui.run_folder import MARK as RUN
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker import spawn
-from tmerge_tui.worker.follow import state_of
+from tmerge_tui.worker.follow import last_word, state_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process listens")
 
@@ -153,6 +154,9 @@ OTHERS: dict[str, Callable[[Place], list[str]]] = {
     "eval": lambda place: ["eval", str(finished(place).path), "--tasks", "arc_easy"],
     "--batch": lambda place: ["--batch", "recipe.yaml"],
     "_worker": lambda place: ["_worker", str(finished(place).path)],
+    "compare": lambda place: ["compare", str(finished(place).path), str(finished(place).path)],
+    "generate": lambda place: ["generate", str(finished(place).path), "Two rivers"],
+    "init": lambda place: ["init", "a/b", "c/d", "x.txt"],
 }
 ENDLESS = ("demo", "eval", "watch", "--batch", "_worker", "_probe")  # at least for the first three seconds
 NAMES = sorted({*tmerge.commands, *OTHERS, "_probe", "--help"})
@@ -170,6 +174,10 @@ def arguments(name: str, place: Place) -> list[str]:
             value = VALUES[parameter.name](place)
             said += [value] if isinstance(parameter, click.Argument) else [parameter.opts[0], value]
     return said
+
+
+def as_recipe(content: bytes) -> Recipe:
+    return parse_recipe(content.decode())
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -197,7 +205,7 @@ def test_any_command_any_moment(name: str, number: signal.Signals, place: Place)
         assert "Traceback" not in err and "Exception ignored" not in err, told
         if name == "_worker":  # says how it ended in the events, not on the terminal
             assert process.returncode == 130, told
-            assert state_of(RunDir(place.work / "finished")) == "interrupted", told
+            assert isinstance(last_word(RunDir(place.work / "finished").events), RunInterrupted), told
         elif process.returncode == 128 + number:
             assert err.splitlines()[-1].startswith(("stopped", "no longer watching")), told
         else:  # it had done its work
@@ -207,7 +215,8 @@ def test_any_command_any_moment(name: str, number: signal.Signals, place: Place)
         if name == "cancel":
             said = arguments(name, place)
     for path, content in before.items():
-        read = json.loads if path.suffix == ".json" else bytes  # a report is written again, in its own layout
+        # a report and a recipe are written again, in their own layout
+        read = json.loads if path.suffix == ".json" else as_recipe
         assert read(path.read_bytes()) == read(content), f"{name} has changed {path}"
     for run in place.work.glob(f"*/{RUN}"):
         RunDir.create(run.parent)  # taken for what it is

@@ -184,6 +184,7 @@ def pair(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair[ModelFac
 
 def recipe(**changes: Any) -> Recipe:
     data: dict[str, Any] = {"source": "a/b", "target": "a/c", "calibration": {"path": "x.txt"}, "output": "out"}
+    data["fusion"] = {"alpha": 0.1}
     for key, value in changes.items():
         section, _, name = key.partition("__")
         data = {**data, section: {**data.get(section, {}), name: value} if name else value}

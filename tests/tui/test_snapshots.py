@@ -65,7 +65,7 @@ def still(monkeypatch: pytest.MonkeyPatch, models: dict[str, str]) -> dict[str, 
     monkeypatch.setattr(gauges, "full_load", lambda: 200)
     monkeypatch.setattr(catalog, "search_datasets", lambda query, limit: FOUND)
     monkeypatch.setenv("TZ", "UTC")
-    monkeypatch.setattr(recipe, "_with_absolute_paths", lambda made: made)  # they wrap where this folder's name ends
+    monkeypatch.setattr(recipe, "with_absolute_paths", lambda made: made)  # they wrap where this folder's name ends
     for path in models.values():
         Path(path).rename(Path.cwd() / Path(path).name)
     return models

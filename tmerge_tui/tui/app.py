@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-import signal
 import time
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
@@ -69,7 +67,6 @@ class TmergeApp(App[int]):
         from tmerge_tui.tui.screens.home import Home
 
         self.push_screen(Home())
-        self._leave_tidily()
         if not bundle.is_ready():
             self.unpacked = 0.0
             self.run_worker(self.engine_ready(), exit_on_error=False)
@@ -77,15 +74,6 @@ class TmergeApp(App[int]):
             self.show_run(self.open_run)
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep("settings", {"theme": theme.name}))
         self._save_timer = self.set_timer(SAVE_AFTER, self.save_draft, pause=True)
-
-    def _leave_tidily(self) -> None:
-        """A kill or a closed terminal ends the wizard as quitting does, with the terminal restored."""
-        loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP, and no handlers in the loop
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                if number is not None:
-                    loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
 
     # the wizard's one piece of state
 

@@ -85,7 +85,7 @@ def test_every_option_is_one_that_a_recipe_takes(curves, more):
     assert 0 < len(steps) <= MOST
     for step in steps:
         bare = {"source": "a/b", "target": "c/d", "calibration": {"path": "t.txt"}, "output": "out"}
-        bare["fusion"] = {"alpha": 0.1}
+        bare["fusion"] = {"alpha": [0.1]}
         asked = make_recipe(change(dict(bare), Options(changes=tuple(step["set"]))))
         assert (asked != make_recipe(bare)) == bool(step["set"])
         assert as_options(step).count("--set ") == len(step["set"])
