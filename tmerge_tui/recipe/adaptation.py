@@ -13,6 +13,9 @@ Side = Literal[
 ]
 
 
+CONTROLS = "control_"  # what the names of the models that `controls` trains begin with
+
+
 class Hints(Section):
     """Transport hints: the target's activations are to correlate with the source's, carried through P and Q."""
 

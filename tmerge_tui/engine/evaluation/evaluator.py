@@ -98,10 +98,10 @@ class Evaluator:
         weights = None if variant.update is None else list(variant.update.key)
         return key("evaluate-1", self.subject.facts.fingerprint, str(self.subject.dtype), weights, *asked)
 
+    def interval(self, a: Scores, b: Scores) -> dict[str, float]:
+        """a - b in bits per byte with its paired 95 % interval, as report.json has it."""
+        ends = paired_interval(a, b, self.options.resamples, self.seed)
+        return dict(zip(("difference", "low", "high"), ends, strict=True))
+
     def warn(self, where: str, message: str) -> None:
         self.emit(Warned("evaluate", f"{where}: {message}"))
-
-
-def interval(a: Scores, b: Scores, resamples: int, seed: int) -> dict[str, float]:
-    """a - b in bits per byte with its paired 95 % interval, as report.json has it."""
-    return dict(zip(("difference", "low", "high"), paired_interval(a, b, resamples, seed), strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores
-from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Generated, Metric
@@ -58,7 +58,7 @@ def evaluate(
             rows.append(_row(variant, scores, baseline, target))
         contrasts = [
             {"alpha": one.alpha, "against": placebo}
-            | _interval(found["fused", one.alpha], found[placebo, one.alpha], target)
+            | target.interval(found["fused", one.alpha], found[placebo, one.alpha])
             | {"margin": target.options.margin}
             for one in candidates
             for placebo in one.placebos
@@ -91,14 +91,10 @@ def _variants(candidate: Candidate) -> Iterator[Variant]:
 def _row(variant: Variant, scores: Scores, baseline: Scores | None, evaluator: Evaluator) -> dict[str, Any]:
     between: dict[str, Any] = {"difference": None, "low": None, "high": None}
     if baseline is not None:
-        between = _interval(scores, baseline, evaluator)
+        between = evaluator.interval(scores, baseline)
     value = scores.bits_per_byte
     evaluator.emit(Metric("bits_per_byte", variant.model, value, "bits/byte", alpha=variant.alpha, **between))
     row = {"model": variant.model, "alpha": variant.alpha, "bits_per_byte": value}
     return (
         row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between | {"margin": evaluator.options.margin}
     )
-
-
-def _interval(a: Scores, b: Scores, evaluator: Evaluator) -> dict[str, float]:
-    return interval(a, b, evaluator.options.resamples, evaluator.seed)

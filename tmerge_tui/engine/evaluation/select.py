@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.update import Change
 from tmerge_tui.events import Emit, Logged
@@ -73,7 +73,7 @@ def select(evaluator: Evaluator, candidates: Sequence[Variant], samples: Sequenc
         lowest = baseline.bits_per_byte - margin
         for candidate in candidates:
             scores = evaluator.scores(candidate, samples, progress)
-            between = interval(scores, baseline, evaluator.options.resamples, evaluator.seed)
+            between = evaluator.interval(scores, baseline)
             rows.append(_row(candidate, scores.bits_per_byte, between) | {"margin": margin})
             if scores.bits_per_byte < lowest:  # never true of NaN
                 best, lowest = candidate, scores.bits_per_byte

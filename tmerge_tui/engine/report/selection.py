@@ -8,9 +8,9 @@ from typing import Any
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.verdict import Comparison
 from tmerge_tui.quantities import bits, count, known
+from tmerge_tui.recipe.adaptation import CONTROLS
 
 Row = Mapping[str, Any]
-CONTROLS = "control_"  # arms that are placebos of distillation
 
 
 def with_selection(

@@ -47,11 +47,10 @@ from tmerge_tui.events import Emit, TrainingStep, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
-from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.recipe.adaptation import CONTROLS, Adaptation
 from tmerge_tui.run_folder import RunDir, key
 
 NOT_IN_LOSS = set(Adaptation.model_fields) - set(Adaptation.affecting("training"))
-CONTROLS = "control_"  # prefix of the arms of `adaptation.controls`
 READING_ALONG = ("source", "control.untuned")  # terms for which a source with the target's tokenizer needs no cache
 
 

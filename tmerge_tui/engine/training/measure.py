@@ -9,13 +9,14 @@ from typing import Any
 
 from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.evaluation.bits_per_byte import Scores
-from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant, interval
+from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.engine.training.arms import CONTROLS, Setup, arms, nothing_to_teach, result_arm, sft_told
+from tmerge_tui.engine.training.arms import Setup, arms, nothing_to_teach, result_arm, sft_told
 from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.events import Emit, Metric
+from tmerge_tui.recipe.adaptation import CONTROLS
 
 STAGE = "measure_trained"
 CONTRASTS = (  # who has to beat whom
@@ -59,7 +60,7 @@ def measure_trained(
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
     matters = {"margin": target.options.margin}
     contrasts = [
-        {"model": ours, "against": theirs, **_interval(_mean(found[ours]), _mean(found[theirs]), target), **matters}
+        {"model": ours, "against": theirs, **target.interval(_mean(found[ours]), _mean(found[theirs])), **matters}
         for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
         if ours in found and theirs in found
     ]
@@ -116,7 +117,7 @@ def _row(
     values = [each.bits_per_byte for each in scores]
     between: dict[str, Any] = {"difference": None, "low": None, "high": None}
     if baseline is not None:
-        between = _interval(_mean(scores), baseline, target)
+        between = target.interval(_mean(scores), baseline)
     return {
         "model": model,
         "alpha": alpha,
@@ -132,7 +133,3 @@ def _mean(scores: Sequence[Scores]) -> Scores:
     """Each text's bits averaged over seeds."""
     assert all(a.bytes == b.bytes for a, b in pairwise(scores))
     return Scores(tuple(mean(bits) for bits in zip(*(each.bits for each in scores), strict=True)), scores[0].bytes)
-
-
-def _interval(a: Scores, b: Scores, target: Evaluator) -> dict[str, float]:
-    return interval(a, b, target.options.resamples, target.seed)

@@ -18,7 +18,6 @@ from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import (
-    CONTROLS,
     Examples,
     Setup,
     adapt,
@@ -42,7 +41,7 @@ from tmerge_tui.models.checkpoint import copy_bytes
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe.adaptation import Adaptation
+from tmerge_tui.recipe.adaptation import CONTROLS, Adaptation
 from tmerge_tui.run_folder import RunDir
 
 KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events

@@ -7,7 +7,7 @@ weights, placebos and later runs take them up; the source is out of memory while
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -115,17 +115,17 @@ def read_teacher(
     chunks = [range(i, min(i + CHUNK_SAMPLES, len(samples))) for i in range(0, len(samples), CHUNK_SAMPLES)]
     pieces = tuple(run.piece("events", f"{named}-c{i:04d}") for i in range(len(chunks)))
     model: Any = None
-    with Progress(emit, stage, f"Reading what {source.facts.label} says next", len(samples), "texts") as progress:
+    label = f"Reading what {source.facts.label} says next"
+    with Progress(emit, stage, label, len(samples), "texts") as progress, ExitStack() as loaded:
         for chunk, piece in zip(chunks, pieces, strict=True):
             if piece.exists():
                 progress.skip(len(chunk))
                 continue
             pairings = {i: _pairing(samples[i], i, theirs, ours, mode, every, options.blanks) for i in chunk}
-            model = model or source.load()
-            with inside(model):
-                told = _told(
-                    source, model, theirs.examples, pairings, space, options.events, batch_size, emit, progress
-                )
+            if model is None:
+                model = source.load()
+                loaded.enter_context(inside(model))  # once, for all texts
+            told = _told(source, model, theirs.examples, pairings, space, options.events, batch_size, emit, progress)
             run.save(piece, to_tensors([told[i] for i in chunk]))
     model = None
     release()
@@ -181,11 +181,10 @@ def _spans(sample: Sample, theirs: Any, ours: Any, mode: str) -> list[Span]:
     placed = []
     for tokenizer in (theirs, ours):
         text = render(sample, tokenizer, mode)
-        bounds: dict[int, tuple[int, int, int]] = {}  # message -> first character of its content, from, to
-        for word, start, end in place(sample, text, tokenizer, mode):
-            _, first, _ = bounds.get(word[0], (word[1], start, end))
-            bounds[word[0]] = (bounds.get(word[0], (word[1], start, end))[0], first, end)
-        placed.append({part: (len(text[:a].encode()), len(text[:b].encode())) for part, (_, a, b) in bounds.items()})
+        bounds: dict[int, tuple[int, int]] = {}  # message -> from its first word to its last
+        for (part, *_), start, end in place(sample, text, tokenizer, mode):
+            bounds[part] = (bounds.get(part, (start, end))[0], end)
+        placed.append({part: (len(text[:a].encode()), len(text[:b].encode())) for part, (a, b) in bounds.items()})
     return [
         (placed[0][part][0], start, stop - start)
         for part, (start, stop) in placed[1].items()
