@@ -108,6 +108,9 @@ class Transport(Section):
     projections: tuple[ProjectionKind, ...] = option(
         ATTENTION, "projections to align", "activations", equation="eq. 6", min_length=1
     )
+    structure: tuple[Literal["neurons"], ...] = option(
+        (), "what plans keep together; neurons: gate, up and down share one plan", ("plans", "layers"), expert=True
+    )
     epsilon: float = option(0.1, "entropic regularisation of feature plans", "plans", equation="eq. 8", gt=0, le=10)
     max_iterations: int = option(200, "Sinkhorn iterations at most", "plans", equation="A.3", expert=True, ge=1)
     tolerance: float = option(1e-6, "marginal violation at which to stop", "plans", equation="A.3", expert=True, gt=0)
@@ -148,6 +151,13 @@ class Transport(Section):
         expert=True,
         pattern=r"^(auto|(\[[\da-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5})?$",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _structure_list(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("structure"), str):
+            return {**data, "structure": [] if data["structure"] == "none" else [data["structure"]]}
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> Transport:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tmerge_tui.engine.methods.transport_merge.structure import groups
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe import Recipe, Transport
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
@@ -28,6 +29,7 @@ class _Problem:
     l: int
     n: int
     n_source: int
+    stack: int = 1  # sides that one plan serves
 
 
 def estimate(
@@ -44,7 +46,7 @@ def estimate(
     target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
     kinds = recipe.transport.projections
-    pairs = _pairs(models, kinds)
+    pairs = _pairs(models, kinds, recipe.transport)
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
     transport = _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
@@ -71,7 +73,7 @@ def estimate(
     learned = _learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters),
-        "transport": sum(2.0 * rows * rebuilt * pair.n * pair.n_source for pair in pairs),
+        "transport": sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
         "measuring": 2.0
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
@@ -165,16 +167,18 @@ def _most(recipe: Recipe) -> tuple[int, int]:
     return calibration.samples * words, calibration.samples * calibration.max_length
 
 
-def _pairs(models: Pair[ModelFacts], kinds: Sequence[str]) -> list[_Problem]:
-    """Every side of every layer pair that both models have."""
+def _pairs(models: Pair[ModelFacts], kinds: Sequence[str], options: Transport) -> list[_Problem]:
+    """Every side of every layer pair that both models have; sides under one plan are one problem of all their rows."""
     target, source = models.target, models.source
+    shared, _ = groups(models.each(lambda model: model.layout), kinds, options)
+    stack = {side: len(group) if side == group[0] else 0 for group in shared for side in group}
     pairs = []
-    for side in SIDES:
+    for side in (side for side in SIDES if stack.get(side, 1)):
         widths = [source.layout.width(m, side) for m in range(source.layers) if side in source.layout.sides(m, kinds)]
         for layer in range(target.layers):
             n = target.layout.width(layer, side) if side in target.layout.sides(layer, kinds) else None
             if n is not None:
-                pairs += [_Problem(side, layer, n, width) for width in widths if width is not None]
+                pairs += [_Problem(side, layer, n, width, stack.get(side, 1)) for width in widths if width is not None]
     return pairs
 
 
@@ -234,7 +238,7 @@ def _transport(pairs: Sequence[_Problem], rows: int) -> int:
     sides: dict[tuple[str, int], int] = {}
     for pair in pairs:
         place = (pair.side, pair.l)
-        sides[place] = sides.get(place, pair.n) + pair.n_source
+        sides[place] = sides.get(place, pair.stack * pair.n) + pair.stack * pair.n_source
     scores = 4 * rows * max(sides.values(), default=0)
     return scores + max((2 * 4 * pair.n * pair.n_source for pair in pairs), default=0)
 

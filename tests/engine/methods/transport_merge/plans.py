@@ -61,6 +61,9 @@ class HandMade:
     def layer_plan(self, kind: str) -> Any:
         return SimpleNamespace(P=self.P)
 
+    def leading(self, side: str) -> str:
+        return side
+
     def plan(self, side: str, l: int, m: int) -> Tensor:
         widths = self.target.layout.width(l, side), self.source.layout.width(m, side)
         return self.make(side, l, m, *widths)  # type: ignore[arg-type]

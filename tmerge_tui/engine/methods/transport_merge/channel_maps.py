@@ -41,6 +41,8 @@ def sparsify(Q: Tensor, r: int | None) -> Tensor:  # Q [n, n'] -> [n, n']
 class Plans(Protocol):
     def plan(self, side: str, l: int, m: int) -> Tensor: ...
 
+    def leading(self, side: str) -> str: ...
+
 
 def channel_map(
     plans: Plans,
@@ -56,11 +58,12 @@ def channel_map(
 ) -> Tensor:
     """Phi_out or Phi_in^T of target layer l and source layer m: the plan rebuilt, sparsified to r, made a map.
 
-    permuted: the seed of the placebo, whose source channels come in a random order; None for the plan itself.
+    permuted: the seed of the placebo, whose source channels come in a random order, one for sides that share a plan;
+    None for the plan itself.
     """
     Q = plans.plan(side, l, m)
     if permuted is not None:
-        Q = Q[:, permutation(permuted, side, m, Q.shape[1]).to(Q.device)]
+        Q = Q[:, permutation(permuted, plans.leading(side), m, Q.shape[1]).to(Q.device)]
     std = None if std is None else std.each(lambda s: s.to(Q))
     return (out_map if end == "out" else in_map)(sparsify(Q, r), coupling, std)
 

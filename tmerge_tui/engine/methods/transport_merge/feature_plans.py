@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from tmerge_tui.engine.methods.transport_merge.layer_plans import LayerPlan, layer_plan
+from tmerge_tui.engine.methods.transport_merge.structure import Group, groups
 from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import SOLVERS, Solution, plan
 from tmerge_tui.engine.optimal_transport.stopping import Stopping
@@ -80,10 +81,14 @@ class Mass:
 
 
 class ZScores:
-    """Z [T, n] of layers and sides on the device, the last used kept within ZSCORES bytes."""
+    """Z [T, n] of layers and sides on the device, the last used kept within ZSCORES bytes.
 
-    def __init__(self, pooled: Pooled, role: str, device: torch.device) -> None:
+    A side that leads a group stands for its S sides: [S T, n], at 1 / sqrt(S).
+    """
+
+    def __init__(self, pooled: Pooled, role: str, device: torch.device, shared: Sequence[Group] = ()) -> None:
         self.pooled, self.role, self.device = pooled, role, device
+        self.shared = {group[0]: group for group in shared}
         self.kept: OrderedDict[tuple[int, str], Tensor] = OrderedDict()
 
     def __call__(self, layer: int, side: str) -> Tensor:
@@ -91,11 +96,17 @@ class ZScores:
         if at in self.kept:
             self.kept.move_to_end(at)
             return self.kept[at]
-        Z = zscore(self.pooled.side(layer, side).to(self.device), f"{self.role} model, layer {layer}, {side}")
+        group = self.shared.get(side)
+        Z = self._scores(layer, side)
+        if group is not None:
+            Z = torch.cat([Z, *(self._scores(layer, other) for other in group[1:])]).div_(len(group) ** 0.5)
         self.kept[at] = Z
         while len(self.kept) > 1 and sum(z.nbytes for z in self.kept.values()) > ZSCORES:
             self.kept.popitem(last=False)
         return Z
+
+    def _scores(self, layer: int, side: str) -> Tensor:
+        return zscore(self.pooled.side(layer, side).to(self.device), f"{self.role} model, layer {layer}, {side}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class Transports:
     run: RunDir
     zx: Callable[[int, str], Tensor] = field(repr=False)  # (l, side) -> Z [T, n]
     zy: Callable[[int, str], Tensor] = field(repr=False)  # (m, side) -> Z [T, n']
+    shared: tuple[Group, ...] = ()  # sides under one plan
     _pairs: dict[Path, dict[int, dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @property
@@ -122,21 +134,29 @@ class Transports:
     def key(self) -> str:
         """Names the content: activations and every option that plans depend on; not what was asked for, nor where."""
         how = self.options.that_affect("plans", "layers")
+        if not how["structure"]:  # as before there was any
+            del how["structure"]
         return key("transports-1", self.target.key, self.source.key, how)
 
     def sources(self, side: str) -> tuple[int, ...]:
         """Source layers that have the side."""
         return tuple(m for m in range(self.source.layers) if side in self.source.layout.sides(m, self.kinds))
 
+    def leading(self, side: str) -> str:
+        """The side whose plan this one has: its own, or that of its group's first."""
+        return next((group[0] for group in self.shared if side in group), side)
+
     def solved(self) -> tuple[tuple[int, str], ...]:
         """(l, side) of every piece, side by side, so that the source's z-scores of a side are used while at hand."""
         L = range(self.target.layers)
         there = {l: self.target.layout.sides(l, self.kinds) for l in L}
-        return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s))
+        return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s) and self.leading(s) == s)
 
     def piece(self, l: int, side: str) -> Path:
-        how = [getattr(self.options, name) for name in self.options.affecting("plans")]
+        side = self.leading(side)
+        how = [getattr(self.options, name) for name in self.options.affecting("plans") if name != "structure"]
         parts = ["transport-1", self.target.key, self.source.key, l, side, self.sources(side), how]
+        parts += [group for group in self.shared if side in group]
         return self.run.piece(STAGE, key(*parts))
 
     def result(self, side: str, l: int, m: int) -> TransportResult:
@@ -158,7 +178,7 @@ class Transports:
         """C_layer [L, M] fp64 of one side (eq. 10); nan where one of the two layers lacks it."""
         C = torch.full((self.target.layers, self.source.layers), math.nan, dtype=torch.float64)
         for l, solved in self.solved():
-            if solved == side:
+            if solved == self.leading(side):
                 for m, pair in self.pairs(l, side).items():
                     C[l, m] = pair["cost"]
         return C
@@ -172,6 +192,7 @@ class Transports:
 
     def plan(self, side: str, l: int, m: int) -> Tensor:
         """Q [n, n'] fp32."""
+        side = self.leading(side)
         return self.result(side, l, m).plan(self.zx(l, side), self.zy(m, side))
 
     def mass(self, side: str, l: int, m: int) -> Mass:
@@ -219,8 +240,11 @@ def transport(
     the solver raises.
     """
     device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
-    zx, zy = (ZScores(model, role, device) for role, model in models.items())
-    transports = Transports(models, tuple(kinds), options, run, zx, zy)
+    shared, notices = groups(models.each(lambda model: model.layout), kinds, options)
+    for notice in notices:
+        emit(Warned(STAGE, notice))
+    zx, zy = (ZScores(model, role, device, shared) for role, model in models.items())
+    transports = Transports(models, tuple(kinds), options, run, zx, zy, shared)
     work = transports.solved()
     show = _Showcase(emit)
     total = sum(len(transports.sources(side)) for _, side in work)
