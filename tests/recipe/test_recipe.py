@@ -89,7 +89,7 @@ def test_every_option_says_what_it_invalidates() -> None:
 
 def test_options_by_what_they_affect() -> None:
     transport = make_recipe({**BASE, "transport": {"epsilon": 0.2}}).transport
-    assert transport.affecting("plans") == ("epsilon", "max_iterations", "tolerance", "stop", "solver")
+    assert transport.affecting("plans") == ("structure", "epsilon", "max_iterations", "tolerance", "stop", "solver")
     assert transport.that_affect("activations") == {"projections": ("q", "k", "v", "o")}
     assert transport.that_affect("plans")["epsilon"] == 0.2
     everything = {name for piece in PIECES for name in transport.affecting(piece)}  # type: ignore[arg-type]
