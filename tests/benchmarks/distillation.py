@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tmerge_tui.engine.data.vocabulary import Vocabulary, token_ends
 from tmerge_tui.engine.training.boundaries import Pairing, pair
 from tmerge_tui.engine.training.byte_events import event_loss, teach
 from tmerge_tui.engine.training.event_cache import collate_events
 from tmerge_tui.engine.training.event_space import EventSpace
-from tmerge_tui.engine.training.vocabulary import Vocabulary, token_ends
 
 WEIGHT = 0.5
 

@@ -1,5 +1,6 @@
 """Everything a run depends on: the recipe, its sections, and how it is read and written."""
 
+from tmerge_tui.recipe.ot_fusion import OtFusion
 from tmerge_tui.recipe.paths import is_folder, task_name
 from tmerge_tui.recipe.recipe import (
     ATTENTION,
@@ -26,6 +27,7 @@ __all__ = [
     "Calibration",
     "FusionOptions",
     "ModelChoice",
+    "OtFusion",
     "ProjectionKind",
     "Recipe",
     "Transport",

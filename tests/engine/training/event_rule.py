@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tiny import LINES, make_tokenizer
+from tmerge_tui.engine.data.vocabulary import Vocabulary, read_vocabulary, token_ends
 from tmerge_tui.engine.training.boundaries import Pairing, pair
 from tmerge_tui.engine.training.byte_events import event_loss
 from tmerge_tui.engine.training.event_cache import Events, collate_events
 from tmerge_tui.engine.training.event_space import EventSpace
-from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary, token_ends
 
 END, SPECIAL, REST = "end of text", "special", "rest"
 Key = bytes | str

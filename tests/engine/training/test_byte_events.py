@@ -24,11 +24,11 @@ from tests.engine.training.event_rule import (
     vocabulary,
 )
 from tests.tiny import make_tokenizer
+from tmerge_tui.engine.data.vocabulary import Vocabulary, read_vocabulary
 from tmerge_tui.engine.training.boundaries import Pairing
 from tmerge_tui.engine.training.byte_events import event_loss, teach
 from tmerge_tui.engine.training.event_cache import collate_events
 from tmerge_tui.engine.training.event_space import EventSpace
-from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary
 
 
 @st.composite

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tmerge_tui.engine.training.vocabulary import Ints, Vocabulary
+from tmerge_tui.engine.data.vocabulary import Ints, Vocabulary
 
 Span = tuple[int, int, int]  # first byte in the source's text, first byte in the target's, bytes: the same in both
 

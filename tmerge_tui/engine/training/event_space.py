@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmerge_tui.engine.training.vocabulary import Vocabulary
+from tmerge_tui.engine.data.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from tmerge_tui.engine.activations.pooling import place
 from tmerge_tui.engine.data.corpus import Sample, render, uses_template
+from tmerge_tui.engine.data.vocabulary import Vocabulary, read_vocabulary, token_ends
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.boundaries import Pairing, Span, pair, without_blanks
 from tmerge_tui.engine.training.byte_events import event_loss, teach
 from tmerge_tui.engine.training.event_cache import Events, collate_events, from_tensors, to_tensors
 from tmerge_tui.engine.training.event_space import EventSpace
 from tmerge_tui.engine.training.examples import IGNORED, Example, read_examples
-from tmerge_tui.engine.training.vocabulary import Vocabulary, read_vocabulary, token_ends
 from tmerge_tui.errors import DataError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.forward import Batches, LoadedModel, padded, release

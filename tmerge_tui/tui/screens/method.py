@@ -26,6 +26,7 @@ from tmerge_tui.tui.widgets.toggles import OneOf
 GROUPS = (
     ("transport", "Feature and layer plans"),
     ("fusion", "Weights from plans"),
+    ("ot_fusion", "Maps of method ot_fusion"),
     ("adaptation", "Training after the merge"),
     ("evaluation", "What is measured"),
     ("", "This run"),

@@ -99,12 +99,12 @@ def plans(
 ) -> tuple[Transports, int]:
     """(the plans of a run, rows of activations they are solved on): what is missing is computed."""
     recipe, kinds = prepared.recipe, prepared.matching.kinds
-    models = _extract_both(prepared, run, emit, visit)
+    models = extract_both(prepared, run, emit, visit)
     solver = on_ray(recipe, emit) if recipe.transport.executor == "ray" else None
     return transport(models, kinds, recipe.transport, run, emit, prepared.device, solver), models.target.rows
 
 
-def _extract_both(
+def extract_both(
     prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]
 ) -> Pair[Activations]:
     """One model after the other, the source first."""

@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import make_tokenizer
+from tmerge_tui.engine.data.vocabulary import NO_BOUNDARY, read_vocabulary, token_ends
 from tmerge_tui.engine.training.boundaries import pair, without_blanks
-from tmerge_tui.engine.training.vocabulary import NO_BOUNDARY, read_vocabulary, token_ends
 from tmerge_tui.errors import DataError, ModelError
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
