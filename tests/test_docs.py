@@ -12,7 +12,7 @@ from tests.test_imports import ENGINE, FLOOR, PACKAGE, RANK, ROOMS
 from tmerge_tui.recipe import Recipe, make_recipe, options
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/adaptation.md", "docs/evaluation.md", "docs/files.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/adaptation.md", "docs/evaluation.md", "docs/methods.md", "docs/files.md")
 LINE = re.compile(r"((?:│   |    )*)(?:├── |└── )(\S+) +(\S.*)")
 NAMED = re.compile(r"`([\w./-]+\.(?:py|md|json|jinja|toml|txt|spec|tcss))`(?:\s+\(((?:`\w+`(?:,\s+)?)+)\))?")
 

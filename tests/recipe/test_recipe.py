@@ -168,6 +168,11 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
             {"fusion": {"units": "raw"}},
             "fusion: units: raw needs coupling: barycentric (a plan's entries have no units)",
         ),
+        (
+            {"ot_fusion": {"cost": "weights", "depth": "plan"}},
+            "ot_fusion: depth: plan compares layers by their activations; set cost: activations or depth: nearest",
+        ),
+        ({"ot_fusion": {"solver": "emd"}}, "ot_fusion.solver: expected 'exact', 'sinkhorn' or 'hard' (found 'emd')"),
         ({"transport": {"epsilon": 0}}, "transport.epsilon: expected more than 0 (found 0)"),
         ({"transport": {"epsilon": float("inf")}}, "transport.epsilon: expected a number (found inf)"),
         ({"transport": {"projections": "q"}}, "transport.projections: expected a list (found 'q')"),

@@ -92,3 +92,17 @@ def test_the_demo_takes_what_was_recorded_within_half(monkeypatch: pytest.Monkey
 def test_the_speed_is_measured_in_the_models_own_shapes() -> None:
     found = speed.measure(((64, 32), (32, 64)), ((16, 16),), 128, "cpu")
     assert found.source > 0 and found.target > 0 and found.memory > 0
+
+
+def test_ot_fusion_is_priced_by_its_own_solves(pair) -> None:
+    def of(**options: Any) -> Any:
+        return estimate(recipe(method="ot_fusion", ot_fusion=options), pair, READ, 30)
+
+    exact, weights = of(), of(cost="weights")
+    assert weights.work["reading"] == 0 < exact.work["reading"]
+    assert weights.disk_bytes < exact.disk_bytes, "no activations are kept"
+    assert of(solver="sinkhorn").touched < exact.touched
+    assert of(residual="mean").steps["pairs"] > exact.steps["pairs"]
+    # every tensor of the target in fp32, and the placebo's
+    assert of(residual="identity").disk_bytes > 2 * 4 * pair.target.parameters
+    assert of(depth="plan").work["transport"] > exact.work["transport"]

@@ -167,7 +167,21 @@ def make_measured() -> dict[str, Any]:
     trials = [trial | {"alpha": a, "against_target": -0.001 * a, "kept": a < 0.1} for a in (0.02, 0.05, 0.1)]
     strength = {"strengths": {"q": 0.05, "k": 0.0}, "target": 2.2, "chosen": 2.1, "texts": 200, "trials": trials}
     selection = {"model": "distilled", "alpha": None, "rows": rows, "texts": 200, "margin": 0.001}
-    return {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
+    spaces = [
+        {
+            "space": "residual",
+            "l": None,
+            "m": None,
+            "n": 128,
+            "n_source": 192,
+            "matched": 128,
+            "spread": 2.5,
+            "cost": None,
+        },
+        {"space": "mlp", "l": 0, "m": 1, "n": 256, "n_source": 512, "matched": 250, "spread": 2.0, "cost": 0.8},
+    ]
+    made = {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
+    return made | {"spaces": spaces}
 
 
 def make_recipe(alphas: list[float]) -> dict[str, Any]:

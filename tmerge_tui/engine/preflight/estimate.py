@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
+from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe import Recipe, Transport
+from tmerge_tui.recipe import PROJECTIONS, Recipe, Transport
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
@@ -45,17 +46,20 @@ def estimate(
     """
     target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
-    kinds = recipe.transport.projections
-    pairs = _pairs(models, kinds, recipe.transport)
+    own = ot_fusion_needs(recipe, models, rows) if recipe.method == "ot_fusion" else None
+    reads = own is None or recipe.ot_fusion.cost == "activations"
+    kinds = recipe.transport.projections if own is None else PROJECTIONS if reads else ()
+    pairs = _pairs(models, kinds, recipe.transport) if own is None else []
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
-    transport = _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
+    transport = own.memory if own else _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
     training, teacher, kept = _training(recipe, models, kinds)
     memory = RUNTIME + WORKSPACE + max(forward, transport, training + teacher)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
-    duals = sum(4 * (pair.n + pair.n_source) for pair in pairs)
-    fused = sum(4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
+    duals = own.plans if own else sum(4 * (pair.n + pair.n_source) for pair in pairs)
+    carried = (4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
+    fused = own.moved if own else sum(carried)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
     disk = state + duals + fused + merged + kept
@@ -72,8 +76,10 @@ def estimate(
     searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
     learned = _learned(recipe, each, count_of_texts)
     work = {
-        "reading": 2.0 * tokens * (target.parameters + source.parameters),
-        "transport": sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
+        "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
+        "transport": own.flops
+        if own
+        else sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
         "measuring": 2.0
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
@@ -84,12 +90,12 @@ def estimate(
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
     }
-    batches = (2 * count_of_texts + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)) / max(
-        recipe.calibration.batch_size, 1
-    )
+    batches = (
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+    ) / max(recipe.calibration.batch_size, 1)
     steps = {
         "batches": batches + said * answering + learned / max(each, 1.0),
-        "pairs": float(len(pairs)),
+        "pairs": own.solves if own else float(len(pairs)),
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
     told = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
@@ -98,7 +104,9 @@ def estimate(
         disk,
         sum(work.values()),
         (
-            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else ""),
+            f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else "")
+            if reads
+            else "weights are compared with weights: no text is read for the plans",
             f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
             f"{size(transport)}"
             + (f" and training {size(training + teacher)}" if training else "")
@@ -108,7 +116,7 @@ def estimate(
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
         ),
         work,
-        sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
+        own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
         steps,
         {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
         read is None,

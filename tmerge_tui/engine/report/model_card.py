@@ -27,6 +27,7 @@ from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
+OT_FUSION = "ot_fusion"  # the method, and its section of the recipe
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -94,6 +95,7 @@ def _card(
         "alpha": alpha,
         "verdict": verdict,
         "models": [(role, ids[role], _name(recipe, role), _shape(results, role)) for role in ("target", "source")],
+        "method": recipe.get("method"),
         "settings": _settings(recipe, alpha, results),
         "scores": [
             (
@@ -198,8 +200,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
     """The hyperparameters a reader compares, in words."""
     corpus, transport, fusion = (recipe.get(part) or {} for part in ("calibration", "transport", "fusion"))
     ratio = median_ratio(results.get("projections") or [])
-    rows = [
-        ("alpha", _alpha(alpha, results.get("strength"))),
+    own = [
         ("projections", ", ".join(fusion.get("projections") or transport.get("projections") or [])),
         ("neurons fused per projection (k)", fusion.get("k")),
         ("plan entries kept (r)", fusion.get("r")),
@@ -209,6 +210,14 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
         ("eta", transport.get("eta")),
         ("source layers per target layer", transport.get("top_layers")),
         ("solver", transport.get("solver")),
+    ]
+    if recipe.get("method") == OT_FUSION:
+        own = [(name, value) for name, value in (recipe.get(OT_FUSION) or {}).items() if name != "epsilon"]
+        if dict(own).get("solver") == "sinkhorn":
+            own.append(("epsilon", recipe[OT_FUSION].get("epsilon")))
+    rows = [
+        ("alpha", _alpha(alpha, results.get("strength"))),
+        *own,
         ("calibration", corpus.get("repo_id") or (corpus.get("path") and "local text")),
         ("calibration samples", corpus.get("samples")),
         ("pooling", corpus.get("pooling")),

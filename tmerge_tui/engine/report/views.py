@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui.engine.report import plan_views
+from tmerge_tui.engine.report import plan_views, space_views
 from tmerge_tui.engine.report.alpha_search_figure import strength_curve
 from tmerge_tui.engine.report.names import OUTCOMES, beside_trained, title
 from tmerge_tui.engine.report.training_figure import training_curves
@@ -138,6 +138,7 @@ VIEWS = {  # in the report's order
     "samples": View("Samples", samples),
     "projections": View("What moved", plan_views.projections),
     "layer_plans": View("Layers", plan_views.layer_plans),
+    "spaces": View("Spaces", space_views.spaces),
     "layer_costs": View("Layer costs", plan_views.layer_costs),
     "mass": View("Transport mass", plan_views.mass),
     "heatmaps": View("Feature plans", plan_views.heatmaps),

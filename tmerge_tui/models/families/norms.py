@@ -39,22 +39,23 @@ OUTSIDE = {
     **dict.fromkeys(("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "embedding_norm"), "final"),
     "word_embeddings_layernorm": "embedding",
 }
-AFTER_THE_SUM = ("openai-gpt",)  # norms of the stream itself, not of what a block reads or adds
 OFFSET = ("gemma", "gemma2", "gemma3", "gemma3_text", "nemotron")  # the file keeps scale - 1
 SCALED = ("gemma", "gemma2", "gemma3", "gemma3_text")  # embeddings are multiplied by sqrt(hidden) as they are read
 
 
-def norm_slot(leaf: str, siblings: Collection[str], layer: int | None, model_type: str) -> str:
+def norm_slot(leaf: str, siblings: Collection[str], layer: int | None, final: bool) -> str:
     """`attention.in`, `mlp.out`, `final` and so on of a norm called `leaf`; empty when the name is not known.
 
-    `siblings` are the names of the norms in the same layer; `layer` is None outside of them.
+    `siblings` are the names of the norms in the same layer; `layer` is None outside of them. `final`: there is a norm
+    behind the last layer. Without one, norms are of the stream itself (GPT, OPT-350M), not of what blocks read or add.
     """
     if layer is None:
         return OUTSIDE.get(leaf, "")
+    if not final:
+        return f"{SLOTS[leaf].split('.')[0]}.sum" if leaf in SLOTS else ""
     if leaf == "post_attention_layernorm":
         return "attention.out" if any(name in siblings for name in AROUND) else "mlp.in"
-    slot = SLOTS.get(leaf, "")
-    return f"{slot} of the sum" if slot and model_type in AFTER_THE_SUM else slot
+    return SLOTS.get(leaf, "")
 
 
 def norm_offset(model_type: str) -> float:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.models.families.norms import norm_slot
+from tmerge_tui.models.families.norms import OUTSIDE, norm_slot
 from tmerge_tui.models.layout import Layout, StoredTensor
 
 
 def norm_slots(facts: ModelFacts) -> dict[str, str]:
     """Norm tensor -> `space:what it stands before.weight`; empty where that is not known."""
     norms = [tensor for tensor in facts.layout.tensors if tensor.role == "norm"]
+    final = any(tensor.layer is None for tensor in norms if OUTSIDE.get(tensor.name.split(".")[-2]) == "final")
     found = {}
     for tensor in norms:
         path, _, suffix = tensor.name.rpartition(".")
         leaf, space = path.rpartition(".")[2], tensor.spaces[0][0].name
         siblings = {t.name.split(".")[-2] for t in norms if t.layer == tensor.layer}
-        known = norm_slot(leaf, siblings, tensor.layer, facts.model_type) if space == "residual" else leaf[:1]
+        known = norm_slot(leaf, siblings, tensor.layer, final) if space == "residual" else leaf[:1]
         found[tensor.name] = (
             f"{space}:{known}.{suffix}" if known in ("q", "k") or (space == "residual" and known) else ""
         )
