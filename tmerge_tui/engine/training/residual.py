@@ -36,7 +36,8 @@ class Residual(nn.Module):
 
 @torch.no_grad()
 def attach(model: nn.Module, update: Update) -> list[Residual]:
-    """Puts the residual of `update` on the target's weights: the model now computes as the merged one.
+    """Puts the residual of `update` on the target's weights, tied ones at every place that they have: the model now
+    computes as the merged one.
 
     The trainable weight of a module is then `parametrizations.weight.original`, and `weight` the sum. The weights have
     to be float32 and in memory.
@@ -48,6 +49,14 @@ def attach(model: nn.Module, update: Update) -> list[Residual]:
         index = None if change.index is None else change.index.to(stored.device)
         own = stored if change.dim is None or index is None else stored.index_select(change.dim, index)
         residual = Residual(change.dim, index, (change.values - own).float().contiguous())
-        parametrize.register_parametrization(module, attribute, residual)
+        parameter = getattr(module, attribute)
+        held = [
+            (one, place)
+            for one in model.modules()
+            for place, p in one.named_parameters(recurse=False)
+            if p is parameter
+        ]
+        for one, place in held:
+            parametrize.register_parametrization(one, place, residual)
         attached.append(residual)
     return attached

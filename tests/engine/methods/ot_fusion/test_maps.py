@@ -9,9 +9,10 @@ import ot
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from tests.engine.methods.ot_fusion.copies import shuffled
-from tests.engine.methods.ot_fusion.test_known_answers import merged
+from tests.engine.methods.ot_fusion.test_known_answers import IDS, logits, merged
 from tests.engine.pair import make_pair, recipe_of
 from tests.families import make_family
 from tests.tiny import make_tokenizer
@@ -21,10 +22,13 @@ from tmerge_tui.engine.methods.ot_fusion.coupling import couple, in_order, margi
 from tmerge_tui.engine.methods.ot_fusion.heads import KINDS, HeadMaps, HeadSpaces, head_maps
 from tmerge_tui.engine.methods.ot_fusion.tokens import shared_tokens
 from tmerge_tui.engine.preflight.check import check
+from tmerge_tui.engine.training.residual import attach
+from tmerge_tui.engine.weights.export import export
 from tmerge_tui.errors import ModelError, NumericsError
 from tmerge_tui.models.layout import Heads
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import OtFusion
+from tmerge_tui.run_folder import RunDir
 
 
 def costs(n: int, m: int, seed: int = 0) -> Tensor:
@@ -279,8 +283,23 @@ def test_norms_of_other_conventions_are_carried_as_scales(tmp_path: Path) -> Non
         ({"fusion": {"projections": ["q"]}}, "fusion.projections: found"),
         ({"fusion": {"norm": "keep"}}, "fusion.norm: keep: found"),
         ({"adaptation": {"hints": {}}}, "adaptation.hints: found"),
+        ({"adaptation": {"method": "lora"}}, "adaptation.method: lora: found"),
     ],
 )
 def test_what_it_does_not_do_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     recipe = recipe_of(make_pair(tmp_path), method="ot_fusion", **changes)
     assert any(problem.startswith(said) for problem in check(recipe))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_training_starts_at_the_merged_model(tied: bool, tmp_path: Path) -> None:
+    """The frozen residual on every tensor, tied ones included. Reference: the same update written and loaded."""
+    target = make_family(tmp_path / "target", "llama", tie_word_embeddings=tied)
+    source = make_family(tmp_path / "source", "llama", hidden=48, seed=1)
+    _, merge = merged(tmp_path, target, source)
+    update, run = merge.at(0.5, None), RunDir.create(tmp_path / "out")
+    export(update, 0.5, run.model, run, lambda event: None)
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    assert len(attach(model, update)) == len(update.names)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS, use_cache=False).logits, logits(run.model), rtol=1e-4, atol=1e-5)

@@ -65,11 +65,15 @@ class OtFusionMethod:
             "fusion.layers": fusion.layers is not None,
             "fusion.norm: keep": fusion.norm == "keep",
             "adaptation.hints": adaptation is not None and adaptation.hints is not None,
+            # low-rank updates are written for projections alone: embeddings and norms of the merge would be lost
+            "adaptation.method: lora": adaptation is not None
+            and adaptation.method == "lora"
+            and adaptation.start == "merged",
             "transport.executor: ray": recipe.transport.executor == "ray",
         }
         return [
-            f"{option}: found with method: ot_fusion, which carries all tensors of all layers as they are and solves "
-            "its plans here; leave it out, or take method: transport_merge"
+            f"{option}: found with method: ot_fusion, which carries all tensors of all layers and has no plans of "
+            "single sides; leave it out, or take method: transport_merge"
             for option, given in refused.items()
             if given
         ]
