@@ -7,7 +7,7 @@ import sys
 from tmerge_tui import stopping
 
 # Commands that the terminal part of a one-file executable leaves to its engine. The others need no torch, or start it.
-ENGINE = ("demo", "plan", "check", "report", "eval", "push", "generate", "resume", "_worker", "_probe")
+ENGINE = ("demo", "plan", "scout", "check", "report", "eval", "push", "generate", "resume", "_worker", "_probe")
 
 
 def main() -> int:

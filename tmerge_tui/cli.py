@@ -91,6 +91,7 @@ def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | Non
       tmerge presets                          the paper's tasks
       tmerge init org/big org/small text.txt > recipe.yaml
       tmerge plan recipe.yaml                 what it needs: time, memory, disk
+      tmerge scout recipe.yaml                in a minute: is there anything to carry over?
       tmerge --batch recipe.yaml
       tmerge runs                             every run of this machine
     """
@@ -220,6 +221,18 @@ def plan(recipe: str, **given: Any) -> int:
     from tmerge_tui.commands.inspect import plan as show_plan
 
     return show_plan(recipe, chosen)
+
+
+@tmerge.command()
+@click.argument("recipe", type=RecipeFile())
+@run_options
+@click.option("--download", is_flag=True, help="Fetch weights that are still on the Hub, and run the models.")
+def scout(recipe: str, download: bool, **given: Any) -> int:
+    """Try both models of RECIPE for a minute: is there anything to carry over, and how long will it take?"""
+    chosen = options(**given)
+    from tmerge_tui.commands.scout import scout as try_out
+
+    return try_out(recipe, chosen, download)
 
 
 @tmerge.command()

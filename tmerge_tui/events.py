@@ -190,6 +190,13 @@ class Generated(Event):
 
 
 @dataclass(frozen=True)
+class Scouted(Event):
+    """What `tmerge scout` has found: the last line that it prints with --json."""
+
+    found: dict[str, Any]  # as engine.preflight.scout returns it
+
+
+@dataclass(frozen=True)
 class Warned(Event):
     """A fallback or a doubt the user must see."""
 

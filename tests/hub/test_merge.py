@@ -24,6 +24,7 @@ from tmerge_tui.commands.batch import Options
 from tmerge_tui.commands.inspect import plan
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.preflight.scout import scout
 from tmerge_tui.errors import CheckError
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
@@ -127,6 +128,22 @@ def test_the_plan_says_what_will_be_downloaded(
     weights = (Path(pair["target"]) / "model.safetensors").stat().st_size
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# download")]
     assert lines == [f"# {'download':<12} org/target@main: {size(weights)} in 1 files"]
+
+
+def test_scout_fetches_weights_only_when_it_is_told_to(
+    hub: Hub, pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMERGE_CACHE", str(tmp_path / "cache"))
+    recipe, seen = recipe_of({**serve(hub, pair), "source": pair["source"]}), list[events.Event]()
+    weights = (Path(pair["target"]) / "model.safetensors").stat().st_size
+    found = scout(recipe, seen.append)
+    assert headers_only(hub) and not (tmp_path / "cache").exists()
+    assert (found["outcome"], found["models"], found["arms"]) == ("unknown", None, [])
+    assert found["pending"] == [{"name": "org/target@main", "bytes": weights}]
+    assert found["tokenizers"]["shared_vocabulary"] == 1.0, "tokenizers are among the small files"
+    assert [event for event in seen if isinstance(event, events.Warned) and size(weights) in event.message]
+    whole = scout(recipe, seen.append, download=True)
+    assert whole["models"] is not None and whole["pending"] == []
 
 
 def test_the_check_of_pytorch_weights_trusts_the_configuration(hub: Hub, pair: dict[str, Any]) -> None:

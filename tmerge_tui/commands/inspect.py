@@ -15,7 +15,7 @@ from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, make_recipe
 from tmerge_tui.recipe.presets import read_recipe_mapping
 
 if TYPE_CHECKING:
-    from tmerge_tui.engine.prepared import Prepared
+    from tmerge_tui.engine.prepared import Estimate, Prepared
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
 
@@ -40,7 +40,7 @@ def plan(path: str, options: Options) -> int:
         ("target", f"{prepared.target.facts.architecture}, {_shape(prepared.target.facts)}"),
         ("projections", ", ".join(prepared.matching.kinds)),
         ("device", str(prepared.device)),
-        ("time", f"{'at most' if needs.bound else 'about'} {duration(needs.seconds)} on this machine"),
+        ("time", f"{'at most' if needs.bound else 'about'} {duration(needs.seconds)} on this machine, {_by(needs)}"),
         ("memory", size(needs.memory_bytes)),
         ("disk", size(needs.disk_bytes)),
     ]
@@ -52,6 +52,10 @@ def plan(path: str, options: Options) -> int:
     for note in (*prepared.matching.notes, *prepared.estimate.notes, *prepared.warnings):
         data(f"# {note}")
     return 0
+
+
+def _by(needs: Estimate) -> str:
+    return "measured by scout" if needs.scouted else "from a second of measuring (tmerge scout measures the models)"
 
 
 def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:

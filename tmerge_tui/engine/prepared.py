@@ -35,12 +35,14 @@ class Estimate:
     memory: Mapping[str, int] = field(default_factory=dict)  # "weights", "transport", "training", "teacher": bytes
     bound: bool = False  # of a text that is not there yet: at most this much
     seconds: float | None = None  # on this machine, once that has been measured
+    scouted: bool = False  # from what both models were seen to take, and not from products of their shapes
 
     def as_json(self) -> dict[str, Any]:
         """What `tmerge plan --json` and the wizard's screens take."""
         return {
             "seconds": self.seconds,
             "bound": self.bound,
+            "scouted": self.scouted,
             "memory": self.memory_bytes,
             "memory_parts": dict(self.memory),
             "disk": self.disk_bytes,
@@ -91,12 +93,17 @@ class Prepared:
 
     def model(self, party: Party, emit: Emit) -> LoadedModel:
         """The model of one visit: loaded on first use, given back when it is dropped."""
-        recipe, facts = self.recipe, party.facts
-        dtype, reason = pick_dtype(recipe.dtype, self.device, facts, recipe.memory_bytes)
+        return open_model(self.recipe, party, self.device, emit)
 
-        @cache
-        def load() -> Any:
-            emit(Logged("info", f"loading {facts.label} on {self.device}, {reason}"))
-            return load_model(facts, self.device, dtype, recipe.memory_bytes, emit)
 
-        return LoadedModel(party.role, facts, party.tokenizer, load, self.device, dtype)
+def open_model(recipe: Recipe, party: Party, device: torch.device, emit: Emit) -> LoadedModel:
+    """A model as a recipe has it run on `device`, to be loaded on first use."""
+    facts = party.facts
+    dtype, reason = pick_dtype(recipe.dtype, device, facts, recipe.memory_bytes)
+
+    @cache
+    def load() -> Any:
+        emit(Logged("info", f"loading {facts.label} on {device}, {reason}"))
+        return load_model(facts, device, dtype, recipe.memory_bytes, emit)
+
+    return LoadedModel(party.role, facts, party.tokenizer, load, device, dtype)

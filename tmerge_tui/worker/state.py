@@ -23,6 +23,7 @@ from tmerge_tui.events import (
     RunFinished,
     RunInterrupted,
     RunStarted,
+    Scouted,
     StageFinished,
     StageProgressed,
     StageStarted,
@@ -32,7 +33,7 @@ from tmerge_tui.events import (
 from tmerge_tui.quantities import bits, interval, signed
 
 LOG = 500  # lines of the log tail
-IGNORED = (LayerPlanSolved, Generated, Artifact)  # what no screen of a run shows: the report has all of it
+IGNORED = (LayerPlanSolved, Generated, Artifact, Scouted)  # what no screen of a run shows: the report has all of it
 
 Phase = Literal["starting", "running", "finished", "failed", "interrupted"]
 Outcome = Literal["waiting", "running", "done", "cached", "skipped", "failed", "interrupted"]

@@ -60,7 +60,8 @@ def test_training_benchmarks_and_prompts_are_counted(pair, tmp_path: Path) -> No
     assert {name for name, flops in plain.work.items() if flops} == {"reading", "transport", "measuring"}
     once = estimate(recipe(adaptation={}), pair, READ, 30)
     thrice = estimate(recipe(adaptation={"epochs": 3, "compare": ["sft", "distill"]}), pair, READ, 30)
-    assert thrice.work["training"] > 9 * once.work["training"] > 0
+    assert thrice.work["training"] == pytest.approx(9 * once.work["training"]) and once.work["training"] > 0
+    assert thrice.work["teaching"] > 0 == once.work["teaching"]
     assert thrice.memory["teacher"] > 0 == once.memory["teacher"]
     asked = estimate(recipe(evaluation={"choices": [str(questions)], "prompts": ["a"]}), pair, READ, 30)
     assert asked.work["benchmarks"] > 0 < asked.work["prompts"]

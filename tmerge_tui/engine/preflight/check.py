@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
@@ -20,6 +23,7 @@ from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokeni
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
+from tmerge_tui.engine.preflight.scouted import pace_of
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.distillation import same_tokenizer
@@ -98,6 +102,31 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Models and text of a recipe, for who merges nothing; `training` is what would be trained on."""
+
+    recipe: Recipe  # with lengths that fit both models
+    models: Pair[Party]
+    corpus: Corpus  # with validation text
+    training: tuple[Sample, ...]
+    device: torch.device
+
+
+def open_recipe(recipe: Recipe) -> Opened:
+    """Opens models and text and asks nothing else of them. Raises CheckError with all problems found."""
+    problems: list[str] = []
+    source, target = (_party(role, recipe, problems) for role in ("source", "target"))
+    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, True))
+    device = _tried(problems, "device", lambda: pick_device(recipe.device))
+    training = _training_text(recipe, corpus, problems)
+    if problems or source is None or target is None or corpus is None or device is None:
+        raise CheckError(problems)
+    models = Pair(target=target, source=source)
+    recipe, _ = fitted(recipe, models.each(lambda party: party.facts))
+    return Opened(recipe, models, corpus, training or corpus.calibration, device)
+
+
 def without_source(recipe: Recipe) -> Recipe:
     """The recipe without measurements of the source, where they would say nothing."""
     measured = recipe.evaluation.model_copy(update={"source": False, "benchmark_source": False})
@@ -105,10 +134,11 @@ def without_source(recipe: Recipe) -> Recipe:
 
 
 def with_time(prepared: Prepared) -> Estimate:
-    """The estimate with the time that it takes on this machine, which a second of measuring says."""
-    calibration = prepared.recipe.calibration
-    batch = calibration.batch_size * calibration.max_length
-    return timed(prepared.estimate, prepared.source.facts, prepared.target.facts, batch, prepared.device)
+    """The estimate with the time that it takes on this machine: as scouted, or what a second of measuring says."""
+    recipe, facts = prepared.recipe, prepared.models.each(lambda party: party.facts)
+    batch = recipe.calibration.batch_size * recipe.calibration.max_length
+    seen = pace_of(recipe, facts, prepared.device)
+    return timed(prepared.estimate, facts.source, facts.target, batch, prepared.device, seen)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:

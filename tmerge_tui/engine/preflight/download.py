@@ -18,6 +18,7 @@ from tmerge_tui.hub.download import download
 from tmerge_tui.hub.listing import Listing
 from tmerge_tui.hub.manifest import ADAPTER
 from tmerge_tui.models.config import quantisation
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import ModelChoice, Recipe
 
 STAGE = "download"
@@ -57,14 +58,18 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
 def _brought(prepared: Prepared, emit: Emit) -> Prepared:
     if not needs_stage(prepared.recipe):
         return prepared
-    parties = (prepared.source, prepared.target)
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    models = brought(prepared.models, emit)
+    return replace(prepared, source=models.source, target=models.target)
+
+
+def brought(models: Pair[Party], emit: Emit) -> Pair[Party]:
+    """Both models with their weights on this disk, adapters merged and what is quantised unpacked."""
+    pending = {listing.folder: listing for _, party in models.items() for listing in party.located.downloads}
     if pending:
         _fetch(list(pending.values()), emit)
     else:
         emit(StageFinished(STAGE, 0.0, "cached"))
-    source, target = (_whole(party, emit) for party in parties)
-    return replace(prepared, source=source, target=target)
+    return models.each(lambda party: _whole(party, emit))
 
 
 def _whole(party: Party, emit: Emit) -> Party:

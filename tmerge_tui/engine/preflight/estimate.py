@@ -19,6 +19,7 @@ WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logi
 WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
 SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 2_000, 4, 60  # of a usual task of lm-evaluation-harness
+RATES, WEIGHTS, SEARCH_STEPS = 5, 3, 60  # trainings that choose learning_rate and distill_weight, steps of each
 SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kinds of projections
 
 
@@ -74,7 +75,7 @@ def estimate(
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
     held = each * recipe.calibration.holdout
     searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
-    learned = _learned(recipe, each, count_of_texts)
+    learned = tokens_learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
         "transport": own.flops
@@ -84,7 +85,8 @@ def estimate(
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
         + 2.0 * searched * target.parameters,
-        "training": _learning(recipe, learned, target, source),
+        "training": _learning(recipe, learned, each, target),
+        "teaching": _teaching(recipe, learned, source),
         "benchmarks": 2.0
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
@@ -144,7 +146,7 @@ def _lines(path: str) -> int:
         return 0  # the check says that it is not there
 
 
-def _learned(recipe: Recipe, each: float, read: int) -> float:
+def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
     """Tokens that one training goes through; `each` and `read` are of the calibration text."""
     options = recipe.adaptation
     if options is None:
@@ -157,15 +159,33 @@ def _learned(recipe: Recipe, each: float, read: int) -> float:
     return options.epochs * samples * longest
 
 
-def _learning(recipe: Recipe, learned: float, target: ModelFacts, source: ModelFacts) -> float:
-    """Forward and backward of every training; the teacher reads a text once, and is kept."""
+def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
+    """Tokens of the short trainings that choose what is `auto`."""
+    options = recipe.adaptation
+    if options is None or not options.searched:
+        return 0.0
+    trials = RATES * ("learning_rate" in options.searched) + WEIGHTS * ("distill_weight" in options.searched)
+    row = options.block_length if options.packing == "pack" else min(max(each, 1.0), options.block_length)
+    return trials * min(learned, SEARCH_STEPS * options.batch_size * options.accumulation * row)
+
+
+def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts) -> float:
+    """Forward and backward of every training of the target, and of those that choose options."""
     options = recipe.adaptation
     if options is None:
         return 0.0
-    each = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
+    flops = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
+    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each))
+
+
+def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:
+    """The source learns, where it is tuned, and then reads a text once: what it says is kept."""
+    options = recipe.adaptation
+    if options is None:
+        return 0.0
     taught = options.distilled + (options.hints is not None)
     tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
-    return learned * (each * target.parameters * options.trainings + (2.0 * taught + tuned) * source.parameters)
+    return learned * (2.0 * taught / options.epochs + tuned) * source.parameters
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 Matrix products are measured in the shapes of the two models, since small ones are many times slower than large ones;
 passes over a kernel in the size of a plan. What no speed shortens (starting, loading, a step of Python) is counted in
-steps, at the cost that the demo's recorded run has.
+steps, at the cost that the demo's recorded run has. Where `tmerge scout` has run both models, its seconds are taken.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tmerge_tui.engine.preflight.scouted import Pace
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
+from tmerge_tui.models.pair import Pair
 
 PATIENCE = 0.25  # seconds for each measurement
 TOKENS = 2048  # in one product at most
@@ -32,8 +34,17 @@ class Speed:
     memory: float  # bytes a second
 
 
-def timed(needs: Estimate, source: ModelFacts, target: ModelFacts, tokens: int, device: torch.device) -> Estimate:
+def timed(
+    needs: Estimate,
+    source: ModelFacts,
+    target: ModelFacts,
+    tokens: int,
+    device: torch.device,
+    scouted: Pair[Pace] | None = None,  # what both models were seen to take; then products are not asked
+) -> Estimate:
     """`needs` with the time it takes on `device`; `tokens` is what one batch holds."""
+    if scouted is not None:
+        return _as_scouted(needs, source, target, scouted, device)
     speed = measure(_shapes(source), _shapes(target), min(tokens, TOKENS), str(device))
     reading = needs.work.get("reading", 0.0)
     of_source = source.parameters / (source.parameters + target.parameters)
@@ -45,6 +56,27 @@ def timed(needs: Estimate, source: ModelFacts, target: ModelFacts, tokens: int, 
     costs = {"batches": PER_BATCH, "pairs": PER_PAIR, "loads": PER_LOAD}
     seconds += sum(cost * needs.steps.get(name, 0.0) for name, cost in costs.items())
     return replace(needs, seconds=seconds)
+
+
+def _as_scouted(
+    needs: Estimate, source: ModelFacts, target: ModelFacts, pace: Pair[Pace], device: torch.device
+) -> Estimate:
+    """A pass costs what it was seen to cost, Python included; transport is priced by products and the kernel."""
+    ours, theirs = pace.target.flop / target.parameters, pace.source.flop / source.parameters
+    speed = measure(_shapes(source), _shapes(target), TOKENS, str(device))
+    price = {
+        "transport": 1 / (SHARE * speed.target),
+        "training": pace.target.learning_flop / target.parameters,
+        "teaching": theirs,
+    }
+    work = dict(needs.work)
+    reading = work.pop("reading", 0.0)
+    of_source = source.parameters / (source.parameters + target.parameters)
+    seconds = reading * (of_source * theirs + (1 - of_source) * ours)
+    seconds += sum(flops * price.get(name, ours) for name, flops in work.items())
+    seconds += needs.touched / speed.memory + START
+    seconds += sum(cost * needs.steps.get(name, 0.0) for name, cost in (("pairs", PER_PAIR), ("loads", PER_LOAD)))
+    return replace(needs, seconds=seconds, scouted=True)
 
 
 @functools.lru_cache(maxsize=8)

@@ -89,6 +89,19 @@ def check_teacher(samples: Sequence[Sample], sides: Sequence[tuple[Any, int]], m
         )
 
 
+def paired_positions(
+    samples: Sequence[Sample], sides: Sequence[tuple[Any, int]], mode: str, options: Teacher
+) -> tuple[int, int]:
+    """(positions at which the source teaches, positions at which the target predicts); `sides` as in `check_teacher`.
+
+    Raises DataError or ModelError with the reason.
+    """
+    source, target = (read_side(samples, tokenizer, rows, 0, mode) for tokenizer, rows in sides)
+    every = options.positions == "every"
+    found = [_pairing(one, i, source, target, mode, every, options.blanks) for i, one in enumerate(samples)]
+    return sum(len(each.ours) for each in found), sum(max(0, len(one.ids) - 1) for one in target.examples)
+
+
 def read_teacher(
     source: LoadedModel,
     content: Sequence[Any],  # what names the source's weights

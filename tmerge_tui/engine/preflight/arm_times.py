@@ -1,0 +1,61 @@
+"""How long each part of a recipe takes, from the seconds that `tmerge scout` has seen both models take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tmerge_tui.engine.preflight.estimate import tokens_learned, tokens_searched
+from tmerge_tui.engine.preflight.scouted import Pace
+from tmerge_tui.engine.report.names import title
+from tmerge_tui.engine.training.arms import arms
+from tmerge_tui.models.pair import Pair
+from tmerge_tui.recipe import Recipe
+
+TAUGHT = 1.2  # a step with events in its loss, over one without (tests/benchmarks/distillation.py: at most 1.25)
+UNMEASURED = 3.0  # forward passes that a step of training takes, where it was not tried
+
+
+@dataclass(frozen=True)
+class ArmTime:
+    """`name` is the arm's in report.json, or that of a stage; `seeds` trainings are in the seconds."""
+
+    name: str
+    title: str
+    seconds: float
+    seeds: int = 1
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def arm_times(recipe: Recipe, pace: Pair[Pace], each: float, texts: int, total: float) -> list[ArmTime]:
+    """In the order of the run; `each` is a text's tokens, `texts` those to train on, `total` seconds of the whole run.
+
+    The first is everything that is no training: aligning, fusing, measuring.
+    """
+    options = recipe.adaptation
+    if options is None:
+        return [ArmTime("merge", "aligning, fusing, measuring", total)]
+    learned = tokens_learned(recipe, each, texts)
+    ours, theirs = (_training(one) for _, one in pace.items())
+    found = []
+    if options.tuned:
+        tokens = learned * options.teaching.tune_epochs / options.epochs
+        found.append(ArmTime("tune", "the source learns the text", tokens / 1000 * theirs))
+    if options.distilled:
+        read = each * min(options.samples, texts)
+        found.append(ArmTime("teacher", "the source reads the text", read / 1000 * pace.source.forward))
+    if options.searched:
+        tokens = tokens_searched(recipe, learned, each)
+        found.append(ArmTime("search", f"choosing {', '.join(options.searched)}", tokens / 1000 * ours))
+    seeds = len(options.seeds)
+    for arm in arms(options):
+        factor = TAUGHT if arm.terms else 1.0
+        found.append(ArmTime(arm.name, title(arm.name), seeds * factor * learned / 1000 * ours, seeds))
+    rest = max(0.0, total - sum(one.seconds for one in found))
+    return [ArmTime("merge", "aligning, fusing, measuring", rest), *found]
+
+
+def _training(pace: Pace) -> float:
+    return UNMEASURED * pace.forward if pace.training is None else pace.training
