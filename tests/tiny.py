@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 LINES = [
@@ -99,3 +104,14 @@ def edit_config(folder: Path, **changes: Any) -> None:
     data = json.loads(path.read_text())
     data.update(changes)
     path.write_text(json.dumps(data, indent=2))
+
+
+def rewritten(folder: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
+    """A copy of a model with every tensor of its files changed."""
+    shutil.copytree(folder, out)
+    for file in out.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata()
+        tensors = {name: change(name, tensor).contiguous() for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata)
+    return out

@@ -5,18 +5,17 @@ would change them."""
 from __future__ import annotations
 
 import inspect
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
 from tests.families import FAMILIES, make_family
+from tests.tiny import rewritten
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class
 from tmerge_tui.models.facts import ModelFacts, read_facts
@@ -91,22 +90,18 @@ def test_what_has_no_known_space(family: str, facts: ModelFacts) -> None:
 
 def reordered(folder: Path, out: Path, layout: Layout, orders: dict[tuple[str, int | None], Tensor]) -> Path:
     """The model with the channels of some spaces in another order, in every tensor that has them."""
-    shutil.copytree(folder, out)
-    for file in out.glob("*.safetensors"):
-        with safe_open(file, "pt") as stored:
-            metadata = stored.metadata()
-        tensors = load_file(file)
-        for name, tensor in tensors.items():
-            known = layout.tensor(name)
-            for dim, spaces in enumerate(known.spaces):
-                index = torch.arange(tensor.shape[dim])
-                for space, rows in zip(spaces, rows_of(known, spaces), strict=True):
-                    if (space.name, space.layer) in orders:
-                        index[rows] = rows[orders[space.name, space.layer]]
-                tensor = tensor.index_select(dim, index)
-            tensors[name] = tensor.contiguous()
-        save_file(tensors, file, metadata)
-    return out
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        known = layout.tensor(name)
+        for dim, spaces in enumerate(known.spaces):
+            index = torch.arange(tensor.shape[dim])
+            for space, rows in zip(spaces, rows_of(known, spaces), strict=True):
+                if (space.name, space.layer) in orders:
+                    index[rows] = rows[orders[space.name, space.layer]]
+            tensor = tensor.index_select(dim, index)
+        return tensor
+
+    return rewritten(folder, out, change)
 
 
 def rows_of(tensor: StoredTensor, spaces: tuple[Space, ...]) -> list[Tensor]:

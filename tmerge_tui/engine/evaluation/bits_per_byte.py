@@ -114,6 +114,12 @@ def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) 
     return a.bits_per_byte - b.bits_per_byte, float(low), float(high)
 
 
+def between(a: Scores, b: Scores, resamples: int, seed: int) -> dict[str, float]:
+    """The same as report.json has it: {"difference", "low", "high"}. Raises what `paired_interval` raises."""
+    ends = paired_interval(a, b, resamples, seed)
+    return dict(zip(("difference", "low", "high"), ends, strict=True))
+
+
 def tokens(text: str, tokenizer: Any, count: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
     """(ids, character spans) of a text, without special tokens; with `count`, of at least so many tokens of a long one.
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval, score
+from tmerge_tui.engine.evaluation.bits_per_byte import Scores, between, score
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.engine.weights.update import Update
@@ -100,8 +100,7 @@ class Evaluator:
 
     def interval(self, a: Scores, b: Scores) -> dict[str, float]:
         """a - b in bits per byte with its paired 95 % interval, as report.json has it."""
-        ends = paired_interval(a, b, self.options.resamples, self.seed)
-        return dict(zip(("difference", "low", "high"), ends, strict=True))
+        return between(a, b, self.options.resamples, self.seed)
 
     def warn(self, where: str, message: str) -> None:
         self.emit(Warned("evaluate", f"{where}: {message}"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tmerge_tui.engine.preflight.estimate import tokens_learned, tokens_searched
 from tmerge_tui.engine.preflight.scouted import Pace
@@ -24,9 +23,6 @@ class ArmTime:
     title: str
     seconds: float
     seeds: int = 1
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def arm_times(recipe: Recipe, pace: Pair[Pace], each: float, texts: int, total: float) -> list[ArmTime]:

@@ -57,12 +57,9 @@ def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
     problems = _extras(recipe)
-    source = _party("source", recipe, problems)
-    target = _party("target", recipe, problems)
     chosen = recipe.adaptation is not None and recipe.adaptation.validated
     searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
-    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
-    device = _tried(problems, "device", lambda: pick_device(recipe.device))
+    source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
         raise CheckError(problems)
     method, models = METHODS[recipe.method], Pair(target=target, source=source)
@@ -88,7 +85,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         problems, notes = problems + too_much, notes + streamed
     if problems:
         raise CheckError(problems)
-    assert corpus is not None and reading is not None and matching is not None
+    assert corpus is not None and reading is not None and matching is not None and device is not None
     if not reading.comparable:
         recipe = without_source(recipe)
     located = [party.located.note for party in (source, target) if party.located.note]
@@ -116,15 +113,22 @@ class Opened:
 def open_recipe(recipe: Recipe) -> Opened:
     """Opens models and text and asks nothing else of them. Raises CheckError with all problems found."""
     problems: list[str] = []
-    source, target = (_party(role, recipe, problems) for role in ("source", "target"))
-    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, True))
-    device = _tried(problems, "device", lambda: pick_device(recipe.device))
+    source, target, corpus, device = _opened(recipe, problems, validation=True)
     training = _training_text(recipe, corpus, problems)
     if problems or source is None or target is None or corpus is None or device is None:
         raise CheckError(problems)
     models = Pair(target=target, source=source)
     recipe, _ = fitted(recipe, models.each(lambda party: party.facts))
     return Opened(recipe, models, corpus, training or corpus.calibration, device)
+
+
+def _opened(
+    recipe: Recipe, problems: list[str], validation: bool
+) -> tuple[Party | None, Party | None, Corpus | None, torch.device | None]:
+    """Source, target, text and device, each None with its problem told."""
+    source, target = (_party(role, recipe, problems) for role in ("source", "target"))
+    corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, validation))
+    return source, target, corpus, _tried(problems, "device", lambda: pick_device(recipe.device))
 
 
 def without_source(recipe: Recipe) -> Recipe:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tmerge_tui.engine.evaluation.bits_per_byte import Scores, paired_interval
+from tmerge_tui.engine.evaluation.bits_per_byte import Scores, between
 from tmerge_tui.engine.preflight import scouted
 from tmerge_tui.engine.preflight.arm_times import arm_times
 from tmerge_tui.engine.preflight.check import Opened, open_recipe
@@ -43,7 +43,7 @@ STAGES = (
 
 
 def scout(recipe: Recipe, emit: Emit, download: bool = False) -> dict[str, Any]:
-    """What was found, as JSON: "outcome" is headroom, none, open or unknown; see `docs/scout.md`.
+    """What was found, as JSON: "outcome" is headroom, none, open or unknown; see `report/scouting.py`.
 
     Without `download`, models whose weights are on the Hub are not run, and "pending" says how big they are. Raises
     CheckError with all problems of models and text, and what running a model raises.
@@ -160,8 +160,7 @@ def _headroom(recipe: Recipe, seen: Pair[Rehearsal]) -> dict[str, Any]:
 
 
 def _interval(recipe: Recipe, a: Scores, b: Scores) -> dict[str, float]:
-    ends = paired_interval(a, b, recipe.evaluation.resamples, recipe.seed)
-    return dict(zip(("difference", "low", "high"), ends, strict=True))
+    return between(a, b, recipe.evaluation.resamples, recipe.seed)
 
 
 def _time(opened: Opened, found: Mapping[str, Any]) -> tuple[Estimate, list[dict[str, Any]]]:

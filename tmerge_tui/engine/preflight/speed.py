@@ -42,41 +42,26 @@ def timed(
     device: torch.device,
     scouted: Pair[Pace] | None = None,  # what both models were seen to take; then products are not asked
 ) -> Estimate:
-    """`needs` with the time it takes on `device`; `tokens` is what one batch holds."""
-    if scouted is not None:
-        return _as_scouted(needs, source, target, scouted, device)
-    speed = measure(_shapes(source), _shapes(target), min(tokens, TOKENS), str(device))
-    reading = needs.work.get("reading", 0.0)
-    of_source = source.parameters / (source.parameters + target.parameters)
-    seconds = SHARE**-1 * (
-        reading * of_source / speed.source
-        + (sum(needs.work.values()) - reading * of_source) / speed.target
-    )  # fmt: skip
-    seconds += needs.touched / speed.memory + START
+    """`needs` with the time it takes on `device`; `tokens` is what one batch holds.
+
+    As scouted, a pass costs what it was seen to cost, Python included; transport stays priced by products.
+    """
+    speed = measure(_shapes(source), _shapes(target), TOKENS if scouted else min(tokens, TOKENS), str(device))
+    by_products = 1 / (SHARE * speed.target)
+    ours, theirs = by_products, 1 / (SHARE * speed.source)  # seconds for a FLOP of a forward pass
+    price: dict[str, float] = {}  # where it is not that of a pass of the target
     costs = {"batches": PER_BATCH, "pairs": PER_PAIR, "loads": PER_LOAD}
-    seconds += sum(cost * needs.steps.get(name, 0.0) for name, cost in costs.items())
-    return replace(needs, seconds=seconds)
-
-
-def _as_scouted(
-    needs: Estimate, source: ModelFacts, target: ModelFacts, pace: Pair[Pace], device: torch.device
-) -> Estimate:
-    """A pass costs what it was seen to cost, Python included; transport is priced by products and the kernel."""
-    ours, theirs = pace.target.flop / target.parameters, pace.source.flop / source.parameters
-    speed = measure(_shapes(source), _shapes(target), TOKENS, str(device))
-    price = {
-        "transport": 1 / (SHARE * speed.target),
-        "training": pace.target.learning_flop / target.parameters,
-        "teaching": theirs,
-    }
-    work = dict(needs.work)
-    reading = work.pop("reading", 0.0)
+    if scouted is not None:
+        ours, theirs = scouted.target.flop / target.parameters, scouted.source.flop / source.parameters
+        learning = scouted.target.learning_flop / target.parameters
+        price = {"transport": by_products, "training": learning, "teaching": theirs}
+        del costs["batches"]
     of_source = source.parameters / (source.parameters + target.parameters)
-    seconds = reading * (of_source * theirs + (1 - of_source) * ours)
-    seconds += sum(flops * price.get(name, ours) for name, flops in work.items())
+    price["reading"] = of_source * theirs + (1 - of_source) * ours
+    seconds = sum(flops * price.get(name, ours) for name, flops in needs.work.items())
     seconds += needs.touched / speed.memory + START
-    seconds += sum(cost * needs.steps.get(name, 0.0) for name, cost in (("pairs", PER_PAIR), ("loads", PER_LOAD)))
-    return replace(needs, seconds=seconds, scouted=True)
+    seconds += sum(cost * needs.steps.get(name, 0.0) for name, cost in costs.items())
+    return replace(needs, seconds=seconds, scouted=scouted is not None)
 
 
 @functools.lru_cache(maxsize=8)

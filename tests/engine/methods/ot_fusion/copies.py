@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.tiny import edit_config
+from tests.tiny import edit_config, rewritten
 from tmerge_tui.engine.methods.ot_fusion.heads import HeadSpaces
 from tmerge_tui.models.layout import Layout, Projection
 
@@ -59,24 +56,18 @@ def free(spaces: HeadSpaces, seed: int) -> Tensor:
 
 
 def permuted_copy(folder: Path, out: Path, layout: Layout, orders: Orders) -> Path:
-    shutil.copytree(folder, out)
-    for file in out.glob("*.safetensors"):
-        with safe_open(file, "pt") as stored:
-            metadata = stored.metadata()
-        tensors = load_file(file)
-        for name, tensor in tensors.items():
-            known = layout.tensor(name)
-            made = tensor.clone()
-            for p in known.projections:
-                made = _of_projection(p, made, tensor, orders)
-            if not known.projections:
-                for dim, spaces in enumerate(known.spaces):
-                    at = (_space(name, spaces[0].name), spaces[0].layer)
-                    if at in orders:
-                        made = made.index_select(dim, orders[at])
-            tensors[name] = made.contiguous()
-        save_file(tensors, file, metadata)
-    return out
+    def change(name: str, tensor: Tensor) -> Tensor:
+        known, made = layout.tensor(name), tensor.clone()
+        for p in known.projections:
+            made = _of_projection(p, made, tensor, orders)
+        if not known.projections:
+            for dim, spaces in enumerate(known.spaces):
+                at = (_space(name, spaces[0].name), spaces[0].layer)
+                if at in orders:
+                    made = made.index_select(dim, orders[at])
+        return made
+
+    return rewritten(folder, out, change)
 
 
 def _space(name: str, space: str) -> str:
@@ -100,10 +91,8 @@ def _of_projection(p: Projection, made: Tensor, stored: Tensor, orders: Orders) 
 def widened(folder: Path, out: Path, layout: Layout, *, heads: int) -> Path:
     """A Llama with twice the neurons and channels of the stream, and key-value heads for each of `heads` query heads:
     twins write the same, and share what is read."""
-    shutil.copytree(folder, out)
-    (file,) = out.glob("*.safetensors")
-    tensors = load_file(file)
-    for name, tensor in tensors.items():
+
+    def change(name: str, tensor: Tensor) -> Tensor:
         made = tensor
         for dim, spaces in enumerate(layout.tensor(name).spaces):
             space, reads = spaces[0], dim == 1 and layout.tensor(name).role in ("projection", "head")
@@ -114,8 +103,9 @@ def widened(folder: Path, out: Path, layout: Layout, *, heads: int) -> Path:
                 assert found is not None
                 split = made.view(found.keys, found.channels, -1).repeat_interleave(heads // found.keys, 0)
                 made = split.flatten(0, 1).view(-1, *made.shape[1:])
-        tensors[name] = made.contiguous()
-    save_file(tensors, file, {"format": "pt"})
+        return made
+
+    rewritten(folder, out, change)
     hidden, neurons = (2 * next(s.size for s in _spaces(layout) if s.name == name) for name in ("residual", "mlp"))
     edit_config(out, hidden_size=hidden, intermediate_size=neurons, num_key_value_heads=heads)
     return out

@@ -185,10 +185,8 @@ class Carrier:
         """Adds what one source layer gives: `values`, the placebo's at the norm of the first."""
         block = blocks.setdefault((name, kind), Block(name, part, own.float() + offset, projection))
         kept = own.to(values[0].device, torch.float32)
-        norm = values[0].norm()
-        for place, each in enumerate(values):
-            same = each if place == 0 else each * (norm / each.norm().clamp_min(1e-30))
-            given = (torch.where(covered, same, kept) + offset).cpu() * weight
+        for place, each in enumerate(_of_one_norm(values)):
+            given = (torch.where(covered, each, kept) + offset).cpu() * weight
             if len(block.total) == place:
                 block.total.append(given)
             else:
@@ -244,10 +242,9 @@ class Carrier:
 
     def _moved_rows(self, tensor: StoredTensor, rows: Tensor, values: list[Tensor], covered: Tensor | None) -> Moved:
         own = self.checkpoints.target.read(tensor.name, rows=rows).to(values[0].device, torch.float32)
-        norm, made = values[0].norm(), []
-        for place, each in enumerate(values):
-            same = each if place == 0 else each * (norm / each.norm().clamp_min(1e-30))
-            made.append((same if covered is None else torch.where(covered, same, own)).cpu().contiguous())
+        made = []
+        for each in _of_one_norm(values):
+            made.append((each if covered is None else torch.where(covered, each, own)).cpu().contiguous())
             _check(tensor.name, made[-1])
         index = None if len(rows) == tensor.shape[0] else rows
         return Moved(tensor.name, "embeddings", made[0], made[1] if len(made) > 1 else None, index)
@@ -258,6 +255,12 @@ def _carried(out: ChannelMap, W: Tensor, into: ChannelMap) -> Tensor:
     if out.shape[0] * into.shape[1] < out.shape[1] * into.shape[0]:
         return into.read(out.write(W))
     return out.write(into.read(W))
+
+
+def _of_one_norm(values: list[Tensor]) -> list[Tensor]:
+    """The placebo's, after what is carried, at the norm of that."""
+    norm = values[0].norm()
+    return [values[0], *(each * (norm / each.norm().clamp_min(1e-30)) for each in values[1:])]
 
 
 def _of_norm(maps: Maps, slot: str) -> ChannelMap | None:

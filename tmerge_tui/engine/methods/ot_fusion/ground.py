@@ -17,6 +17,7 @@ from tmerge_tui.engine.activations.extract import Activations
 from tmerge_tui.engine.methods.ot_fusion.channel_map import ChannelMap
 from tmerge_tui.engine.methods.ot_fusion.heads import KINDS, HeadMaps
 from tmerge_tui.engine.methods.transport_merge.feature_plans import ZScores
+from tmerge_tui.engine.methods.transport_merge.structure import NEURONS
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.layout import Layout
@@ -24,7 +25,6 @@ from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.parameters import read_weight
 
 ADDED = ("o.out", "down.out")  # to the residual stream
-NEURONS = ("gate.out", "up.out", "down.in")
 OF_HEADS = {"q": "q.out", "k": "k.out", "v": "v.out", "o": "o.in"}
 
 

@@ -82,7 +82,7 @@ def head_maps(
     at = (to_group[0][:, None], to_group[1][None, :])
     query = (blocks["q"] * inner_qk[at]).sum((2, 3)) + (blocks["o"] * inner_v[at]).sum((2, 3))  # [H, H']
     keys = (blocks["k"] * inner_qk).sum((2, 3)) + (blocks["v"] * inner_v).sum((2, 3))  # [K, K']
-    A = _matched(query, keys, spaces, options, None if masses is None else masses.each(lambda m: _heads(m)))
+    A = _matched(query, keys, spaces, options, None if masses is None else masses.each(lambda mass: mass.sum(1)))
     G = torch.zeros(K, K_, dtype=torch.float64)
     G.index_put_(tuple(index.expand(A.shape) for index in at), A, accumulate=True)
     cost = float((A * query).sum() + (G * keys).sum()) / len(KINDS)
@@ -170,10 +170,6 @@ def _by_head(strength: Tensor, heads: Heads) -> Tensor:
     mass = marginal(strength)
     assert mass is not None
     return mass.view(heads.queries, heads.channels)
-
-
-def _heads(mass: Tensor) -> Tensor:
-    return mass.sum(1)
 
 
 def _within(mass: Tensor, group: int, heads: Heads) -> Tensor:

@@ -126,8 +126,7 @@ def _tokens(prepared: Prepared, emit: Emit) -> tuple[Tensor, list[str]]:
 
 def attention_of(party: Party) -> tuple[HeadSpaces | None, ...]:
     """Heads of every layer, and what positions do to them; None without attention."""
-    facts = party.facts
-    text = read_config(facts.folder, facts.name, facts.trust_remote_code).get_text_config()
+    facts, text = party.facts, _text_config(party)
     sloped, kind = is_sloped(facts.model_type, text), facts.model_type
     return tuple(
         None if h is None else HeadSpaces(h, turned_pairs(kind, text, h.channels) if h.rotary else None, sloped)
@@ -242,6 +241,9 @@ class _Work:
 
 
 def _embedding_scale(party: Party) -> float:
+    return embedding_scale(party.facts.model_type, _text_config(party))
+
+
+def _text_config(party: Party) -> Any:
     facts = party.facts
-    text = read_config(facts.folder, facts.name, facts.trust_remote_code).get_text_config()
-    return embedding_scale(facts.model_type, text)
+    return read_config(facts.folder, facts.name, facts.trust_remote_code).get_text_config()
