@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,8 +14,9 @@ from click.shell_completion import ShellComplete
 from tests.tui.fakes import write_run
 from tmerge_tui import cli
 from tmerge_tui.events import RunFailed, encode
-from tmerge_tui.recipe import parse_recipe
+from tmerge_tui.recipe import make_recipe, parse_recipe
 from tmerge_tui.recipe.presets import preset_names
+from tmerge_tui.recipe.starts import STARTS, Start
 from tmerge_tui.worker import run_index
 from tmerge_tui.worker.follow import later_attempt, state_of
 
@@ -87,12 +89,32 @@ def test_init_writes_a_commented_recipe(tmp_path: Path, monkeypatch, capsys) -> 
     code, out, _ = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "org/verses", "--output", "out")
     made = parse_recipe(out)
     assert code == 0 and made.calibration.repo_id == "org/verses" and made.source.model == "org/big"
-    assert made.fusion == parse_recipe("source: a/b\ntarget: c/d\ncalibration: {path: t}\noutput: o").fusion
-    assert "# fusion strength in [0, 1]" in out
+    assert made.select == "validation" and made.adaptation is not None and made.adaptation.tuned
+    assert out.startswith("# Best small model: ") and "# fusion strength in [0, 1]" in out
     code, out, err = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "text.txt", "--to", "r.yaml")
     assert code == 0 and out == "" and parse_recipe(Path("r.yaml").read_text()).calibration.path is not None
     code, _, err = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "text.txt", "--to", "r.yaml")
     assert code == 2 and "r.yaml exists" in err
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.name)
+def test_init_writes_what_a_start_says_and_nothing_else(monkeypatch, capsys, start: Start) -> None:
+    """Reference: the bare recipe with the start's options set one by one."""
+    code, out, _ = tmerge(monkeypatch, capsys, "init", "a/b", "c/d", "e/f", "--start", start.name, "--output", "o")
+    bare: dict[str, Any] = {"source": "a/b", "target": "c/d", "calibration": {"repo_id": "e/f"}, "output": "o"}
+    for name, value in start.says.items():
+        *path, leaf = name.split(".")
+        at = bare
+        for part in path:
+            at = at.setdefault(part, {})
+        at[leaf] = value
+    assert code == 0 and parse_recipe(out) == make_recipe(bare)
+    assert max(len(line) for line in out.splitlines()) <= 120
+
+
+def test_an_unknown_start_is_refused_with_those_that_there_are(monkeypatch, capsys) -> None:
+    code, out, err = tmerge(monkeypatch, capsys, "init", "a/b", "c/d", "e/f", "--start", "fast")
+    assert code == 2 and out == "" and "found fast, expected one of best, paper, everything" in err
 
 
 @pytest.mark.parametrize(
@@ -122,6 +144,7 @@ def test_the_shell_knows_runs_presets_and_settings(tmp_path: Path) -> None:
     run_index.remember(write_run(tmp_path / "done").path)
     assert completed(["watch"], "d") == ["done"]
     assert completed(["presets"], "ma") == ["malay"]
+    assert completed(["init", "--start"], "p") == ["paper"]
     assert completed(["plan"], "preset:m") == ["preset:malay", "preset:medical"]
     assert "fusion.alpha=" in completed(["demo", "--set"], "fusion.al")
     assert completed(["demo", "--set"], "fusion.coupling=") == ["fusion.coupling=plan", "fusion.coupling=barycentric"]

@@ -132,6 +132,10 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
     needs = await probe.ask("estimate", recipe=recipe, **models)
     assert needs["memory"] > 0 and needs["disk"] > 0 and needs["seconds"] > 0
     assert not needs["bound"] and any("fusion.k" in problem for problem in needs["problems"])
+    assert needs["advice"] == {}, "all three layers are kept by default"
+    deep = {**recipe, "transport": {"top_layers": 99}}
+    advice = (await probe.ask("estimate", recipe=deep, **models))["advice"]
+    assert advice == {"transport.top_layers": "the source has 3 layers: all are kept"}
     said = await probe.ask("check", recipe=recipe)
     assert any("fusion.k" in problem for problem in said["problems"])
     assert await probe.ask("fields", path=str(text)) == []

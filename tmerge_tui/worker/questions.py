@@ -24,6 +24,7 @@ from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
+from tmerge_tui.engine.preflight.scouted import pace_of
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.errors import CheckError, DataError, ModelError, TmergeError
@@ -119,7 +120,8 @@ def estimated(request: Request) -> dict[str, Any]:
     needs = estimate(recipe, Pair(target=target.facts, source=source.facts), read, texts)
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
-    needs = timed(needs, source.facts, target.facts, batch, device)
+    pair = Pair(target=target.facts, source=source.facts)
+    needs = timed(needs, source.facts, target.facts, batch, device, pace_of(recipe, pair, device))
     too_much, streamed = in_memory(recipe, needs, device)
     return {
         **needs.as_json(),
@@ -127,7 +129,15 @@ def estimated(request: Request) -> dict[str, Any]:
         "device": str(device),
         "problems": _unfit(recipe, source, target) + too_much,
         "notes": streamed,
+        "advice": _advice(recipe, source.facts),
     }
+
+
+def _advice(recipe: Recipe, source: ModelFacts) -> dict[str, str]:
+    """Option -> what a valid value comes to with this source."""
+    kept = recipe.transport.top_layers
+    more = kept > source.layers and recipe.method == "transport_merge"
+    return {"transport.top_layers": f"the source has {source.layers} layers: all are kept"} if more else {}
 
 
 def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
