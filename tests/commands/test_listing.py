@@ -19,6 +19,7 @@ from tmerge_tui.recipe.presets import preset_names
 from tmerge_tui.recipe.starts import STARTS, Start
 from tmerge_tui.worker import run_index
 from tmerge_tui.worker.follow import later_attempt, state_of
+from tmerge_tui.worker.summary import summary
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,19 @@ def test_a_later_attempt_is_a_note_on_a_finished_run(tmp_path: Path, monkeypatch
     code, out, err = tmerge(monkeypatch, capsys, "watch", "done")
     assert code == 0 and out.startswith("Fusion does not beat its placebos\nmodel ")
     assert "note: a later attempt failed: piqa cannot be loaded" in err and "error:" not in err
+
+
+def test_a_run_that_chose_its_model_is_listed_with_that_models_difference(tmp_path: Path) -> None:
+    """Reference: the row of the chosen model in the report, not that of the fused one."""
+    run = write_run(tmp_path / "done")
+    results = json.loads((run.path / "report.json").read_text())
+    rows = [{"model": "adapted_distilled", "alpha": None, "difference": -0.1062}]
+    chosen = {"model": "adapted_distilled", "alpha": None, "texts": 200, "rows": []}
+    run.save_json(run.path / "report.json", {**results, "selection": chosen, "adaptation": {"rows": rows}})
+    found = summary(run.path, 0.0)
+    assert found.difference == -0.1062 and found.headline == results["verdict"]["headline"]
+    run.save_json(run.path / "report.json", {**results, "selection": {**chosen, "model": "target"}})
+    assert summary(run.path, 0.0).difference is None
 
 
 def test_presets_are_listed_and_shown(monkeypatch, capsys) -> None:

@@ -46,8 +46,8 @@ LIGHT = Theme(
         "border": "#aab4c4",
         "border-blurred": "#c3cad6",
         "footer-key-foreground": "#855000",
-        "text-muted": "#535c6b",
-        "text-disabled": "#535c6b",
+        "text-muted": "#4d5664",
+        "text-disabled": "#4d5664",
     },
 )
 

@@ -20,9 +20,8 @@ class TrainingPane(VerticalScroll, can_focus=True):
 
     def compose(self) -> ComposeResult:
         found = self.adaptation
-        yield Static(scores.trained(found["rows"]), classes="block")
-        if found["contrasts"]:
-            yield Static(scores.trained_contrasts(found["contrasts"]), classes="block")
+        yield Static("", classes="block", id="trained")
+        yield Static("", classes="block", id="beaten")
         yield Static("\n".join(facts(found)), classes="block", markup=False)
         trainings = found.get("trainings") or []
         for method in dict.fromkeys(row["model"] for row in trainings):
@@ -30,3 +29,11 @@ class TrainingPane(VerticalScroll, can_focus=True):
             curves = [row["curve"] for row in trainings if row["model"] == method]
             chart.show(scores.losses([[(float(step), loss) for step, loss in curve] for curve in curves]))
             yield chart
+
+    def on_resize(self) -> None:
+        """Tables as wide as there is room for."""
+        room, contrasts = self.app.size.width, self.adaptation["contrasts"]
+        self.query_one("#trained", Static).update(scores.trained(self.adaptation["rows"], room))
+        beaten = self.query_one("#beaten", Static)
+        beaten.display = bool(contrasts)
+        beaten.update(scores.trained_contrasts(contrasts, room))
