@@ -15,7 +15,7 @@ import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
     problems = _extras(recipe)
     chosen = recipe.adaptation is not None and recipe.adaptation.validated
-    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
+    searched = strength_is_chosen(recipe) or recipe.select == "validation" or chosen
     source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
         raise CheckError(problems)
