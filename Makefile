@@ -25,7 +25,7 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
-	@echo "make bench      the benchmarks of tests/benchmarks"
+	@echo "make bench      the benchmarks of tests/benchmarks, and a table of all ratios"
 	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
 	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
 	@echo "make smoke      tries dist/tmerge in an empty environment"
@@ -58,9 +58,7 @@ table: $(VENV)/installed-dev
 	PYTHONPATH=. $(BIN)/python build/table.py --data $(DATA) --out build/out/table $(ARGS)
 
 bench: $(VENV)/installed-dev
-	@for file in tests/benchmarks/[a-z]*.py; do \
-	    module=tests.benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
-	done
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 binary: $(FROZEN)/installed
 	$(FROZEN_PYTHON) build/binary.py $(ARGS)
