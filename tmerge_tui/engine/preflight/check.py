@@ -56,6 +56,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     source = _party("source", recipe, problems)
     target = _party("target", recipe, problems)
     chosen = recipe.adaptation is not None and recipe.adaptation.validated
+    chosen = chosen or recipe.method == "ls_merge"  # its autoencoder is
     searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
     corpus = _tried(problems, "calibration", lambda: read_corpus(_pinned_text(recipe), recipe.seed, searched))
     device = _tried(problems, "device", lambda: pick_device(recipe.device))
