@@ -28,7 +28,7 @@ def to_chunks(W: Tensor, c: int, scale: float, squash: bool) -> Tensor:
     """fp64 [n, c] of a matrix of any shape; squash: sign(x) log1p|x| of the scaled numbers x."""
     flat = W.double().flatten() / scale
     if squash:
-        flat = flat.sign() * flat.abs().log1p()
+        flat = flat.abs().log1p().copysign(flat)  # -0 stays that
     return torch.nn.functional.pad(flat, (0, count_of(flat.numel(), c) * c - flat.numel())).view(-1, c)
 
 
@@ -36,7 +36,7 @@ def from_chunks(chunks: Tensor, shape: tuple[int, ...], scale: float, squash: bo
     """The inverse of `to_chunks`, in the type of `chunks`; what was filled up falls away."""
     flat = chunks.flatten()[: math.prod(shape)]
     if squash:
-        flat = flat.sign() * flat.abs().expm1()
+        flat = flat.abs().expm1().copysign(flat)
     return (flat * scale).view(shape)
 
 
