@@ -26,8 +26,9 @@ def autoencoder(found: Row) -> Shown:
         )
         for moment in found["moments"]
     ]
+    blocks = f"{found['blocks']} + {found['blocks']} blocks of width {found['width']}"
     told = (
-        f"{count(found['parameters'])} parameters, {found['blocks']} + {found['blocks']} blocks of width {found['width']}; "
+        f"{count(found['parameters'])} parameters, {blocks}; "
         f"chunks of {found['chunk']} numbers as latents of {found['latent']}; {count(found['steps'])} steps"
     )
     curve = {"model": "autoencoder", "seed": found["seed"], "curve": found["curve"]}

@@ -53,11 +53,9 @@ def test_shrinkage_is_ledoit_and_wolfs() -> None:
 def test_the_bures_map_is_pots() -> None:
     source, target = cloud(50, 4, 3), cloud(60, 4, 4)
     fitted = bures(source, target)
-    moments = [
-        *(each.mean(0).numpy() for each in (source, target)),
-        *(ledoit_wolf(each)[0].numpy() for each in (source, target)),
-    ]
-    A, b = ot.gaussian.bures_wasserstein_mapping(*moments)
+    means = [each.mean(0).numpy() for each in (source, target)]
+    covariances = [ledoit_wolf(each)[0].numpy() for each in (source, target)]
+    A, b = ot.gaussian.bures_wasserstein_mapping(*means, *covariances)
     assert torch.allclose(fitted(source), source @ torch.from_numpy(A) + torch.from_numpy(b))
     assert all(0 < share < 1 for share in fitted.shrinkage)
 
