@@ -21,6 +21,10 @@ from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
 NAMES = [*METHODS, Toy.name]
+OPTIONS: dict[str, Any] = {  # what makes a run small
+    "ls_merge": {"chunk": 16, "width": 16, "blocks": 1, "window": 8, "batch_size": 64, "epochs": 6, "kl_epochs": 4,
+                 "checkpoints": 2, "learning_rate": 5e-3},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +41,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def recipe_for(mapping: dict[str, Any], name: str, output: Path, **changes: Any) -> Recipe:
+    if name in OPTIONS:
+        changes = {name: OPTIONS[name], **changes}
     return recipe_of(mapping, output=str(output), **changes).model_copy(update={"method": name})
 
 

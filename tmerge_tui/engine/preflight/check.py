@@ -20,6 +20,7 @@ from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
+from tmerge_tui.engine.preflight.ls_merge_needs import too_slow
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
@@ -58,6 +59,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
     problems = _extras(recipe)
     chosen = recipe.adaptation is not None and recipe.adaptation.validated
+    chosen = chosen or recipe.method == "ls_merge"  # its autoencoder is
     searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
     source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
@@ -82,7 +84,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += output_problems(recipe, needs, (source, target))
     if device is not None:
         too_much, streamed = in_memory(recipe, needs, device)
-        problems, notes = problems + too_much, notes + streamed
+        problems, notes = problems + too_much + too_slow(recipe, needs, facts, device), notes + streamed
     if problems:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None and device is not None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
-from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
+from tmerge_tui.engine.preflight.ls_merge_needs import ls_merge_needs
+from tmerge_tui.engine.preflight.ot_fusion_needs import Needs, ot_fusion_needs
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
@@ -47,10 +48,11 @@ def estimate(
     """
     target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
-    own = ot_fusion_needs(recipe, models, rows) if recipe.method == "ot_fusion" else None
-    reads = own is None or recipe.ot_fusion.cost == "activations"
+    own, learned_space = _own(recipe, models, rows), recipe.method == "ls_merge"
+    reads = not learned_space and (own is None or recipe.ot_fusion.cost == "activations")
     kinds = recipe.transport.projections if own is None else PROJECTIONS if reads else ()
     pairs = _pairs(models, kinds, recipe.transport) if own is None else []
+    heaviest = "autoencoder" if learned_space else "transport"
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
     transport = own.memory if own else _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
@@ -78,7 +80,7 @@ def estimate(
     learned = tokens_learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
-        "transport": own.flops
+        heaviest: own.flops
         if own
         else sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
         "measuring": 2.0
@@ -108,9 +110,8 @@ def estimate(
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else "")
             if reads
-            else "weights are compared with weights: no text is read for the plans",
-            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
-            f"{size(transport)}"
+            else "weights meet weights: no text is read for them",
+            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and {heaviest} {size(transport)}"
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
@@ -120,14 +121,24 @@ def estimate(
         work,
         own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
         steps,
-        {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
+        {"weights": weights, heaviest: transport, "training": training, "teacher": teacher},
         read is None,
     )
 
 
+def _own(recipe: Recipe, models: Pair[ModelFacts], rows: int) -> Needs | None:
+    """What a method other than transport_merge takes by itself."""
+    if recipe.method == "ot_fusion":
+        return ot_fusion_needs(recipe, models, rows)
+    if recipe.method == "ls_merge":
+        return ls_merge_needs(recipe, models, _passes(recipe) + (SEARCHES if recipe.fusion.searched else 0))
+    return None
+
+
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
-    return 1 + len(recipe.fusion.alpha) * (1 + len(recipe.evaluation.controls))
+    controls = recipe.ls_merge.controls if recipe.method == "ls_merge" else recipe.evaluation.controls
+    return 1 + len(recipe.fusion.alpha) * (1 + len(controls))
 
 
 def _asked(recipe: Recipe) -> float:

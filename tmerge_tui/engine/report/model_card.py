@@ -27,7 +27,7 @@ from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
-OT_FUSION = "ot_fusion"  # the method, and its section of the recipe
+OT_FUSION, LS_MERGE = "ot_fusion", "ls_merge"  # methods, and their sections of the recipe
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -215,6 +215,9 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
         own = [(name, value) for name, value in (recipe.get(OT_FUSION) or {}).items() if name != "epsilon"]
         if dict(own).get("solver") == "sinkhorn":
             own.append(("epsilon", recipe[OT_FUSION].get("epsilon")))
+    if recipe.get("method") == LS_MERGE:
+        section = {name: value for name, value in (recipe.get(LS_MERGE) or {}).items() if name != "controls"}
+        own = [(name, ", ".join(value) if isinstance(value, list) else value) for name, value in section.items()]
     rows = [
         ("alpha", _alpha(alpha, results.get("strength"))),
         *own,

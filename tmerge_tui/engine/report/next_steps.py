@@ -8,6 +8,7 @@ from typing import Any
 
 from tmerge_tui.engine.report.verdict import FEW_TEXTS, SHRINKAGE, Comparison, median_ratio
 from tmerge_tui.quantities import count, known, number
+from tmerge_tui.recipe.ls_merge import LS_CONTROLS
 
 MOST = 4
 WEAK = (0.02, 0.05, 0.1)  # alphas to fall back to
@@ -74,6 +75,13 @@ def _confirm(results: Results, recipe: Results) -> Iterator[Step]:
 
 
 def _controls(recipe: Results) -> Iterator[Step]:
+    if recipe.get("method") == "ls_merge":
+        if len((recipe.get("ls_merge") or {}).get("controls") or ()) < len(LS_CONTROLS):
+            yield _step(
+                "Measure every placebo: without them nothing can be said about transfer.",
+                f"ls_merge.controls=[{','.join(LS_CONTROLS)}]",
+            )
+        return
     controls = (recipe.get("evaluation") or {}).get("controls")
     if controls is not None and set(controls) != {"shrink", "permuted"}:
         yield _step(

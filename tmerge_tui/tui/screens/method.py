@@ -27,6 +27,7 @@ GROUPS = (
     ("transport", "Feature and layer plans"),
     ("fusion", "Weights from plans"),
     ("ot_fusion", "Maps of method ot_fusion"),
+    ("ls_merge", "Autoencoder of method ls_merge"),
     ("adaptation", "Training after the merge"),
     ("evaluation", "What is measured"),
     ("", "This run"),
