@@ -95,6 +95,24 @@ def test_placebos_are_measured_beside_the_result(finished: dict[str, Any], name:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_what_it_is(mapping: dict[str, Any], finished: dict[str, Any], name: str) -> None:
+    """Nothing else of the program knows it: the estimate, the card and the advice on placebos are made of this."""
+    run, _ = finished[name]
+    method, recipe = METHODS[name], recipe_for(mapping, name, run.path)
+    prepared = prepare(recipe, cluster=False)
+    needs = method.needs(recipe, prepared.models.each(lambda party: party.facts), 10, 4)
+    assert needs.work in prepared.estimate.work and needs.work in prepared.estimate.memory
+    assert method.about in (run.model / "README.md").read_text("utf-8")
+    report = json.loads((run.path / "report.json").read_text())
+    assert set(method.placebos(recipe)) == {row["against"] for row in report["contrasts"]}
+    assert report["method"]["controls"] == method.controls and method.controls.count(".") == 1
+    assert not any("placebo" in step["text"] for step in report["next"]), "all were measured"
+    shown = dict(method.settings(recipe))
+    assert shown and all(isinstance(value, (str, int, float, type(None))) for value in shown.values())
+    assert report["method"]["settings"] == [list(one) for one in shown.items()]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_running_again_computes_nothing_and_gives_the_same(
     mapping: dict[str, Any], finished: dict[str, Any], name: str
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from tmerge_tui.engine.report.verdict import FEW_TEXTS, SHRINKAGE, Comparison, median_ratio
 from tmerge_tui.quantities import count, known, number
-from tmerge_tui.recipe.ls_merge import LS_CONTROLS
 
 MOST = 4
 WEAK = (0.02, 0.05, 0.1)  # alphas to fall back to
@@ -39,7 +38,7 @@ def _steps(results: Results) -> Iterator[Step]:
     if verdict.get("helped") and verdict.get("beats_placebos"):
         yield from _confirm(results, recipe)
         return
-    yield from _controls(recipe)
+    yield from _controls(results)
     yield from _movement(results, fusion)
     yield from _training(results)
     yield from _strength(verdict, fused, fusion)
@@ -74,19 +73,12 @@ def _confirm(results: Results, recipe: Results) -> Iterator[Step]:
     yield from _training(results)
 
 
-def _controls(recipe: Results) -> Iterator[Step]:
-    if recipe.get("method") == "ls_merge":
-        if len((recipe.get("ls_merge") or {}).get("controls") or ()) < len(LS_CONTROLS):
-            yield _step(
-                "Measure every placebo: without them nothing can be said about transfer.",
-                f"ls_merge.controls=[{','.join(LS_CONTROLS)}]",
-            )
-        return
-    controls = (recipe.get("evaluation") or {}).get("controls")
-    if controls is not None and set(controls) != {"shrink", "permuted"}:
+def _controls(results: Results) -> Iterator[Step]:
+    method = results["method"]
+    if not set(method["claims"]) <= {contrast["against"] for contrast in results["contrasts"]}:
         yield _step(
-            "Measure both placebos: without them nothing can be said about transfer.",
-            "evaluation.controls=[shrink,permuted]",
+            "Measure every placebo: without them nothing can be said about transfer.",
+            f"{method['controls']}=[{','.join(method['claims'])}]",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 from tmerge_tui.engine.data.corpus import hash_samples
 from tmerge_tui.engine.methods.ls_merge.encode import PERMUTED, RANDOM, Coder, Encoder
@@ -21,15 +22,17 @@ from tmerge_tui.engine.methods.ls_merge.merge import (
     Latents,
     LatentUpdate,
 )
+from tmerge_tui.engine.methods.ls_merge.needs import needs, too_slow
 from tmerge_tui.engine.methods.ls_merge.parts import parts
 from tmerge_tui.engine.methods.ls_merge.sizes import chunk_of, shape_of
 from tmerge_tui.engine.methods.ls_merge.train import STAGE, Plan, content_of, load, train
 from tmerge_tui.engine.methods.ls_merge.vae import Vae
 from tmerge_tui.engine.methods.ls_merge.windows import Windows
-from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
+from tmerge_tui.engine.methods.method import At, Merge, Needs, Shares, Stage
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Warned
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
@@ -43,6 +46,26 @@ PLAN = 4096  # chunks of a matrix that an exact plan can match
 
 class LatentSpaceMerge:
     name = "ls_merge"
+    about = (
+        "Chunks of both models' weights are encoded by one autoencoder that was trained on both, the source's latents "
+        "are carried to the target's by a Gaussian map, mixed with them, and decoded into the target, after LS-Merge "
+        "([openreview VSDV0SWwOC](https://openreview.net/forum?id=VSDV0SWwOC))."
+    )
+    controls = "ls_merge.controls"
+    validated = True  # the autoencoder is chosen by it
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.ls_merge.controls
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        options = recipe.ls_merge.model_dump(mode="json", exclude={"controls"})
+        return [(name, ", ".join(value) if isinstance(value, list) else value) for name, value in options.items()]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return needs(recipe, models, told)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return too_slow(recipe, models, seconds)
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         return (
