@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +35,7 @@ from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Artifact, Checked, Emit, RunFinished, RunStarted, StageFinished, Warned
 from tmerge_tui.files import write_atomic
@@ -80,7 +82,12 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
     recipe = prepared.recipe  # lengths that fit, and what can be compared
-    merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
+    merge = METHODS[recipe.method].merge(
+        replace(prepared, told=_teller(prepared, run, log)),
+        run,
+        log,
+        lambda source: _measure_source(source, prepared, run, log),
+    )
     candidates, strength = _candidates(merge, prepared, run, log)
     selected = recipe.select == "validation"
     folded = [] if until or selected else _fold(candidates, prepared, run, log)
@@ -194,6 +201,19 @@ def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: L
     holdout = prepared.corpus.holdout
     with Progress(log, "measure_source", f"Measuring {source.facts.label}", len(holdout), "texts") as progress:
         _evaluator(source, prepared, run, log).scores(Variant("source"), holdout, progress)
+
+
+def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
+    """Validation text told by the target with an update; the model is loaded at the first question and then kept."""
+    evaluator, held = _of_target(prepared, run, log), prepared.corpus.validation
+
+    def told(update: Update) -> float:
+        with Progress(
+            lambda event: None, "validation", "", len(held), "texts"
+        ) as silent:  # part of the stage that asks
+            return evaluator.scores(Variant("fused", None, update), held, silent).bits_per_byte
+
+    return told
 
 
 def _candidates(

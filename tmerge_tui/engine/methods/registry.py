@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from tmerge_tui.engine.methods.ls_merge.stage import LatentSpaceMerge
 from tmerge_tui.engine.methods.method import Method
 from tmerge_tui.engine.methods.ot_fusion.stage import OtFusionMethod
 from tmerge_tui.engine.methods.transport_merge.stage import TransportMerge
 from tmerge_tui.recipe import Recipe
 
-METHODS: dict[str, Method] = {method.name: method for method in (TransportMerge(), OtFusionMethod())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (TransportMerge(), OtFusionMethod(), LatentSpaceMerge())
+}
 
 
 def strength_is_chosen(recipe: Recipe) -> bool:

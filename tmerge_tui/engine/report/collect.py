@@ -12,6 +12,7 @@ from typing import Any
 from tmerge_tui import __version__
 from tmerge_tui.engine.evaluation.holdout import Measured
 from tmerge_tui.engine.methods.method import Merge
+from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.report.next_steps import next_steps
@@ -42,7 +43,7 @@ def collect(
     warnings: list[dict[str, str]],
 ) -> dict[str, Any]:
     """The results as plain data, version 1 of report.json: what every run has, each part at its own key, and `next`."""
-    recipe = prepared.recipe
+    recipe, method = prepared.recipe, METHODS[prepared.recipe.method]
     rss, gpu = peaks()
     first = folded[0]
     own = {part.key: part.data for part in parts}
@@ -82,6 +83,13 @@ def collect(
         ],
         "scores": measured.scores,
         "contrasts": measured.contrasts,
+        "method": {
+            "name": method.name,
+            "about": method.about,
+            "settings": [list(setting) for setting in method.settings(recipe)],
+            "claims": list(merge.claims),  # placebos that all have to be beaten
+            "controls": method.controls,
+        },
         **own,
         "timings": timings,
         "memory": {"peak_rss": rss, "peak_gpu": gpu},

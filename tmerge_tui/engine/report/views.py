@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui.engine.report import plan_views, space_views
+from tmerge_tui.engine.report import latent_views, plan_views, space_views
 from tmerge_tui.engine.report.alpha_search_figure import strength_curve
 from tmerge_tui.engine.report.names import OUTCOMES, beside_trained, title
 from tmerge_tui.engine.report.training_figure import training_curves
@@ -141,6 +141,8 @@ VIEWS = {  # in the report's order
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),
     "samples": View("Samples", samples),
+    "autoencoder": View("Autoencoder", latent_views.autoencoder),
+    "latents": View("Latent space", latent_views.latents),
     "projections": View("What moved", plan_views.projections),
     "layer_plans": View("Layers", plan_views.layer_plans),
     "spaces": View("Spaces", space_views.spaces),
