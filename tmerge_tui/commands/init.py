@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ def init(source: str, target: str, text: str, output: str, start: str, file: str
         raise UsageError(f"{file} exists", "a file that is not there yet", "choose another name, or remove it")
     with storage(path):
         write_atomic(path, recipe.encode())
-    say(f"wrote {file}; next: tmerge scout {file}, then tmerge --batch {file}")
+    say(f"wrote {file}; next: tmerge scout {shlex.quote(file)}, then tmerge --batch {shlex.quote(file)}")
     return 0
 
 

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
@@ -24,6 +24,7 @@ from tmerge_tui.tui.starting import differing, start_of, take_start, with_start
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.form import Form, changed
 from tmerge_tui.tui.widgets.starts import Starts
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 SMALL = 0.025  # epsilon below which plans are solved in the log domain
@@ -72,7 +73,7 @@ class MethodScreen(WizardPage):
 
     async def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
-        if event.name in SWITCHES:  # fields come or go
+        if event.name in (*SWITCHES, "method"):  # fields come or go
             await self._compose_form()
             switch = next(field for field in self.query(OptionField) if field.option == event.name)
             switch.query_one(OneOf).focus()

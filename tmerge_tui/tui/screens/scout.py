@@ -11,13 +11,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Footer
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.events import Line
 from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.widgets.headroom import findings
 from tmerge_tui.tui.widgets.stages import Stages
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 from tmerge_tui.worker.state import RunState
 

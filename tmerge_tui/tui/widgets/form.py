@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 from textual.app import ComposeResult
 from textual.containers import VerticalGroup
-from textual.widgets import Static
 
-from tmerge_tui.tui.draft import SWITCHES, Draft, is_expert, options
+from tmerge_tui.tui.draft import SWITCHES, Draft, choices, is_expert, options
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.static import Static
 
 GROUPS = (
     ("transport", "Feature and layer plans"),
     ("fusion", "Weights from plans"),
-    ("ot_fusion", "Maps of method ot_fusion"),
     ("adaptation", "Training after the merge"),
     ("evaluation", "What is measured"),
     ("", "This run"),
@@ -32,7 +31,8 @@ class Form(VerticalGroup):
         self.expert = False
 
     def compose(self) -> ComposeResult:
-        for section, title in GROUPS:
+        own = [(name, f"Options of {name}") for name in choices("method")]  # `offers` leaves the chosen one's
+        for section, title in (*GROUPS, *own):
             shown = [name for name in _fields(section) if self._shows(name)]
             if shown:
                 yield Static(title, classes="group")
