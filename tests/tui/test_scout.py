@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from textual.widgets import Button
+from textual.widgets import Button, Static
 
 from tests.tui.doubles import SCOUTED, FakeProbe, screen_text, settle, until
 from tmerge_tui.errors import CheckError, DataError
@@ -26,6 +26,11 @@ async def open_review(app: TmergeApp, pilot, models: dict[str, str]) -> None:
     await settle(pilot)
 
 
+def found(app: TmergeApp) -> str:
+    """All that the dialog says, seen or not."""
+    return " ".join(str(app.screen.query_one("#found", Static).render()).split())
+
+
 def joined(text: str) -> str:
     """Without the borders and breaks of a dialog."""
     return " ".join(text.replace("│", " ").split())
@@ -42,21 +47,22 @@ async def test_headroom_sentence_and_times_are_shown_and_kept(
         await pilot.press("f9")
         await settle(pilot)
         assert isinstance(app.screen, ScoutScreen)
-        seen = joined(screen_text(app))
-        for _ in range(4):  # the rest, where it has no room at once
-            await pilot.press("pagedown")
-            await pilot.pause()
-            seen += joined(screen_text(app))
-        assert "there is something to carry over" in seen
+        assert "Scout: is there anything to carry over?" in screen_text(app) and "Close" in screen_text(app)
+        assert "✓ The source is better" in screen_text(app)
+        seen = found(app)
         for said in (
-            "-0.4149",
-            "-0.4532 to -0.3780",
-            "91 %",
+            "there is something to carry over",
+            "-0.4149 -0.4532 to -0.3780",
+            "91% of the vocabulary shared",
             "fine-tuned (SFT) (3 seeds)",
             "1 min 11 s",
-            "about 1 min",
+            "about 1 min 31 s",
         ):
             assert said in seen, (said, seen)
+        first = screen_text(app)
+        await pilot.press("pagedown")
+        await pilot.pause()
+        assert size[1] > 40 or screen_text(app) != first, "what has no room is a key away"
         await pilot.press("escape")
         await settle(pilot)
         assert isinstance(app.screen, ReviewScreen)
@@ -115,7 +121,7 @@ async def test_weights_on_the_hub_are_fetched_only_when_asked(
         await pilot.click("#fetch")
         await settle(pilot)
         assert [args["download"] for call, args in probe.asked if call == "scout"] == [False, True]
-        assert "there is something to carry over" in joined(screen_text(app))
+        assert "there is something to carry over" in found(app)
 
 
 async def test_a_recipe_with_problems_is_not_tried(app: TmergeApp, probe: FakeProbe) -> None:
