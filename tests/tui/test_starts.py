@@ -73,8 +73,11 @@ async def test_the_recommended_one_is_an_enter_away(
         assert [f for f in app.screen.query(OptionField) if f.option == "adaptation.teacher.tune"]
         asked = [args["recipe"] for call, args in probe.asked if call == "estimate"]
         assert {one.get("select", "recipe") for one in asked} == {"validation", "recipe"}, "each card with its own"
+        count = len(asked)
         await pilot.press("right", "space")
         await settle(pilot)
+        again = sum(call == "estimate" for call, _ in probe.asked)
+        assert again == count + 1, "the cards' own times are the same whichever is taken"
         assert start_of(app.draft) == "paper" and set(app.draft.data()) == {"source", "target"}
 
 

@@ -54,6 +54,7 @@ class MethodScreen(WizardPage):
         super().__init__()
         self.unfit: list[str] = []  # problems with the two models at hand
         self.advice: dict[str, str] = {}  # option -> what it comes to with them
+        self.timed: dict[str, object] | None = None  # the settings, but for those of starts, that their times are of
         self.lacking: dict[str, str] = {}  # extras that are not installed: what to do
 
     def body(self) -> ComposeResult:
@@ -135,9 +136,12 @@ class MethodScreen(WizardPage):
         self.estimate()
 
     async def _time_starts(self) -> None:
-        """Each card with the time that it takes, all else being as it is now."""
-        from tmerge_tui.recipe.starts import STARTS
+        """Each card with the time that it takes, all else being as it is now; asked anew when that has changed."""
+        from tmerge_tui.recipe.starts import OWNED, STARTS
 
+        rest = {n: v for n, v in self.wizard.draft.values.items() if n not in (*OWNED, *SWITCHES)}
+        if rest == self.timed:
+            return
         times, source = {}, ""
         for start in STARTS:
             try:
@@ -148,6 +152,7 @@ class MethodScreen(WizardPage):
                 times[start.name] = f"{'at most' if said.get('bound') else 'about'} {duration(said['seconds'])}"
                 source = source_of_time(said)
         self.query_one(Starts).show_times(times, source)
+        self.timed = rest
 
     # finding and taking back
 
