@@ -9,7 +9,7 @@ from tests.tui.test_draft import BASE
 from tests.tui.test_path import put
 from tmerge_tui.recipe.adaptation import Hints
 from tmerge_tui.tui.app import TmergeApp
-from tmerge_tui.tui.draft import options
+from tmerge_tui.tui.draft import SWITCHES, options
 from tmerge_tui.tui.screens.method import MethodScreen
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.widgets.field import OptionField
@@ -27,8 +27,8 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
         await pilot.press("f5")
         await settle(pilot)
         shown = {f.option for f in app.screen.query(OptionField)}
-        elsewhere = ("source.", "target.", "calibration.", "output")
-        assert shown == {n for n in options() if not n.startswith((*elsewhere, "adaptation."))}
+        elsewhere = ("source.", "target.", "calibration.", "output", *(f"{switch}." for switch in SWITCHES))
+        assert shown == {n for n in options() if not n.startswith(elsewhere)}
         epsilon = field(app, "transport.epsilon")
         assert "entropic regularisation" in str(epsilon.query_one(".field-help", Static).render())
         assert "eq. 8" in str(epsilon.query_one(".field-note", Static).render())

@@ -69,6 +69,19 @@ def test_training_benchmarks_and_prompts_are_counted(pair, tmp_path: Path) -> No
     assert tasks.work["benchmarks"] > 10 * asked.work["benchmarks"]
 
 
+def test_what_else_is_measured_is_counted(pair) -> None:
+    plain = estimate(recipe(), pair, READ, 30)
+    general = estimate(recipe(evaluation={"general": {"samples": 100}}), pair, READ, 30)
+    twice = estimate(recipe(evaluation={"general": {"samples": 200}}), pair, READ, 30)
+    assert twice.work["general text"] == 2 * general.work["general text"] > 0 == plain.work["general text"]
+    bound = {"samples": 100, "bound": 0.1, "validation": 50}
+    bounded = estimate(recipe(evaluation={"general": bound}, select="validation"), pair, READ, 30)
+    assert bounded.work["general text"] > general.work["general text"]
+    found = estimate(recipe(evaluation={"attribution": True}), pair, READ, 30)
+    assert found.work["attribution"] == pytest.approx(plain.work["measuring"]), "the hold-out once more, by every model"
+    assert found.steps["batches"] > plain.steps["batches"]
+
+
 def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = estimate(recipe(adaptation={"compare": ["distill"]}), pair, READ, 30)
     cpu = torch.device("cpu")
