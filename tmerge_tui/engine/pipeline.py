@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
-    -> evaluate -> (benchmark) -> (measure_trained) -> report
+    -> evaluate -> (benchmark) -> (measure_trained) -> (safety) -> report
 
 With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
 
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tmerge_tui.engine.evaluation.alpha_search import search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
-from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
+from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants, variants_of
+from tmerge_tui.engine.evaluation.safety import screen
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
 from tmerge_tui.engine.methods.registry import METHODS
@@ -63,6 +64,7 @@ HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation
 TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
+SAFETY = ("safety", "Ask what is declined", 0.1)  # only with evaluation.safety
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
 Announced = tuple[str, str, float]
@@ -95,6 +97,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
         folded.insert(0, adapted.fold(run.model, run, log))
         _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
+    parts += _screen(candidates, adapted, selection, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
@@ -133,6 +136,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
+        *([SAFETY] if recipe.evaluation.safety else []),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -283,6 +287,28 @@ def _measure(
         measured = replace(measured, samples=[*measured.samples, *continued(target, trained, log)])
     parts = [Part("benchmarks", rows), Part("adaptation", adaptation), Part("samples", measured.samples)]
     return measured, parts
+
+
+def _screen(
+    candidates: list[Candidate],
+    adapted: Adapted | None,
+    selection: Selection | None,
+    prepared: Prepared,
+    run: RunDir,
+    log: Log,
+) -> list[Part]:
+    """What is declined by the target, the source, results and placebos, and what becomes model/ among them."""
+    options = prepared.recipe.evaluation
+    if options.safety is None:
+        return []
+    written = [] if adapted is None else [adapted.variant]
+    written += [] if selection is None or selection.variant.update is None else [selection.variant]
+    variants = [variant for one in candidates for variant in variants_of(one)] + written
+    source = (lambda: _of_source(prepared, run, log)) if options.source else None
+    unlike = list({variant.name: variant for variant in variants}.values())
+    found = screen(_of_target(prepared, run, log), source, unlike, options.safety, log)
+    release()
+    return [Part("safety", found)]
 
 
 def _report(

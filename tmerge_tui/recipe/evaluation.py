@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
+from tmerge_tui.recipe.safety import Safety
 from tmerge_tui.recipe.section import Section, option
 
 
@@ -29,6 +30,10 @@ class ChoiceSet(Section):
 
 def _choice_set(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def _switch(value: Any) -> Any:
+    return ({} if value else None) if isinstance(value, bool) else value
 
 
 class Evaluation(Section):
@@ -64,6 +69,10 @@ class Evaluation(Section):
         None, "examples before each question; as the task says when empty", "scores", expert=True, ge=0
     )
     benchmark_source: bool = option(False, "run the benchmarks on the source too", "nothing", expert=True)
+
+    safety: Annotated[Safety | None, BeforeValidator(_switch)] = option(
+        None, "prompts that a careful assistant declines, and harmless twins; true for those that ship"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Evaluation:

@@ -37,11 +37,13 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
     measured = recipe.evaluation
+    safety = measured.safety
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
             "tasks": tuple(task_name(task) for task in measured.tasks),
             "include_path": absolute(measured.include_path),
+            "safety": safety and safety.model_copy(update={"path": absolute(safety.path)}),
         }
     )
     adaptation = recipe.adaptation

@@ -27,6 +27,8 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "adaptation": "train the merged model afterwards, its transported part frozen; costs about what training the "
     "target on that text costs",
     "adaptation.hints": "add transport hints to the loss of that training",
+    "evaluation.safety": "screen what the merge did to declining: prompts that a careful assistant declines, and "
+    "harmless twins that it should answer",
 }
 
 
@@ -40,7 +42,7 @@ def options() -> dict[str, Any]:
     for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
-                known[switch] = option(False, meaning, expert=switch != "adaptation")
+                known[switch] = option(False, meaning, expert=switch == "adaptation.hints")
                 known[switch].annotation = bool
         if name != "resolved":
             known[name] = field

@@ -41,7 +41,7 @@ def evaluate(
 
     Raises what `score` raises.
     """
-    variants = [variant for candidate in candidates for variant in _variants(candidate)]
+    variants = [variant for candidate in candidates for variant in variants_of(candidate)]
     total = len(holdout) * (len(variants) + 1 + (source is not None))
     with Progress(emit, "evaluate", "Measuring on held-out text", total, "texts") as progress:
         of_source = None
@@ -82,7 +82,8 @@ def continued(evaluator: Evaluator, variants: Sequence[Variant], emit: Emit) -> 
     return samples
 
 
-def _variants(candidate: Candidate) -> Iterator[Variant]:
+def variants_of(candidate: Candidate) -> Iterator[Variant]:
+    """The result at one strength, then its placebos."""
     yield Variant("fused", candidate.alpha, candidate.update)
     for name, update in candidate.placebos.items():
         yield Variant(name, candidate.alpha, update)

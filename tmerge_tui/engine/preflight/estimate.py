@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
 from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
+from tmerge_tui.engine.preflight.safety_needs import safety_needs
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
@@ -73,6 +74,7 @@ def estimate(
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    screened = safety_needs(recipe, models, passes + bool(recipe.adaptation))
     held = each * recipe.calibration.holdout
     searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
     learned = tokens_learned(recipe, each, count_of_texts)
@@ -91,12 +93,13 @@ def estimate(
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
+        "safety": screened.flops,
     }
     batches = (
         2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0),
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0),
         "pairs": own.solves if own else float(len(pairs)),
         "loads": 2.0 + passes / 2 + 2 * trained,
     }

@@ -18,6 +18,7 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
 from tmerge_tui.engine.report.redact import LOCAL, public
+from tmerge_tui.engine.report.safety_view import CAVEAT, of_result
 from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
@@ -109,6 +110,8 @@ def _card(
             if s["alpha"] is None or s["alpha"] == alpha
         ],
         "adaptation": adaptation(results["adaptation"]) if trained else None,
+        "safety": _screened(results, alpha, trained),
+        "caveat": CAVEAT,
         "flags": flags,
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
@@ -172,6 +175,15 @@ def _trained(results: Mapping[str, Any], model_folder: Path) -> Mapping[str, Any
     if not adaptation or not any(o.get("trained") for o in mine):
         return None
     return next(row for row in adaptation["rows"] if row["model"] == adaptation["result"])
+
+
+def _screened(results: Mapping[str, Any], alpha: float | None, trained: Mapping[str, Any] | None) -> list[str]:
+    """What the safety screen found of this model, in sentences."""
+    found, selection = results.get("safety"), results.get("selection")
+    if not found:
+        return []
+    mine = selection or trained or {"model": "fused", "alpha": alpha}
+    return of_result(found, mine["model"], mine["alpha"])
 
 
 def _measured(
