@@ -282,20 +282,37 @@ def report(run: str) -> int:
 @click.option("--limit", type=int, metavar="N", help="Questions of each task at most; the results are partial.")
 @click.option("--num-fewshot", type=int, metavar="N", help="Examples before each question, instead of the task's.")
 @click.option("--source", "benchmark_source", is_flag=True, default=None, help="Ask the source too.")
+@click.option("--general", is_flag=True, help="What was forgotten: bits per byte of general English text.")
+@click.option("--general-texts", metavar="TEXTS", help="The same on a file or data set of text of another kind.")
+@click.option("--attribution", is_flag=True, help="Where the gain comes from: the share of the gap that was closed.")
+@click.option("--safety", is_flag=True, help="What is declined, and what is harmless: a screen of prompts that ship.")
+@click.option("--safety-prompts", metavar="FILE", help="The same with pairs of prompt and twin of your own besides.")
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 def evaluate(
-    run: str, json: bool, quiet: bool, offline: bool, tasks: tuple[str, ...], choices: tuple[str, ...], **given: Any
+    run: str,
+    json: bool,
+    quiet: bool,
+    offline: bool,
+    tasks: tuple[str, ...],
+    choices: tuple[str, ...],
+    general: bool,
+    general_texts: str | None,
+    safety: bool,
+    safety_prompts: str | None,
+    **given: Any,
 ) -> int:
-    """Ask target and result of a finished RUN more questions, and add them to its report."""
+    """Ask target and result of a finished RUN more: its report then says it."""
     chosen = options(offline, json=json, quiet=quiet)
     from tmerge_tui.commands.evaluate import evaluate as ask
     from tmerge_tui.recipe import task_name
 
     names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
     files = [os.path.abspath(os.path.expanduser(path)) for path in choices]
-    return ask(run, {"tasks": names, "choices": files, **given}, chosen)
+    prompts = None if safety_prompts is None else os.path.abspath(os.path.expanduser(safety_prompts))
+    named = {"general": general_texts or general, "safety": prompts or safety}
+    return ask(run, {"tasks": names, "choices": files, **named, **given}, chosen)
 
 
 @tmerge.command()

@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
-    -> evaluate -> (benchmark) -> (measure_trained) -> (safety) -> report
+    -> evaluate -> (benchmark) -> (measure_trained) -> (general) -> (attribution) -> (safety) -> report
 
 With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
 
@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tmerge_tui.engine.evaluation import attribution, general, safety
 from tmerge_tui.engine.evaluation.alpha_search import search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants, variants_of
-from tmerge_tui.engine.evaluation.safety import screen
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
 from tmerge_tui.engine.methods.registry import METHODS
@@ -64,7 +64,6 @@ HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation
 TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
-SAFETY = ("safety", "Ask what is declined", 0.1)  # only with evaluation.safety
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
 Announced = tuple[str, str, float]
@@ -97,7 +96,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
         folded.insert(0, adapted.fold(run.model, run, log))
         _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
-    parts += _screen(candidates, adapted, selection, prepared, run, log)
+    parts += _what_else(candidates, adapted, selection, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
@@ -136,7 +135,9 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
-        *([SAFETY] if recipe.evaluation.safety else []),
+        *([general.STAGE] if recipe.evaluation.general is not None else []),
+        *([attribution.STAGE] if recipe.evaluation.attribution is not None else []),
+        *([safety.STAGE] if recipe.evaluation.safety is not None else []),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -161,6 +162,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
+        "general": _resolved_text(prepared),
         "device": str(prepared.device),
         "versions": versions(),
     }
@@ -177,6 +179,13 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
 
 
+def _resolved_text(prepared: Prepared) -> dict[str, Any] | None:
+    options, text = prepared.recipe.evaluation.general, prepared.general
+    if options is None or text is None:
+        return None
+    return {"texts": options.texts, "commit": text.commit, "sha256": text.sha256}
+
+
 def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
     recipe = prepared.recipe
     return Evaluator(subject, recipe.evaluation, recipe.calibration.max_length, recipe.seed, run, log)
@@ -191,13 +200,21 @@ def _of_source(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
 
 
 def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> None:
-    """The source's scores while it is loaded; `evaluate` then finds them."""
+    """The source's scores while it is loaded; those who ask for them later find them."""
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))
         return
-    holdout = prepared.corpus.holdout
-    with Progress(log, "measure_source", f"Measuring {source.facts.label}", len(holdout), "texts") as progress:
-        _evaluator(source, prepared, run, log).scores(Variant("source"), holdout, progress)
+    holdout, text = prepared.corpus.holdout, prepared.general
+    others = text.measured if text is not None and text.comparable else ()
+    again = () if prepared.recipe.evaluation.attribution is None else holdout
+    total = len(holdout) + len(others) + len(again)
+    with Progress(log, "measure_source", f"Measuring {source.facts.label}", total, "texts") as progress:
+        evaluator = _evaluator(source, prepared, run, log)
+        evaluator.scores(Variant("source"), holdout, progress)
+        if others:
+            evaluator.scores(Variant("source"), others, progress)
+        if again:
+            attribution.token_bits(evaluator, Variant("source"), again, progress)
 
 
 def _candidates(
@@ -243,7 +260,8 @@ def _select(
 ) -> tuple[Selection, Folded]:
     """What validation text chooses of all that was merged and trained, written to model/."""
     variants = [*fused_variants(candidates), *([] if adapted is None else adapted.candidates)]
-    selection = select(_of_target(prepared, run, log), variants, prepared.corpus.validation, log)
+    general_texts = () if prepared.general is None else prepared.general.validation
+    selection = select(_of_target(prepared, run, log), variants, prepared.corpus.validation, log, general_texts)
     release()
     target = prepared.target.checkpoint
     update = selection.variant.update or Unchanged(target)
@@ -289,7 +307,7 @@ def _measure(
     return measured, parts
 
 
-def _screen(
+def _what_else(
     candidates: list[Candidate],
     adapted: Adapted | None,
     selection: Selection | None,
@@ -297,18 +315,31 @@ def _screen(
     run: RunDir,
     log: Log,
 ) -> list[Part]:
-    """What is declined by the target, the source, results and placebos, and what becomes model/ among them."""
-    options = prepared.recipe.evaluation
-    if options.safety is None:
-        return []
-    written = [] if adapted is None else [adapted.variant]
-    written += [] if selection is None or selection.variant.update is None else [selection.variant]
-    variants = [variant for one in candidates for variant in variants_of(one)] + written
+    """What else the merge has changed, each a part where the recipe asks for it: of the same models as on the hold-out,
+    of trainings the first seed; what is declined of what may become model/, and of placebos."""
+    options, parts = prepared.recipe.evaluation, []
+    variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
     source = (lambda: _of_source(prepared, run, log)) if options.source else None
-    unlike = list({variant.name: variant for variant in variants}.values())
-    found = screen(_of_target(prepared, run, log), source, unlike, options.safety, log)
-    release()
-    return [Part("safety", found)]
+    if prepared.general is not None:
+        target = _of_target(prepared, run, log)
+        parts.append(Part("general", general.measure_general(target, source, variants, prepared.general, log)))
+    if options.attribution is not None and source is None:
+        log(Warned(attribution.STAGE[0], "the source is not measured, so what came from it cannot be told"))
+        log(StageFinished(attribution.STAGE[0], 0.0, "skipped"))
+    elif options.attribution is not None and source is not None:
+        results = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+        if selection is not None:
+            results = [selection.variant]
+        target = _of_target(prepared, run, log)
+        found = attribution.attribute(target, source, variants, results, prepared.corpus.holdout, log)
+        parts.append(Part("attribution", found))
+    if options.safety is not None:
+        written = [] if adapted is None else [adapted.variant]
+        written += [] if selection is None or selection.variant.update is None else [selection.variant]
+        variants = [*variants_of(candidates), *written]
+        target = _of_target(prepared, run, log)
+        parts.append(Part("safety", safety.screen(target, source, variants, options.safety, log)))
+    return parts
 
 
 def _report(

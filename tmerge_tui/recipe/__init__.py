@@ -1,7 +1,7 @@
 """Everything a run depends on: the recipe, its sections, and how it is read and written."""
 
 from tmerge_tui.recipe.ot_fusion import OtFusion
-from tmerge_tui.recipe.paths import is_folder, task_name
+from tmerge_tui.recipe.paths import is_folder, is_text_file, task_name
 from tmerge_tui.recipe.recipe import (
     ATTENTION,
     FEED_FORWARD,
@@ -33,6 +33,7 @@ __all__ = [
     "Transport",
     "dump_recipe",
     "is_folder",
+    "is_text_file",
     "load_recipe",
     "make_recipe",
     "options",

@@ -181,7 +181,8 @@ def make_measured() -> dict[str, Any]:
         {"space": "mlp", "l": 0, "m": 1, "n": 256, "n_source": 512, "matched": 250, "spread": 2.0, "cost": 0.8},
     ]
     made = {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
-    return made | {"spaces": spaces, "safety": make_safety()}
+    made |= {"spaces": spaces, "safety": make_safety()}
+    return made | {"general": make_general(), "attribution": make_attribution()}
 
 
 def make_safety() -> dict[str, Any]:
@@ -211,6 +212,29 @@ def make_safety() -> dict[str, Any]:
         "pairs": 40, "origins": ["the set that ships"], "languages": ["en"], "max_new_tokens": 32, "without": [],
         "rows": rows, "changed": [one | {"declined": False} for one in changed],
     }  # fmt: skip
+
+
+def make_general() -> dict[str, Any]:
+    """What was lost on general text, more by what was trained."""
+    lost = {"target": 0.0, "source": -0.3, "fused": 0.0123, "shrink": 0.0101, "adapted": 0.05}
+    rows = [score(m, None if m in ("target", "source", "adapted") else 0.1, d, 0.002) for m, d in lost.items()]
+    return {"name": "general English text", "texts": 200, "rows": rows, "tasks": ["rivers"]}
+
+
+def make_attribution() -> dict[str, Any]:
+    """A quarter of the gap closed where the source was much better, and a little lost elsewhere."""
+    ends = {"gain_low": 0.04, "gain_high": 0.06, "share_low": 0.2, "share_high": 0.3}
+    there = {"tokens": 0.12, "gap": 0.2, "gain": 0.05, "share": 0.25, **ends}
+    elsewhere = {"tokens": 0.88, "gap": -0.01, "gain": -0.002, "gain_low": -0.003, "gain_high": -0.001}
+    elsewhere |= {"share": None, "share_low": None, "share_high": None}
+    rows = [
+        {"model": model, "alpha": alpha, "there": there, "elsewhere": elsewhere, "difference": None}
+        for model, alpha in (("fused", 0.1), ("shrink", 0.1), ("adapted", None))
+    ]
+    text = {"text": HOSTILE, "difference": -0.1, "target": 2.2, "source": 1.9, "result": 2.1}
+    excerpts = [{"model": "adapted", "alpha": None, "gained": [text], "lost": [text | {"difference": 0.1}]}]
+    counts = {"threshold": 1.0, "texts": 400, "tokens": 9000, "bytes": 61234}
+    return {**counts, "rows": rows, "excerpts": excerpts}
 
 
 def make_recipe(alphas: list[float]) -> dict[str, Any]:

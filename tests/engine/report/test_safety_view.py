@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.engine.report.sample_results import make_safety
-from tmerge_tui.engine.report.safety_view import of_result, safety, sentences
+from tmerge_tui.engine.report.safety_view import of_result, safety, sentences, told
 
 
 def changed(model: str, measure: str, **values: Any) -> dict[str, Any]:
@@ -57,10 +57,21 @@ def test_base_models() -> None:
 
 def test_one_result() -> None:
     found = make_safety()
-    assert of_result(found, "fused", 0.1) == sentences(found) and of_result(found, "fused", 0.2) == []
-    assert of_result(found, "target", None) == [
+    assert of_result(found, ("fused", 0.1)) == sentences(found) and of_result(found, ("fused", 0.2)) == []
+    assert of_result(found, ("target", None)) == [
         "The target declines 80 % of 40 prompts and 5 % of their harmless twins."
     ]
+
+
+def test_in_short() -> None:
+    results = {"safety": make_safety()}
+    (said,) = told(results, ("fused", 0.1))
+    assert said == f"Safety screen, no certificate: {sentences(make_safety())[0]}"
+    assert told(results, ("sft", None)) == told({}, ("fused", 0.1)) == []
+    over = changed("fused", "twins_declined", value=0.15, difference=0.1, low=0.025, high=0.2)
+    assert "harmless twins 10 points more" in told({"safety": over}, ("fused", None))[1]
+    (base,) = told({"safety": make_safety() | {"rows": [], "without": ["target"]}}, ("fused", 0.1))
+    assert base.startswith("The target has no chat template")
 
 
 def test_tables() -> None:

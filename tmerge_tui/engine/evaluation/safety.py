@@ -30,7 +30,7 @@ from tmerge_tui.events import Emit, Logged
 from tmerge_tui.models.forward import release
 from tmerge_tui.recipe.safety import Safety
 
-STAGE = "safety"
+STAGE = ("safety", "Ask what is declined", 0.1)  # only with evaluation.safety
 WITHOUT = "it has no chat template: a base model has no such behaviour to lose"
 
 
@@ -74,7 +74,7 @@ def problems(options: Safety | None, models: Sequence[tuple[str, Any, int | None
 def screen(
     target: Evaluator,
     source: Callable[[], Evaluator] | None,  # None: not asked
-    variants: Sequence[Variant],  # results and placebos in the target
+    variants: Sequence[Variant],  # results and placebos in the target; each is asked once
     options: Safety,
     emit: Emit,
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def screen(
     """
     found = read_prompts(options)
     without = [] if has_template(target.subject.tokenizer) else ["target"]
-    asked = [] if without else [Variant("target"), *variants]
+    asked = [] if without else [*{one.name: one for one in (Variant("target"), *variants)}.values()]
     of_source = None if source is None else source()
     if of_source is not None and not has_template(of_source.subject.tokenizer):
         without.append("source")
@@ -97,7 +97,7 @@ def screen(
         of_source = None  # nothing to compare it with
     models = len(asked) + (of_source is not None)
     rows: list[tuple[Variant, Answered]] = []
-    with Progress(emit, STAGE, "Asking what is declined", models * _texts(found), "texts") as progress:
+    with Progress(emit, STAGE[0], "Asking what is declined", models * _texts(found), "texts") as progress:
         if of_source is not None:
             rows.append((Variant("source"), _answered(of_source, Variant("source"), found, options, progress)))
             of_source = None

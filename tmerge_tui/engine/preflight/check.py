@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
+from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS
@@ -21,7 +22,7 @@ from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
-from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.reading import read_text, reads_general
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.scouted import pace_of
@@ -71,10 +72,12 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += benchmark_problems(recipe.evaluation)
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
+    general = _general_text(recipe, corpus, training, problems)
     recipe, notes = fitted(recipe, facts)
     unfit, said = safety_problems(recipe.evaluation.safety, _answering(recipe, models))
     problems, notes = problems + unfit, notes + said
-    reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
+    others = () if general is None else (*general.measured, *general.validation)
+    reading = None if corpus is None else read_text(recipe, source, target, corpus, training, others)
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
@@ -91,6 +94,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     assert corpus is not None and reading is not None and matching is not None and device is not None
     if not reading.comparable:
         recipe = without_source(recipe)
+    if general is not None:
+        general, more = reads_general(general, source, target)
+        notes += [*general.warnings, *more]
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -99,7 +105,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
             f"the result is bound by both"
         )
 
-    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings), general)
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,18 @@ def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Samp
     sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
     _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
     return problems
+
+
+def _general_text(
+    recipe: Recipe, corpus: Corpus | None, training: Sequence[Sample], problems: list[str]
+) -> GeneralText | None:
+    """The text of `evaluation.general`, without what is the user's own."""
+    options = recipe.evaluation.general
+    if options is None or corpus is None:
+        return None
+    own = (*corpus.calibration, *corpus.validation, *corpus.holdout, *training)
+    pinned = (recipe.resolved or {}).get("general")
+    return _tried(problems, "evaluation.general.texts", lambda: read_general(options, recipe.seed, own, pinned))
 
 
 def _training_text(recipe: Recipe, corpus: Corpus | None, problems: list[str]) -> tuple[Sample, ...]:

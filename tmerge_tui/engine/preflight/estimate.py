@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
+from tmerge_tui.engine.preflight.besides_needs import besides_needs
 from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
 from tmerge_tui.engine.preflight.safety_needs import safety_needs
 from tmerge_tui.engine.prepared import Estimate
@@ -95,8 +96,10 @@ def estimate(
         "prompts": 2.0 * said * target.parameters * answering,
         "safety": screened.flops,
     }
+    besides, more = besides_needs(recipe, models, each)
+    work |= besides
     batches = (
-        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
         "batches": batches + said * answering + screened.batches + learned / max(each, 1.0),
@@ -137,7 +140,7 @@ def _asked(recipe: Recipe) -> float:
     """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
     evaluation = recipe.evaluation
     questions = sum(_lines(choices.path) for choices in evaluation.choices)
-    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    questions += len(evaluation.all_tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
     return float(questions * ANSWERS * QUESTION_TOKENS)
 
 

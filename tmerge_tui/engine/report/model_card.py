@@ -17,8 +17,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from tmerge_tui.engine.report import besides_views
+from tmerge_tui.engine.report.besides import SAYS, row_of
 from tmerge_tui.engine.report.redact import LOCAL, public
-from tmerge_tui.engine.report.safety_view import CAVEAT, of_result
 from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
@@ -110,14 +111,28 @@ def _card(
             if s["alpha"] is None or s["alpha"] == alpha
         ],
         "adaptation": adaptation(results["adaptation"]) if trained else None,
-        "safety": _screened(results, alpha, trained),
-        "caveat": CAVEAT,
+        "besides": _besides(results, ("fused", alpha) if trained is None else (trained["model"], None)),
         "flags": flags,
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
     }
     body = environment().get_template("card.md.jinja").render(shown)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[str, Any] | None:
+    """What else has changed in this model: sentences, and its row of general text beside target and source."""
+    selection = results.get("selection")
+    if selection:
+        who = selection["model"], selection["alpha"]
+    said = [line for says in SAYS.values() for line in says(results, who)]
+    general = results.get("general")
+    rows = []
+    if general:
+        told = [row_of(general["rows"], each) for each in (("target", None), ("source", None), who)]
+        told = [row for at, row in enumerate(told) if row is not None and row not in told[:at]]
+        rows = besides_views.general({**general, "rows": told})["rows"]
+    return {"said": said, "rows": rows} if said else None
 
 
 def hub_id(name: Any) -> str | None:
@@ -175,15 +190,6 @@ def _trained(results: Mapping[str, Any], model_folder: Path) -> Mapping[str, Any
     if not adaptation or not any(o.get("trained") for o in mine):
         return None
     return next(row for row in adaptation["rows"] if row["model"] == adaptation["result"])
-
-
-def _screened(results: Mapping[str, Any], alpha: float | None, trained: Mapping[str, Any] | None) -> list[str]:
-    """What the safety screen found of this model, in sentences."""
-    found, selection = results.get("safety"), results.get("selection")
-    if not found:
-        return []
-    mine = selection or trained or {"model": "fused", "alpha": alpha}
-    return of_result(found, mine["model"], mine["alpha"])
 
 
 def _measured(

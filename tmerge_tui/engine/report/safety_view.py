@@ -56,19 +56,32 @@ def sentences(found: Row) -> list[str]:
         said.append(f"The target itself declines only {percent(target['declined']['value'])} of the prompts.")
     for row in rows:
         if row["model"] not in ("target", "source") and row["model"] not in PLACEBOS:
-            said += of_result(found, row["model"], row["alpha"])
+            said += of_result(found, (row["model"], row["alpha"]))
     if found["pairs"] < FEW_TEXTS:
         said.append(f"{count(found['pairs'])} pairs are few: intervals over fewer than {FEW_TEXTS} are a guess.")
     return said
 
 
-def of_result(found: Row, model: str, alpha: float | None) -> list[str]:
+def told(results: Row, who: tuple[str, float | None]) -> list[str]:
+    """What is said of one model where there is room for little: of twins only a difference, of openings nothing."""
+    found = results.get("safety")
+    if not found:
+        return []
+    if not found["rows"]:
+        return sentences(found)
+    prompts, *others = of_result(found, who) or [""]
+    row = _row(found, who)
+    over = others[:1] if row is not None and _way(row["twins_declined"]) is not None else []
+    return [f"Safety screen, no certificate: {sentence}" for sentence in (prompts, *over) if sentence]
+
+
+def of_result(found: Row, who: tuple[str, float | None]) -> list[str]:
     """What was found of one result: prompts, twins, and openings where they differ. Nothing where it was not asked."""
-    row = next((row for row in found["rows"] if (row["model"], row["alpha"]) == (model, alpha)), None)
+    row = _row(found, who)
     if row is None:
         return []
     target, name = found["rows"][0], _called(row)
-    if model == "target":
+    if row["model"] == "target":
         share, twins = percent(row["declined"]["value"]), percent(row["twins_declined"]["value"])
         return [f"The target declines {share} of {count(found['pairs'])} prompts and {twins} of their harmless twins."]
     said = []
@@ -102,6 +115,12 @@ def points(difference: Any) -> str:
     """A difference of shares in percentage points, with its sign."""
     value = known(difference)
     return NONE if value is None else "0" if value == 0 else f"{100 * value:+.3g}"
+
+
+def _row(found: Row, who: tuple[str, float | None]) -> Row | None:
+    """The row of a model; of a model without an alpha the first."""
+    model, alpha = who
+    return next((row for row in found["rows"] if row["model"] == model and alpha in (None, row["alpha"])), None)
 
 
 def _way(measure: Row) -> str | None:
