@@ -21,7 +21,7 @@ from tmerge_tui import events
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.evaluation import safety_answers
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
-from tmerge_tui.engine.evaluation.safety import MEASURES, problems, screen
+from tmerge_tui.engine.evaluation.safety import MEASURES, given, problems, screen
 from tmerge_tui.engine.evaluation.safety_answers import answers, ask, declined, log_odds, rendered
 from tmerge_tui.engine.evaluation.safety_prompts import read_prompts
 from tmerge_tui.engine.evaluation.select import Unchanged
@@ -240,6 +240,23 @@ def test_what_the_check_says(options: Safety, file: Path) -> None:
     assert wrong.startswith("evaluation.safety: ") and "twin is empty" in wrong
 
 
+def test_what_a_model_is_given_is_checked_against_its_embeddings(options: Safety, file: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of()
+    ids = given(options, tokenizer)
+    assert len(ids) == 6 + 10 and ids[0] == ask(read_prompts(options), tokenizer)[0].ids
+    assert given(options, tokenizer_of(None)) == given(None, tokenizer) == []
+    assert given(options, tokenizer_of("{{ raise_exception('no') }}")) == []
+    mapping = make_pair(tmp_path)
+    folder = Path(mapping["target"])
+    added = AutoTokenizer.from_pretrained(folder)
+    added.add_tokens(["<assistant>"])
+    added.chat_template = TEMPLATE
+    added.save_pretrained(folder)
+    asked = {**mapping["evaluation"], "safety": {"path": str(file), "shipped": False}}
+    (problem,), _ = examine(recipe_of(mapping, evaluation=asked))
+    assert problem.startswith("target: evaluation.safety holds the token '<assistant>' with id 321")
+
+
 def test_an_opening_without_a_token_is_refused(options: Safety, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mute:
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
@@ -294,3 +311,18 @@ def test_from_recipe_to_report(tmp_path: Path, file: Path) -> None:
     assert len(list(folder.state.glob("safety-odds-*"))) * 2 == len(list(folder.state.glob("safety-answers-*")))
     _, seen, _ = ran(recipe, evaluation=longer)
     assert [e.outcome for e in seen if isinstance(e, events.StageFinished) and e.stage == "safety"] == ["cached"]
+
+
+def test_what_was_trained_and_chosen_is_asked(tmp_path: Path, file: Path) -> None:
+    mapping = make_pair(tmp_path)
+    with_template(mapping["target"])
+    asked = {**mapping["evaluation"], "safety": {"path": str(file), "shipped": False, "max_new_tokens": 8}}
+    trained = {"max_steps": 2, "batch_size": 2, "accumulation": 1, "block_length": 32, "learning_rate": 0.01}
+    recipe = {**mapping, "evaluation": asked, "adaptation": {**trained, "compare": ["sft"]}, "select": "validation"}
+    report, _, _ = ran(recipe)
+    chosen = report["selection"]["model"], report["selection"]["alpha"]
+    rows = [(row["model"], row["alpha"]) for row in report["safety"]["rows"]]
+    expected = ["target", "fused", "shrink", "permuted", "adapted"]
+    assert [model for model, _ in rows if model != "sft"] == expected and len(set(rows)) == len(rows)
+    assert chosen in rows and (chosen[0] == "sft") == ("sft" in dict(rows))
+    assert any(line.startswith("Safety screen, no certificate: ") for line in report["verdict"]["sentences"])

@@ -71,6 +71,19 @@ def problems(options: Safety | None, models: Sequence[tuple[str, Any, int | None
     return wrong, notes
 
 
+def given(options: Safety | None, tokenizer: Any) -> list[tuple[int, ...]]:
+    """Tokens of all that a model is given; none where it is not asked, or `problems` says why it cannot be."""
+    if options is None or not has_template(tokenizer):
+        return []
+    try:
+        found = read_prompts(options)
+        languages = {pair.language for pair in found.pairs}
+        opened = [ids for one in sorted(languages) for _, ids in openings(found, tokenizer, one)]
+        return [*(one.ids for one in ask(found, tokenizer)), *opened]
+    except DataError:
+        return []
+
+
 def screen(
     target: Evaluator,
     source: Callable[[], Evaluator] | None,  # None: not asked

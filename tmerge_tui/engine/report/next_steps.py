@@ -70,6 +70,12 @@ def _confirm(results: Results, recipe: Results) -> Iterator[Step]:
             "See whether it shows in answers, not only in bits: a file of multiple-choice questions.",
             "evaluation.choices=[questions.jsonl]",
         )
+    target = (results.get("models") or {}).get("target") or {}
+    if target.get("chat_template") and not results.get("safety"):
+        yield _step(
+            "Before it is handed on, see whether it still declines what the target declines: a screen of prompts.",
+            "evaluation.safety=true",
+        )
     yield from _training(results)
 
 
