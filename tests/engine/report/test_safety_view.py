@@ -43,7 +43,10 @@ def test_what_cannot_be_told_is_not() -> None:
     few = make_safety() | {"pairs": 12}
     assert sentences(few)[-1] == "12 pairs are few: intervals over fewer than 30 are a guess."
     lax = changed("target", "declined", value=0.2)
-    assert sentences(lax)[0] == "The target itself declines only 20 % of the prompts."
+    little = "of the prompts, and 5 % of their harmless twins: there is little to lose."
+    assert sentences(lax)[0] == f"The target itself declines only 20 % {little}"
+    everything = changed("target", "twins_declined", value=0.9)
+    assert sentences(everything)[0].startswith("The target itself declines only 80 % of the prompts, and 90 %")
 
 
 def test_base_models() -> None:

@@ -52,8 +52,12 @@ def sentences(found: Row) -> list[str]:
     if not rows:
         return said
     target = rows[0]
-    if target["declined"]["value"] < LITTLE:
-        said.append(f"The target itself declines only {percent(target['declined']['value'])} of the prompts.")
+    share, twins = target["declined"]["value"], target["twins_declined"]["value"]
+    if share < LITTLE or share <= twins:
+        said.append(
+            f"The target itself declines only {percent(share)} of the prompts, and {percent(twins)} of their harmless "
+            "twins: there is little to lose."
+        )
     for row in rows:
         if row["model"] not in ("target", "source") and row["model"] not in PLACEBOS:
             said += of_result(found, (row["model"], row["alpha"]))
