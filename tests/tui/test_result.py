@@ -95,6 +95,7 @@ async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
         await show(app, pilot, done, "9")
         text = screen_text(app)
         assert "fused, not trained         0.1     2.1829   +0.0123  +0.0103 to +0.0143 worse" in text
+        assert "Safety screen" in text and "A screen, not a certificate" in text
         assert "25.0 % (20.0 % to 30.0 %)" in text and "Texts that changed most: fused, adapted" in text
         assert "gained most" in text and "lost most" in text and text.count("alert('x')") == 2, "as it is"
 
@@ -105,7 +106,7 @@ async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: Tmerg
     with_parts(done, **parts)
     async with app.run_test(size=(100, 50)) as pilot:
         await show(app, pilot, done, "9")
-        assert "one·[31mtwo [bold]three" in screen_text(app)
+        assert "one[31mtwo [bold]three" in screen_text(app)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: Tmerg
     [
         ("adaptation", "heatmaps", "contrasts"),
         ("benchmarks", "projections", "next"),
-        ("strength", "layer_costs", "samples", "selection", "general", "attribution"),
+        ("strength", "layer_costs", "samples", "selection", "general", "attribution", "safety"),
         ("layer_plans", "scores", "output", "models", "general"),
     ],
     ids=" ".join,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tmerge_tui import stopping
@@ -13,25 +14,28 @@ from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import RunFolderError, UsageError
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.quantities import bits, interval, signed
-from tmerge_tui.recipe import make_recipe
+from tmerge_tui.recipe import make_recipe, task_name
 from tmerge_tui.recipe.yamlfile import read_mapping
 from tmerge_tui.run_folder import RunDir
 
 LISTS = ("tasks", "choices")
-SECTIONS = ("general", "attribution")  # of `evaluation`, which can be switched on
+# of `evaluation`, which can be switched on -> the option that a name given with them is
+SECTIONS = {"general": "texts", "attribution": "", "safety": "path"}
 
 
 def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
     """Runs the run's recipe again with more to measure: everything else is there already. The exit code.
 
-    `asked` are fields of `evaluation`; lists add to what the recipe has, sections too (a text is what is measured on),
+    `asked` are fields of `evaluation`; lists add to what the recipe has, sections too (a name is a text or a file),
     other values replace it, None leaves it. When it fails, or leaves a benchmark out of the report, the recipe stays as
     it was. Raises UsageError without anything to ask, RunFolderError for a run that has not finished.
     """
     run = RunDir.open(path)
     if not any(asked[name] for name in (*LISTS, *SECTIONS)):
         raise UsageError(
-            "nothing to ask", "--tasks NAME, --choices FILE, --general or --attribution", "for example --general"
+            "nothing to ask",
+            "--tasks NAME, --choices FILE, --general, --attribution or --safety",
+            "for example --general --safety",
         )
     if not (run.path / "report.json").exists():
         raise RunFolderError(f"{path} has not finished", "a finished run", "run its recipe to the end first")
@@ -52,6 +56,26 @@ def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
         for line in (*answers(results), *sentences(results, asked)):
             data(line)
     return code or int(bool(left_out))
+
+
+def asked_of(
+    tasks: Sequence[str],
+    choices: Sequence[str],
+    general: bool,
+    general_texts: str | None,
+    safety: bool,
+    safety_prompts: str | None,
+    **given: Any,
+) -> dict[str, Any]:
+    """What the options of the command line ask for, as `evaluate` takes it."""
+    names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
+    prompts = None if safety_prompts is None else _absolute(safety_prompts)
+    sections = {"general": general_texts or general, "safety": prompts or safety}
+    return {"tasks": names, "choices": [_absolute(path) for path in choices], **sections, **given}
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def answers(results: Mapping[str, Any]) -> Iterator[str]:
@@ -88,8 +112,8 @@ def _with(evaluation: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         elif name == "tasks":
             changed[name] = list(dict.fromkeys([*(evaluation.get(name) or []), *value]))
         elif name in SECTIONS and value:
-            texts = {"texts": value} if isinstance(value, str) else {}
-            changed[name] = {**(evaluation.get(name) or {}), **texts}
+            named = {SECTIONS[name]: value} if isinstance(value, str) else {}
+            changed[name] = {**(evaluation.get(name) or {}), **named}
         elif name not in SECTIONS and value is not None:
             changed[name] = value
     return changed

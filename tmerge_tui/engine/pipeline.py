@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
-    -> evaluate -> (benchmark) -> (measure_trained) -> (general) -> (attribution) -> report
+    -> evaluate -> (benchmark) -> (measure_trained) -> (general) -> (attribution) -> (safety) -> report
 
 With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
 
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.evaluation import attribution, general
+from tmerge_tui.engine.evaluation import besides
 from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
@@ -142,8 +142,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
-        *([general.STAGE] if recipe.evaluation.general is not None else []),
-        *([attribution.STAGE] if recipe.evaluation.attribution is not None else []),
+        *besides.stages(recipe.evaluation),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -168,7 +167,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
-        "general": _resolved_text(prepared),
+        "general": besides.resolved(prepared),
         "device": str(prepared.device),
         "versions": versions(),
     }
@@ -183,13 +182,6 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     located = party.located
     known = {"model": choice.model, "commit": located.commit, "fingerprint": party.facts.fingerprint}
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
-
-
-def _resolved_text(prepared: Prepared) -> dict[str, Any] | None:
-    options, text = prepared.recipe.evaluation.general, prepared.general
-    if options is None or text is None:
-        return None
-    return {"texts": options.texts, "commit": text.commit, "sha256": text.sha256}
 
 
 def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
@@ -210,17 +202,13 @@ def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: L
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))
         return
-    holdout, text = prepared.corpus.holdout, prepared.general
-    others = text.measured if text is not None and text.comparable else ()
-    again = () if prepared.recipe.evaluation.attribution is None else holdout
-    total = len(holdout) + len(others) + len(again)
+    holdout, evaluator = prepared.corpus.holdout, _evaluator(source, prepared, run, log)
+    more = besides.visits(evaluator, prepared)
+    total = len(holdout) + sum(texts for texts, _ in more)
     with Progress(log, "measure_source", f"Measuring {source.facts.label}", total, "texts") as progress:
-        evaluator = _evaluator(source, prepared, run, log)
         evaluator.scores(Variant("source"), holdout, progress)
-        if others:
-            evaluator.scores(Variant("source"), others, progress)
-        if again:
-            attribution.token_bits(evaluator, Variant("source"), again, progress)
+        for _, read in more:
+            read(progress)
 
 
 def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
@@ -341,25 +329,16 @@ def _what_else(
     run: RunDir,
     log: Log,
 ) -> list[Part]:
-    """What else the merge has changed, each a part where the recipe asks for it: of the same models as on the hold-out,
-    of trainings the first seed."""
-    options, parts = prepared.recipe.evaluation, []
+    """What else the merge has changed: of the same models as on the hold-out, of trainings the first seed."""
+    options = prepared.recipe.evaluation
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
+    written = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+    if selection is not None:
+        written = [selection.variant] if selection.variant.update is not None else []
     variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
     source = (lambda: _of_source(prepared, run, log)) if options.source else None
-    if prepared.general is not None:
-        target = _of_target(prepared, run, log)
-        parts.append(Part("general", general.measure_general(target, source, variants, prepared.general, log)))
-    if options.attribution is not None and source is None:
-        log(Warned(attribution.STAGE[0], "the source is not measured, so what came from it cannot be told"))
-        log(StageFinished(attribution.STAGE[0], 0.0, "skipped"))
-    elif options.attribution is not None and source is not None:
-        results = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
-        if selection is not None:
-            results = [selection.variant]
-        target = _of_target(prepared, run, log)
-        found = attribution.attribute(target, source, variants, results, prepared.corpus.holdout, log)
-        parts.append(Part("attribution", found))
-    return parts
+    return besides.measure(prepared, variants, written, lambda: _of_target(prepared, run, log), source, log)
 
 
 def _report(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
+from tmerge_tui.recipe.safety import Safety
 from tmerge_tui.recipe.section import Section, option
 
 GENERAL_TASKS = ("arc_easy", "commonsense_qa", "piqa", "social_iqa", "winogrande")  # the paper's table of them
@@ -151,6 +152,9 @@ class Evaluation(Section):
     )
     attribution: Annotated[Attribution | None, BeforeValidator(_switch)] = option(
         None, "where a gain comes from: what share of the gap to the source was closed where the source is much better"
+    )
+    safety: Annotated[Safety | None, BeforeValidator(_switch)] = option(
+        None, "prompts that a careful assistant declines, and harmless twins; true for those that ship"
     )
 
     @model_validator(mode="after")

@@ -43,7 +43,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
-    measured, general = recipe.evaluation, recipe.evaluation.general
+    measured, general, safety = recipe.evaluation, recipe.evaluation.general, recipe.evaluation.safety
     if general is not None:
         texts = absolute(general.texts) if is_text_file(general.texts) and not general.shipped else general.texts
         tasks = tuple(task_name(task) for task in general.tasks)
@@ -54,6 +54,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             "tasks": tuple(task_name(task) for task in measured.tasks),
             "include_path": absolute(measured.include_path),
             "general": general,
+            "safety": safety and safety.model_copy(update={"path": absolute(safety.path)}),
         }
     )
     adaptation = recipe.adaptation

@@ -29,6 +29,8 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "adaptation.hints": "add transport hints to the loss of that training",
     "evaluation.general": "what was forgotten: measure on text of another kind than yours too",
     "evaluation.attribution": "where a gain comes from: the share of the gap closed where the source is much better",
+    "evaluation.safety": "screen what the merge did to declining: prompts that a careful assistant declines, and "
+    "harmless twins that it should answer",
 }
 
 

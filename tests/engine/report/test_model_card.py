@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tests.engine.report.sample_results import HOSTILE, make_attribution, make_general, make_results
+from tests.engine.report.sample_results import HOSTILE, make_attribution, make_general, make_results, make_safety
 from tmerge_tui.engine.report.model_card import hub_id, public_recipe, write_card
 from tmerge_tui.engine.report.redact import public
 
@@ -220,3 +220,13 @@ def test_the_same_licences_in_another_order_do_not_differ(folder):
         "apache-2.0, MIT",
     )
     assert not any("differs" in note for note in write_card(results, folder, None))
+
+
+def test_the_safety_screen_is_told_of_this_model_alone(folder):
+    screened = make_safety()
+    write_card(make_results() | {"safety": screened}, folder, None)
+    card = (folder / "README.md").read_text()
+    assert "- Safety screen, no certificate: Fused at alpha 0.1 declines 12 points less than the target" in card
+    chosen = {"model": "target", "alpha": None}
+    write_card(make_results() | {"safety": screened, "selection": chosen}, folder, None)
+    assert "certificate: The target declines 80 % of 40 prompts" in (folder / "README.md").read_text()

@@ -16,6 +16,7 @@ import torch
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
+from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
@@ -76,6 +77,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += _hints(recipe, target, matching)
     general = _general_text(recipe, corpus, training, problems)
     recipe, notes = fitted(recipe, facts)
+    unfit, said = safety_problems(recipe.evaluation.safety, _answering(recipe, models))
+    problems, notes = problems + unfit, notes + said
     others = () if general is None else (*general.measured, *general.validation)
     reading = None if corpus is None else read_text(recipe, source, target, corpus, training, others)
     if reading is not None:
@@ -240,6 +243,12 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
         weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
+
+
+def _answering(recipe: Recipe, models: Pair[Party]) -> list[tuple[str, Any, int | None]]:
+    """(role, tokenizer, context in tokens) of the models that the safety screen asks."""
+    asked = [models.target, *([models.source] if recipe.evaluation.source else [])]
+    return [(party.role, party.tokenizer, party.facts.positions) for party in asked]
 
 
 def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str]:

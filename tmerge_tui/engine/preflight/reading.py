@@ -21,6 +21,7 @@ from tmerge_tui.engine.data.records import whole_text
 from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
+from tmerge_tui.engine.evaluation.safety import given
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.engine.training.examples import read_examples
 from tmerge_tui.errors import DataError
@@ -183,6 +184,9 @@ def _read(
             yield "the training text", example.ids
     for prompt in recipe.evaluation.prompts:
         yield "evaluation.prompts", tokenizer(prompt, verbose=False)["input_ids"]
+    if party.role == "target" or recipe.evaluation.source:
+        for ids in given(recipe.evaluation.safety, tokenizer):
+            yield "evaluation.safety", ids
     for choices in recipe.evaluation.choices:
         try:
             questions = read_choices(choices)

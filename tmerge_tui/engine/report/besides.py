@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tmerge_tui.engine.report import safety_view
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.verdict import FEW_TEXTS, Comparison, benchmark_better
 from tmerge_tui.quantities import NONE, bits, count, interval, known, listed, signed
@@ -44,7 +45,9 @@ def forgotten(results: Row, who: tuple[str, float | None]) -> list[str]:
     if who[0] == "target":
         return [f"Nothing was lost on {general['name']}: model/ is the target itself."]
     row = row_of(general["rows"], who)
-    if row is None or known(row["bits_per_byte"]) is None:
+    if row is None:  # another strength than was measured
+        return []
+    if known(row["bits_per_byte"]) is None:
         return [f"On {general['name']} {beside_trained(who[0])} gave no finite score."]
     found = Comparison.of(row)
     size = f"{bits(abs(found.difference or 0.0))} bits per byte"
@@ -77,7 +80,8 @@ def came_from(results: Row, who: tuple[str, float | None]) -> list[str]:
     ]
 
 
-SAYS = {"general": forgotten, "attribution": came_from}  # part of report.json -> its sentences, in their order
+# part of report.json -> its sentences, in their order
+SAYS = {"general": forgotten, "safety": safety_view.told, "attribution": came_from}
 
 
 def share(place: Row) -> str:

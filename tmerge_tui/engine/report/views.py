@@ -15,6 +15,7 @@ from typing import Any
 from tmerge_tui.engine.report import besides_views, latent_views, plan_views, space_views
 from tmerge_tui.engine.report.alpha_search_figure import strength_curve
 from tmerge_tui.engine.report.names import OUTCOMES, beside_trained, title
+from tmerge_tui.engine.report.safety_view import safety
 from tmerge_tui.engine.report.training_figure import training_curves
 from tmerge_tui.engine.report.training_verdict import facts
 from tmerge_tui.engine.report.verdict import Comparison, benchmark_better
@@ -159,6 +160,7 @@ VIEWS = {  # in the report's order
     "general": View("General text", besides_views.general),
     "attribution": View("Where the gain is", besides_views.attribution),
     "benchmarks": View("Benchmarks", benchmarks),
+    "safety": View("Safety", safety),
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),
     "samples": View("Samples", samples),

@@ -1,4 +1,4 @@
-"""What else a merge has changed: general text, where a gain comes from, and the texts that changed most."""
+"""What else a merge has changed: general text, what is declined, where a gain comes from, texts that changed most."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
-from tmerge_tui.engine.report import besides_views
+from tmerge_tui.engine.report import besides_views, safety_view
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets.scores import FAINT
+from tmerge_tui.tui.widgets.static import Static
 
 Shown = Mapping[str, Any]
 
@@ -25,6 +25,11 @@ class MorePane(VerticalScroll, can_focus=True):
     def compose(self) -> ComposeResult:
         if general := self.report.part("general"):
             yield Static(_general(besides_views.general(general)), classes="block")
+        if safety := self.report.part("safety"):
+            said = [*safety_view.sentences(safety), safety_view.CAVEAT]
+            yield Static(
+                Content("\n").join([Content.styled("Safety screen", "bold"), *map(Content, said)]), classes="block"
+            )
         if attribution := self.report.part("attribution"):
             shown = besides_views.attribution(attribution)
             yield Static(_attribution(shown), classes="block")
@@ -60,7 +65,6 @@ def _told(shown: Shown) -> Iterator[Content]:
 
 
 def _excerpt(text: tuple[str, str]) -> Static:
-    """A text as it is: no markup, and no control character reaches the terminal."""
+    """A text as it is: no markup."""
     change, words = text
-    plain = "".join(c if c.isprintable() or c == "\n" else "·" for c in words)
-    return Static(Content.assemble((change, FAINT), f"\n{plain}\n"), classes="excerpt")
+    return Static(Content.assemble((change, FAINT), f"\n{words}\n"), classes="excerpt")

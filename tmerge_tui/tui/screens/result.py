@@ -63,7 +63,7 @@ PANES = (
     Pane("plans", "Plan", ("layer_costs",), PlansPane),
     Pane("text", "Text", (), TextPane),
     Pane("files", "Files", (), lambda report, probe: FilesPane(report, push_refused())),
-    Pane("more", "More", ("general", "attribution"), lambda report, probe: MorePane(report)),
+    Pane("more", "More", ("general", "safety", "attribution"), lambda report, probe: MorePane(report)),
 )
 
 
