@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui.commands.completion import Preset, RecipeFile, Run, Setting
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe, Setting
 from tmerge_tui.commands.output import complain, hush, say
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
@@ -93,6 +93,7 @@ def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | Non
       tmerge plan recipe.yaml                 what it needs: time, memory, disk
       tmerge scout recipe.yaml                in a minute: is there anything to carry over?
       tmerge --batch recipe.yaml
+      tmerge compare recipe.yaml --methods transport_merge,ot_fusion
       tmerge runs                             every run of this machine
     """
     if context.invoked_subcommand is not None:
@@ -176,10 +177,29 @@ def runs(words: tuple[str, ...], json: bool) -> int:
 
 
 @tmerge.command()
-@click.argument("first", type=Run())
-@click.argument("second", type=Run())
-def compare(first: str, second: str) -> int:
-    """Show two runs side by side: what they achieved, and the settings in which they differ."""
+@click.argument("first", type=RunOrRecipe())
+@click.argument("second", type=Run(), required=False)
+@click.option("--methods", metavar="NAMES", help="Merge methods to try on the pair of a recipe, such as a,b,c.")
+@run_options
+def compare(first: str, second: str | None, methods: str | None, **given: Any) -> int:
+    """Show two runs side by side; or try several merge methods on the pair of one recipe.
+
+    \b
+      tmerge compare RUN RUN        what they achieved, and the settings in which they differ
+      tmerge compare RECIPE --methods transport_merge,ot_fusion,ls_merge
+                                    each at its best strength beside its placebos, on one page
+    """
+    if methods is not None:
+        if second is not None:
+            raise click.UsageError("--methods tries methods on one recipe: tmerge compare RECIPE --methods NAMES")
+        chosen = options(**given)
+        from tmerge_tui.commands.batch import run_comparison
+
+        return run_comparison(first, methods, chosen)
+    if second is None:
+        raise click.UsageError("give two runs, or one recipe and --methods NAMES")
+    if any(given.values()):
+        raise click.UsageError("two runs are only shown: these options go with --methods")
     from tmerge_tui.commands.listing import compare as show
 
     return show(first, second)

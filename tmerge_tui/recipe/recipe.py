@@ -28,6 +28,7 @@ from tmerge_tui.recipe.yamlfile import parse_mapping
 
 ProjectionKind = Literal["q", "k", "v", "o", "gate", "up", "down"]
 PROJECTIONS: tuple[str, ...] = get_args(ProjectionKind)
+MethodName = Literal["transport_merge", "ot_fusion", "ls_merge"]
 ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
 FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
 
@@ -249,8 +250,13 @@ class Recipe(Section):
     source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
     target: Choice = option(..., "the model that is changed and kept", equation="A")
     calibration: Calibration = option(..., "calibration and hold-out text")
-    method: Literal["transport_merge", "ot_fusion", "ls_merge"] = option(
-        "transport_merge", "how the two models are merged", "outputs", expert=True
+    method: MethodName = option("transport_merge", "how the two models are merged", "outputs", expert=True)
+    compare_methods: tuple[MethodName, ...] = option(
+        (),
+        "try several methods, each at its best strength on validation text beside its placebos, on one page "
+        "(compare.html); model/ is then the best one's",
+        "nothing",
+        expert=True,
     )
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: FusionOptions = option(FusionOptions(), "weights from plans")
@@ -283,6 +289,31 @@ class Recipe(Section):
     resolved: dict[str, Any] | None = option(
         None, "written by the run: model commits, data hashes, versions", ("models", "text"), expert=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_method(cls, data: Any) -> Any:
+        compared = data.get("compare_methods") if isinstance(data, dict) else None
+        if isinstance(compared, (list, tuple)) and compared and data.get("method") is None:
+            return {**data, "method": compared[0]}
+        return data
+
+    @model_validator(mode="after")
+    def _compares(self) -> Recipe:
+        compared = self.compare_methods
+        if compared and (len(set(compared)) < len(compared) or len(compared) < 2):
+            raise ValueError(f"compare_methods: found {', '.join(compared)}, expected two or more, each once")
+        if compared and self.method not in compared:
+            raise ValueError(
+                f"method: found {self.method} beside compare_methods: {', '.join(compared)}, expected one of them; "
+                "leave it out"
+            )
+        if compared and self.adaptation is not None:
+            raise ValueError(
+                "adaptation: found together with compare_methods, which compares merges that are not trained; compare "
+                "first, then train with the best method"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:

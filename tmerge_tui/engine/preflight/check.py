@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samp
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.preflight.dequantise import described, expected, packing
-from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
@@ -48,12 +49,26 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
-    try:
-        prepared = prepare(recipe)
-    except ProblemsError as error:
-        return list(error.problems), []
-    return [], list(prepared.warnings)
+    """(every problem, what is to be known beside), the latter empty as long as there are problems.
+
+    Of methods that are compared, one that cannot run is no problem as long as another can.
+    """
+    problems: dict[str, tuple[str, ...]] = {}
+    warnings: list[str] = []
+    for one in compared(recipe):
+        try:
+            warnings += prepare(one).warnings
+        except ProblemsError as error:
+            problems[one.method] = error.problems
+    if len(problems) == len(compared(recipe)):
+        return list(dict.fromkeys(problem for each in problems.values() for problem in each)), []
+    left_out = [f"{name} is left out: {problem}" for name, each in problems.items() for problem in each]
+    return [], [*dict.fromkeys(warnings), *left_out]
+
+
+def compared(recipe: Recipe) -> list[Recipe]:
+    """The recipe once for each method that it compares; itself where it compares none."""
+    return [recipe.model_copy(update={"method": name}) for name in recipe.compare_methods] or [recipe]
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -61,7 +76,8 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     method = METHODS[recipe.method]
     chosen = method.validated or (recipe.adaptation is not None and recipe.adaptation.validated)
-    searched = not method.strengths(recipe) or recipe.select == "validation" or chosen
+    chosen = chosen or recipe.select == "validation" or bool(recipe.compare_methods)
+    searched = chosen or not method.strengths(recipe)
     source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
         raise CheckError(problems)
@@ -154,11 +170,19 @@ def without_source(recipe: Recipe) -> Recipe:
 
 
 def with_time(prepared: Prepared) -> Estimate:
-    """The estimate with the time that it takes on this machine: as scouted, or what a second of measuring says."""
+    """The estimate with the time that it takes on this machine: as scouted, or what a second of measuring says.
+
+    Of methods that are compared, those that can run, together.
+    """
     recipe, facts = prepared.recipe, prepared.models.each(lambda party: party.facts)
+    needs = [prepared.estimate]
+    for one in compared(recipe) if recipe.compare_methods else ():
+        if one.method != recipe.method:
+            with suppress(ProblemsError):
+                needs.append(prepare(one, cluster=False).estimate)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     seen = pace_of(recipe, facts, prepared.device)
-    return timed(prepared.estimate, facts.source, facts.target, batch, prepared.device, seen)
+    return timed(together(needs), facts.source, facts.target, batch, prepared.device, seen)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:

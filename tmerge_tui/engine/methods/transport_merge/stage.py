@@ -29,7 +29,7 @@ from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe import PROJECTIONS, Recipe
 from tmerge_tui.run_folder import RunDir
 
 PLACEBOS = ("shrink", "permuted")  # rows times (1 - alpha); plans with the source's channels in random order
@@ -141,8 +141,13 @@ def plans(
 def extract_both(
     prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]
 ) -> Pair[Activations]:
-    """One model after the other, the source first."""
-    settings, corpus = prepared.recipe.calibration, prepared.corpus
+    """One model after the other, the source first.
+
+    Methods that are compared find what one of them has read: then all projections are, whichever this one needs.
+    """
+    settings, corpus, kinds = prepared.recipe.calibration, prepared.corpus, prepared.matching.kinds
+    if prepared.recipe.compare_methods:
+        kinds = match(prepared.models.each(lambda party: party.facts.layout), PROJECTIONS).kinds
     rows = plan_rows(
         corpus.calibration,
         [prepared.source.tokenizer, prepared.target.tokenizer],
@@ -154,7 +159,6 @@ def extract_both(
     for party in (prepared.source, prepared.target):
         subject = prepared.model(party, emit)
         with _naming_bad_weights(party):
-            kinds = prepared.matching.kinds
             found[party.role] = extract(subject, corpus.calibration, rows, kinds, settings, run, emit)
         if party.role == "source":
             visit(subject)
