@@ -122,7 +122,7 @@ def _measured(found: Merged, run: RunDir, log: Emit) -> Row:
     source = (lambda: of_source(prepared, run, log)) if options.source else None
     measured = evaluate(of_target(prepared, run, log), source, [chosen], prepared.corpus.holdout, log)
     verdict = judge(
-        measured.scores, measured.contrasts, alpha=chosen.alpha, norm=prepared.recipe.fusion.norm,
+        measured.scores, measured.contrasts, alpha=chosen.alpha, norm=prepared.recipe.fusion.mixing,
         strength=found.strength, claims=found.merge.claims,
     )  # fmt: skip
     return {

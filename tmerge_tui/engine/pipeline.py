@@ -30,6 +30,7 @@ from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.preflight import download
 from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
@@ -174,6 +175,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     prepared = download.download_models(prepared, log)
     resolved = {
         **{role: _resolved(getattr(recipe, role), getattr(prepared, role)) for role in ("source", "target")},
+        **_resolved_reference(prepared),
         "calibration": {
             "repo_id": recipe.calibration.repo_id,
             "commit": prepared.corpus.commit,
@@ -187,6 +189,13 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     write_atomic(run.recipe, dump_recipe(recipe).encode())
     log(Artifact("recipe", str(run.recipe), run.recipe.stat().st_size))
     return replace(prepared, recipe=recipe)
+
+
+def _resolved_reference(prepared: Prepared) -> dict[str, Any]:
+    choice = reference_choice(prepared.recipe)
+    if choice is None or prepared.reference is None:
+        return {}
+    return {"reference": _resolved(choice, prepared.reference)}
 
 
 def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:

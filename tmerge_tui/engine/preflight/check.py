@@ -22,6 +22,7 @@ from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.reference import reference_choice, unlike
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.scouted import pace_of
@@ -83,6 +84,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         raise CheckError(problems)
     models = Pair(target=target, source=source)
     facts = models.each(lambda party: party.facts)
+    reference = _reference(recipe, source, problems)
     matching = _tried(problems, "transport.projections", lambda: method.match(recipe, models))
     if matching is not None:
         problems += method.check(recipe, target, matching, cluster)
@@ -98,7 +100,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         problems += _teaching(recipe, source, target, training or corpus.calibration)
     seen = None if reading is None else (reading.rows, reading.tokens)
     needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
-    problems += output_problems(recipe, needs, (source, target))
+    problems += output_problems(recipe, needs, (source, target, *([] if reference is None else [reference])))
     if device is not None:
         too_much, streamed = in_memory(recipe, needs, device)
         problems, notes = problems + too_much + _too_slow(recipe, needs, facts, device), notes + streamed
@@ -115,7 +117,19 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
             f"the result is bound by both"
         )
 
-    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings), reference=reference)
+
+
+def _reference(recipe: Recipe, source: Party, problems: list[str]) -> Party | None:
+    choice = reference_choice(recipe)
+    if choice is None:
+        return None
+    found: Party | None = _tried(
+        problems, "fusion.reference", lambda: open_party("reference", find(choice), choice.trust_remote_code)
+    )
+    if found is not None:
+        problems += unlike(source.facts, found.facts)
+    return found
 
 
 def _too_slow(recipe: Recipe, needs: Estimate, models: Pair[ModelFacts], device: torch.device) -> list[str]:
