@@ -59,7 +59,7 @@ def test_every_method_is_a_row_beside_its_own_placebos(finished: tuple[RunDir, l
         placebos = set(METHODS[row["method"]].placebos(load_recipe(run.recipe)))
         assert measured == {"target", "source", "fused"} | placebos
         assert {one["against"] for one in row["contrasts"]} == placebos
-        told = {one["alpha"]: one["bits_per_byte"] for one in row["tried"]}
+        told = {one["alpha"]: one["bits_per_byte"] for one in row["strength"]["trials"]}
         assert set(told) == {0.1, 0.3} and told[row["alpha"]] == min(told.values()) == row["validation"]
         assert row["seconds"] > 0 and row["rss"] > 1 << 20
     one, *others = ([s for s in row["scores"] if s["model"] in ("target", "source")] for row in found["methods"])

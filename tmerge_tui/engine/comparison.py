@@ -11,6 +11,7 @@ other, from the pieces that are there: model/ and report.html are its.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -22,9 +23,7 @@ import psutil
 import torch
 
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.evaluation.evaluator import Variant
 from tmerge_tui.engine.evaluation.holdout import evaluate
-from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.pipeline import CHECK, EVALUATE, STRENGTH, Merged, of_source, of_target
 from tmerge_tui.engine.progress import Log, Progress
@@ -116,20 +115,18 @@ def _tried(name: str, recipe: Recipe, run: RunDir, log: Log, times: dict[str, di
 
 def _measured(found: Merged, run: RunDir, log: Emit) -> Row:
     """At the strength that validation text prefers: scores and contrasts on the hold-out, and the verdict."""
-    prepared = found.prepared
-    chosen, validation, tried = _strongest(found, run, log)
-    options = prepared.recipe.evaluation
-    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    prepared, strength, chosen = found.prepared, found.strength, found.candidates[0]
+    assert strength is not None, "where methods are compared validation text chooses"
+    source = (lambda: of_source(prepared, run, log)) if prepared.recipe.evaluation.source else None
     measured = evaluate(of_target(prepared, run, log), source, [chosen], prepared.corpus.holdout, log)
     verdict = judge(
         measured.scores, measured.contrasts, alpha=chosen.alpha, norm=prepared.recipe.fusion.mixing,
-        strength=found.strength, claims=found.merge.claims,
+        strength=strength, claims=found.merge.claims,
     )  # fmt: skip
     return {
         "alpha": chosen.alpha,
-        "strengths": None if found.strength is None else found.strength["strengths"],
-        "tried": tried,
-        "validation": validation,
+        "strength": strength,
+        "validation": strength["chosen"] if math.isfinite(strength["chosen"]) else math.inf,
         "scores": measured.scores,
         "contrasts": measured.contrasts,
         "claims": list(found.merge.claims),
@@ -138,30 +135,6 @@ def _measured(found: Merged, run: RunDir, log: Emit) -> Row:
         "texts": {"validation": len(prepared.corpus.validation), "holdout": len(prepared.corpus.holdout)},
         "models": {role: getattr(prepared, role).facts.summary() for role in ("source", "target")},
     }
-
-
-def _strongest(found: Merged, run: RunDir, log: Emit) -> tuple[Candidate, float, list[Row]]:
-    """(the candidate, its bits per byte of the validation text, what every strength told).
-
-    That of the search, or of the recipe's strengths the one that tells the text best.
-    """
-    if found.strength is not None:
-        return found.candidates[0], found.strength["chosen"], []
-    held, evaluator = found.prepared.corpus.validation, of_target(found.prepared, run, log)
-    tried = []
-    total = len(held) * len(found.candidates)
-    with Progress(log, "strength", "Choosing the strength on validation text", total, "texts") as progress:
-        for one in found.candidates:
-            told = evaluator.scores(Variant("fused", one.alpha, one.update), held, progress).bits_per_byte
-            tried.append({"alpha": one.alpha, "bits_per_byte": told})
-    release()
-    place = min(range(len(tried)), key=lambda i: _or_infinite(tried[i]["bits_per_byte"]))
-    return found.candidates[place], _or_infinite(tried[place]["bits_per_byte"]), tried
-
-
-def _or_infinite(value: float) -> float:
-    """A model that gives no finite score is the worst there is."""
-    return value if value == value else float("inf")
 
 
 def _result(recipe: Recipe, run: RunDir, log: Log) -> str:

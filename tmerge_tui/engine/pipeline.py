@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.evaluation.alpha_search import search
+from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
@@ -143,7 +143,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         CHECK,
         *([(download.STAGE, download.LABEL, download.SHARE)] if download.needs_stage(recipe) else []),
         *own,
-        *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
+        *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
         *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
@@ -245,13 +245,18 @@ def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], flo
 def _candidates(
     merge: Merge, prepared: Prepared, run: RunDir, log: Log
 ) -> tuple[list[Candidate], dict[str, Any] | None]:
-    """The merge at every strength of the recipe, or at the one that validation text chooses; how it was chosen."""
-    strengths = METHODS[prepared.recipe.method].strengths(prepared.recipe)
-    if strengths:
-        return [merge.candidate(alpha) for alpha in strengths], None
-    strength = search(of_target(prepared, run, log), merge, prepared.corpus.validation, log)
+    """The merge at every strength of the recipe, that which validation text chooses the first; how it was chosen."""
+    strengths, validation = METHODS[prepared.recipe.method].strengths(prepared.recipe), prepared.corpus.validation
+    candidates = [merge.candidate(alpha) for alpha in strengths]
+    if strengths and not strength_is_chosen(prepared.recipe):
+        return candidates, None
+    target = of_target(prepared, run, log)
+    strength = choose(target, candidates, validation, log) if strengths else search(target, merge, validation, log)
+    del target
     release()
-    return [strength.candidate(merge)], strength.plain()
+    if not strengths:
+        return [strength.candidate(merge)], strength.plain()
+    return sorted(candidates, key=lambda one: one.alpha != strength.chosen_alpha), strength.plain()
 
 
 def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
@@ -314,6 +319,8 @@ def _measure(
 ) -> tuple[Measured, list[Part]]:
     """Everything on the hold-out: the target, the source, results and placebos, benchmarks, trained models."""
     options, corpus = prepared.recipe.evaluation, prepared.corpus
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
     source = (lambda: of_source(prepared, run, log)) if options.source else None
     measured = evaluate(of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]

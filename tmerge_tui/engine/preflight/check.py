@@ -16,7 +16,7 @@ import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
@@ -77,8 +77,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems = _extras(recipe)
     method = METHODS[recipe.method]
     chosen = method.validated or (recipe.adaptation is not None and recipe.adaptation.validated)
-    chosen = chosen or recipe.select == "validation" or bool(recipe.compare_methods)
-    searched = chosen or not method.strengths(recipe)
+    searched = strength_is_chosen(recipe) or recipe.select == "validation" or chosen
     source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
         raise CheckError(problems)

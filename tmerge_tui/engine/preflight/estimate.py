@@ -53,7 +53,7 @@ def estimate(
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
     held = each * recipe.calibration.holdout
-    searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
+    searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
@@ -124,7 +124,16 @@ def together(needs: Sequence[Estimate]) -> Estimate:
 
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
-    return 1 + len(recipe.fusion.alpha) * (1 + len(METHODS[recipe.method].placebos(recipe)))
+    measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
+    return 1 + measured * (1 + len(METHODS[recipe.method].placebos(recipe)))
+
+
+def _weighed(recipe: Recipe) -> int:
+    """Times the validation text is read by a model of the target's size, to choose a strength."""
+    if recipe.fusion.searched:
+        return SEARCHES
+    several = len(recipe.fusion.alpha) > 1 and recipe.evaluation.controls_at == "chosen"
+    return 1 + len(recipe.fusion.alpha) if several or recipe.select == "validation" else 0
 
 
 def _asked(recipe: Recipe) -> float:

@@ -104,9 +104,9 @@ def collect(
 
 def _output(folded: Sequence[Folded], measured: Measured, alpha: float | None, trained: bool) -> str:
     """Folder that is the result: what was trained or chosen, else that of the strength which the verdict names."""
-    strengths = [row["alpha"] for row in measured.scores if row["model"] == "fused"]  # in the order they were written
-    by_strength = not trained and alpha in strengths and len(strengths) == len(folded)
-    return Path(folded[strengths.index(alpha) if by_strength else 0].folder).name
+    strengths = [row["alpha"] for row in measured.scores if row["model"] == "fused"]
+    found = next((one for one in folded if one.alpha == alpha), None) if not trained and alpha in strengths else None
+    return Path((found or folded[0]).folder).name
 
 
 def _model(party: Party) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tmerge_tui.engine.report.templates import asset, environment
 from tmerge_tui.engine.report.verdict import Comparison
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.quantities import NONE, bits, duration, finite, interval, listed, signed, size
+from tmerge_tui.recipe.evaluation import EVERY
 from tmerge_tui.run_folder import RunDir
 
 Row = Mapping[str, Any]
@@ -113,9 +114,10 @@ def _line(row: Row) -> tuple[str, ...]:
 def _strength(row: Row) -> str:
     if not row["alpha"]:
         return "0: nothing helped"
-    if row["strengths"] is None:
+    strengths = row["strength"]["strengths"]
+    if list(strengths) == [EVERY]:
         return f"{row['alpha']:g}"
-    return ", ".join(f"{kind} {alpha:g}" for kind, alpha in row["strengths"].items() if alpha)
+    return ", ".join(f"{kind} {alpha:g}" for kind, alpha in strengths.items() if alpha)
 
 
 def _placebos(row: Row) -> Iterator[tuple[str, ...]]:

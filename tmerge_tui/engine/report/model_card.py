@@ -24,6 +24,7 @@ from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
+from tmerge_tui.recipe.evaluation import EVERY
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
@@ -219,7 +220,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
 
 def _alpha(alpha: float | None, strength: Mapping[str, Any] | None) -> str:
     """The strength, or one for each kind of projection when they were chosen."""
-    if strength is None:
+    if strength is None or EVERY in strength["strengths"]:
         return NONE if alpha is None else f"{alpha:g}"
     return ", ".join(f"{kind} {chosen:g}" for kind, chosen in strength["strengths"].items())
 

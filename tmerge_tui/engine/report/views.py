@@ -42,7 +42,7 @@ def samples(rows: Sequence[Row]) -> Shown:
 def strength(found: Row) -> Shown:
     """What `alpha: auto` chose, and the trials it chose from."""
     trials = [
-        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], "kept" if t["kept"] else "no")
+        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], _kept(t, found["texts"]))
         for t in found["trials"]
     ]
     return {
@@ -52,6 +52,11 @@ def strength(found: Row) -> Shown:
         f"{bits(found['chosen'])} after",
         "figures": [strength_curve(found["trials"])],
     }
+
+
+def _kept(trial: Row, texts: int) -> str:
+    early = trial.get("texts", texts)
+    return "kept" if trial["kept"] else "no" if early == texts else f"no, after {count(early)} texts"
 
 
 def benchmarks(rows: Sequence[Row]) -> Shown:

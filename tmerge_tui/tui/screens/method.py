@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
@@ -21,6 +21,7 @@ from tmerge_tui.tui.needs import ask_needs, told
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.static import Static
 
 GROUPS = (
     ("transport", "Feature and layer plans"),
