@@ -9,14 +9,14 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe, Setting
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe
 from tmerge_tui.commands.output import complain, hush, say
+from tmerge_tui.commands.run_options import TRUST, run_options
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.system import can_draw, write_utf8
@@ -28,34 +28,6 @@ NO_TERMINAL = """The wizard needs a terminal, and this is none. Without one:
   tmerge --batch RECIPE    run a recipe (YAML)
   tmerge demo              run the bundled example
   tmerge --help            all commands"""
-
-TRUST = click.option("--trust", is_flag=True, help="Let the Python code of models run that the recipe trusts.")
-RUN_OPTIONS = [
-    click.option("--json", is_flag=True, help="Print the events of the run as JSON lines on stdout."),
-    click.option("--quiet", is_flag=True, help="Print the result only, no progress."),
-    click.option("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N, instead of the recipe's."),
-    click.option("--executor", metavar="NAME", help="local, or ray: where transport plans are solved."),
-    click.option(
-        "--ray-address", metavar="HOST:PORT", help="A running Ray cluster, or auto; without it one starts here."
-    ),
-    click.option("--output", metavar="DIR", help="Run folder, instead of the recipe's."),
-    click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk."),
-    click.option(
-        "--set",
-        "changes",
-        multiple=True,
-        type=Setting(),
-        metavar="KEY=VALUE",
-        help="Change the recipe: fusion.alpha=0.05.",
-    ),
-    TRUST,
-]
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(RUN_OPTIONS):
-        command = option(command)
-    return command
 
 
 class Commands(click.Group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
@@ -132,8 +132,8 @@ def _weighed(recipe: Recipe) -> int:
     """Times the validation text is read by a model of the target's size, to choose a strength."""
     if recipe.fusion.searched:
         return SEARCHES
-    several = len(recipe.fusion.alpha) > 1 and recipe.evaluation.controls_at == "chosen"
-    return 1 + len(recipe.fusion.alpha) if several or recipe.select == "validation" else 0
+    asked = strength_is_chosen(recipe) or recipe.select == "validation"
+    return 1 + len(recipe.fusion.alpha) if asked else 0
 
 
 def _asked(recipe: Recipe) -> float:

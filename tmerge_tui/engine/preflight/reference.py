@@ -9,10 +9,10 @@ from tmerge_tui.recipe import ModelChoice, Recipe
 
 
 def reference_choice(recipe: Recipe) -> ModelChoice | None:
-    """The model that the recipe names, at the commit that an earlier run of it has written down."""
+    """The model that the recipe names, at the commit that an earlier run of it has written down. Its code never runs."""
     if recipe.fusion.reference is None:
         return None
-    choice = ModelChoice(model=recipe.fusion.reference, trust_remote_code=recipe.source.trust_remote_code)
+    choice = ModelChoice(model=recipe.fusion.reference)
     known = (recipe.resolved or {}).get("reference") or {}
     if choice.is_folder or not known.get("commit") or known.get("model") != choice.model:
         return choice
