@@ -9,7 +9,7 @@ from tmerge_tui.recipe import ModelChoice, Recipe
 
 
 def reference_choice(recipe: Recipe) -> ModelChoice | None:
-    """The model that the recipe names, at the commit that an earlier run of it has written down. Its code never runs."""
+    """The model that the recipe names, at the commit that an earlier run has written down. Its code never runs."""
     if recipe.fusion.reference is None:
         return None
     choice = ModelChoice(model=recipe.fusion.reference)
