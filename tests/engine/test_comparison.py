@@ -214,9 +214,11 @@ def row(method: str, fused: float, placebo: float, validation: float) -> dict[st
 
 
 def test_the_first_line_says_who_beats_its_placebos_or_that_nobody_does() -> None:
-    shared, worse = row("a", -0.01, -0.02, 2.0), row("b", 0.01, 0.02, 2.2)
+    shared, worse = row("a", -0.01, -0.02, 2.0), row("b", 0.02, 0.01, 2.2)
     failed = {"method": "c", "reason": "too slow"}
     assert headline([shared, worse, failed]) == NOTHING
+    alone = row("f", 0.01, 0.03, 2.3)
+    assert headline([shared, alone]) == "Nothing beats both the target and its placebos: f beats its placebos alone."
     good, better = row("d", -0.03, 0.0, 2.1), row("e", -0.02, 0.0, 2.05)
     assert headline([shared, good]).startswith("d beats its placebos: 2.1406 bits per byte against the target's 2.1706")
     said = headline([good, better])

@@ -42,7 +42,9 @@ def headline(rows: Sequence[Row]) -> str:
     """Who beats target and placebos, the best on validation text first; or that nobody does."""
     good = sorted((row for row in rows if _carries(row)), key=lambda row: row["validation"])
     if not good:
-        return NOTHING
+        alone = [row["method"] for row in rows if row["reason"] is None and row["verdict"]["beats_placebos"]]
+        does = "beats its placebos" if len(alone) == 1 else "beat their placebos"
+        return f"Nothing beats both the target and its placebos: {listed(alone)} {does} alone." if alone else NOTHING
     first, others = good[0], [row["method"] for row in good[1:]]
     score, target = _score(first, "fused"), _score(first, "target")
     also = f"; so {'do' if len(others) > 1 else 'does'} {listed(others)}" if others else ""
