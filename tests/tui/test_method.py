@@ -8,6 +8,7 @@ from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.test_draft import BASE
 from tests.tui.test_path import put
 from tmerge_tui.recipe.adaptation import Hints
+from tmerge_tui.recipe.ot_fusion import OtFusion
 from tmerge_tui.recipe.safety import Safety
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import Draft, options
@@ -33,6 +34,27 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
         epsilon = field(app, "transport.epsilon")
         assert "entropic regularisation" in str(epsilon.query_one(".field-help", Static).render())
         assert "eq. 8" in str(epsilon.query_one(".field-note", Static).render())
+
+
+async def test_a_method_brings_its_section(app: TmergeApp) -> None:
+    async with app.run_test(size=(160, 50)) as pilot:
+        for name, value in BASE.items():
+            app.draft.set(name, value)
+        app.draft.set("ot_fusion.solver", "hard")
+        app.goto("method")
+        await settle(pilot)
+        await pilot.press("f5")
+        await settle(pilot)
+        field(app, "method").query_one(OneOf).focus()
+        await pilot.press("right")
+        await settle(pilot)
+        sections = {f.option.partition(".")[0] for f in app.screen.query(OptionField)}
+        assert "ot_fusion" in sections and "ls_merge" not in sections
+        assert app.focused is field(app, "method").query_one(OneOf)
+        assert app.draft.recipe().ot_fusion.solver == "hard"
+        await pilot.press("left")
+        await settle(pilot)
+        assert app.draft.recipe() == app.draft.recipe().model_copy(update={"ot_fusion": OtFusion()})
 
 
 async def test_the_safety_screen_is_switched_on_among_what_is_measured(app: TmergeApp) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tmerge_tui import stopping
@@ -13,7 +14,7 @@ from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import RunFolderError, UsageError
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.quantities import bits, interval, signed
-from tmerge_tui.recipe import make_recipe
+from tmerge_tui.recipe import make_recipe, task_name
 from tmerge_tui.recipe.yamlfile import read_mapping
 from tmerge_tui.run_folder import RunDir
 
@@ -55,6 +56,26 @@ def evaluate(path: str, asked: dict[str, Any], options: Options) -> int:
         for line in (*answers(results), *sentences(results, asked)):
             data(line)
     return code or int(bool(left_out))
+
+
+def asked_of(
+    tasks: Sequence[str],
+    choices: Sequence[str],
+    general: bool,
+    general_texts: str | None,
+    safety: bool,
+    safety_prompts: str | None,
+    **given: Any,
+) -> dict[str, Any]:
+    """What the options of the command line ask for, as `evaluate` takes it."""
+    names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
+    prompts = None if safety_prompts is None else _absolute(safety_prompts)
+    sections = {"general": general_texts or general, "safety": prompts or safety}
+    return {"tasks": names, "choices": [_absolute(path) for path in choices], **sections, **given}
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def answers(results: Mapping[str, Any]) -> Iterator[str]:

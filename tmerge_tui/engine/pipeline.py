@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.evaluation import attribution, general, safety
-from tmerge_tui.engine.evaluation.alpha_search import search
+from tmerge_tui.engine.evaluation import besides
+from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants, variants_of
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
@@ -35,6 +36,7 @@ from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Artifact, Checked, Emit, RunFinished, RunStarted, StageFinished, Warned
 from tmerge_tui.files import write_atomic
@@ -81,7 +83,12 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
     recipe = prepared.recipe  # lengths that fit, and what can be compared
-    merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
+    merge = METHODS[recipe.method].merge(
+        replace(prepared, told=_teller(prepared, run, log)),
+        run,
+        log,
+        lambda source: _measure_source(source, prepared, run, log),
+    )
     candidates, strength = _candidates(merge, prepared, run, log)
     selected = recipe.select == "validation"
     folded = [] if until or selected else _fold(candidates, prepared, run, log)
@@ -121,7 +128,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         CHECK,
         *([(download.STAGE, download.LABEL, download.SHARE)] if download.needs_stage(recipe) else []),
         *own,
-        *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
+        *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
         *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
@@ -135,9 +142,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
-        *([general.STAGE] if recipe.evaluation.general is not None else []),
-        *([attribution.STAGE] if recipe.evaluation.attribution is not None else []),
-        *([safety.STAGE] if recipe.evaluation.safety is not None else []),
+        *besides.stages(recipe.evaluation),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -162,7 +167,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
-        "general": _resolved_text(prepared),
+        "general": besides.resolved(prepared),
         "device": str(prepared.device),
         "versions": versions(),
     }
@@ -177,13 +182,6 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     located = party.located
     known = {"model": choice.model, "commit": located.commit, "fingerprint": party.facts.fingerprint}
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
-
-
-def _resolved_text(prepared: Prepared) -> dict[str, Any] | None:
-    options, text = prepared.recipe.evaluation.general, prepared.general
-    if options is None or text is None:
-        return None
-    return {"texts": options.texts, "commit": text.commit, "sha256": text.sha256}
 
 
 def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
@@ -204,29 +202,43 @@ def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: L
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))
         return
-    holdout, text = prepared.corpus.holdout, prepared.general
-    others = text.measured if text is not None and text.comparable else ()
-    again = () if prepared.recipe.evaluation.attribution is None else holdout
-    total = len(holdout) + len(others) + len(again)
+    holdout, evaluator = prepared.corpus.holdout, _evaluator(source, prepared, run, log)
+    more = besides.visits(evaluator, prepared)
+    total = len(holdout) + sum(texts for texts, _ in more)
     with Progress(log, "measure_source", f"Measuring {source.facts.label}", total, "texts") as progress:
-        evaluator = _evaluator(source, prepared, run, log)
         evaluator.scores(Variant("source"), holdout, progress)
-        if others:
-            evaluator.scores(Variant("source"), others, progress)
-        if again:
-            attribution.token_bits(evaluator, Variant("source"), again, progress)
+        for _, read in more:
+            read(progress)
+
+
+def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
+    """Validation text told by the target with an update; the model is loaded at the first question and then kept."""
+    evaluator, held = _of_target(prepared, run, log), prepared.corpus.validation
+
+    def told(update: Update) -> float:
+        with Progress(
+            lambda event: None, "validation", "", len(held), "texts"
+        ) as silent:  # part of the stage that asks
+            return evaluator.scores(Variant("fused", None, update), held, silent).bits_per_byte
+
+    return told
 
 
 def _candidates(
     merge: Merge, prepared: Prepared, run: RunDir, log: Log
 ) -> tuple[list[Candidate], dict[str, Any] | None]:
-    """The merge at every strength of the recipe, or at the one that validation text chooses; how it was chosen."""
-    strengths = METHODS[prepared.recipe.method].strengths(prepared.recipe)
-    if strengths:
-        return [merge.candidate(alpha) for alpha in strengths], None
-    strength = search(_of_target(prepared, run, log), merge, prepared.corpus.validation, log)
+    """The merge at every strength of the recipe, that which validation text chooses the first; how it was chosen."""
+    strengths, validation = METHODS[prepared.recipe.method].strengths(prepared.recipe), prepared.corpus.validation
+    candidates = [merge.candidate(alpha) for alpha in strengths]
+    if strengths and not strength_is_chosen(prepared.recipe):
+        return candidates, None
+    target = _of_target(prepared, run, log)
+    strength = choose(target, candidates, validation, log) if strengths else search(target, merge, validation, log)
+    del target
     release()
-    return [strength.candidate(merge)], strength.plain()
+    if not strengths:
+        return [strength.candidate(merge)], strength.plain()
+    return sorted(candidates, key=lambda one: one.alpha != strength.chosen_alpha), strength.plain()
 
 
 def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
@@ -290,6 +302,8 @@ def _measure(
 ) -> tuple[Measured, list[Part]]:
     """Everything on the hold-out: the target, the source, results and placebos, benchmarks, trained models."""
     options, corpus = prepared.recipe.evaluation, prepared.corpus
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
     source = (lambda: _of_source(prepared, run, log)) if options.source else None
     measured = evaluate(_of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]
@@ -315,31 +329,16 @@ def _what_else(
     run: RunDir,
     log: Log,
 ) -> list[Part]:
-    """What else the merge has changed, each a part where the recipe asks for it: of the same models as on the hold-out,
-    of trainings the first seed; what is declined of what may become model/, and of placebos."""
-    options, parts = prepared.recipe.evaluation, []
+    """What else the merge has changed: of the same models as on the hold-out, of trainings the first seed."""
+    options = prepared.recipe.evaluation
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
+    written = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+    if selection is not None:
+        written = [selection.variant] if selection.variant.update is not None else []
     variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
     source = (lambda: _of_source(prepared, run, log)) if options.source else None
-    if prepared.general is not None:
-        target = _of_target(prepared, run, log)
-        parts.append(Part("general", general.measure_general(target, source, variants, prepared.general, log)))
-    if options.attribution is not None and source is None:
-        log(Warned(attribution.STAGE[0], "the source is not measured, so what came from it cannot be told"))
-        log(StageFinished(attribution.STAGE[0], 0.0, "skipped"))
-    elif options.attribution is not None and source is not None:
-        results = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
-        if selection is not None:
-            results = [selection.variant]
-        target = _of_target(prepared, run, log)
-        found = attribution.attribute(target, source, variants, results, prepared.corpus.holdout, log)
-        parts.append(Part("attribution", found))
-    if options.safety is not None:
-        written = [] if adapted is None else [adapted.variant]
-        written += [] if selection is None or selection.variant.update is None else [selection.variant]
-        variants = [*variants_of(candidates), *written]
-        target = _of_target(prepared, run, log)
-        parts.append(Part("safety", safety.screen(target, source, variants, options.safety, log)))
-    return parts
+    return besides.measure(prepared, variants, written, lambda: _of_target(prepared, run, log), source, log)
 
 
 def _report(

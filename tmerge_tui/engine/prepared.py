@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -88,6 +88,8 @@ class Prepared:
     estimate: Estimate
     warnings: tuple[str, ...]
     general: GeneralText | None = None  # of evaluation.general
+    # update of the target -> bits per byte of the validation text; the pipeline sets it for methods that choose by it
+    told: Callable[[Any], float] | None = None
 
     @property
     def models(self) -> Pair[Party]:

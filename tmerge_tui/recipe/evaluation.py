@@ -12,6 +12,7 @@ from tmerge_tui.recipe.section import Section, option
 
 GENERAL_TASKS = ("arc_easy", "commonsense_qa", "piqa", "social_iqa", "winogrande")  # the paper's table of them
 ENGLISH = "english"  # the general text that ships
+EVERY = "all kinds"  # of projections, where one strength is for all
 
 
 class ChoiceSet(Section):
@@ -122,6 +123,12 @@ class Evaluation(Section):
         ("shrink", "permuted"),
         "placebos measured beside the result: rows shrunk, plans with permuted source channels",
         "nothing",
+    )
+    controls_at: Literal["chosen", "all"] = option(
+        "chosen",
+        "of several strengths, measure on the hold-out the one that validation text chooses, with its placebos; or all",
+        "nothing",
+        expert=True,
     )
     prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side", "scores")
     max_new_tokens: int = option(40, "length of a continuation", "scores", unit="tokens", expert=True, ge=1)

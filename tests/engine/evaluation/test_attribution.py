@@ -66,7 +66,7 @@ def test_a_source_that_is_no_better_has_nothing_to_give() -> None:
     assert same["elsewhere"]["gain"] == same["elsewhere"]["gain_low"] == same["elsewhere"]["gain_high"] == 0
     row = {"model": "fused", "alpha": 0.1, **same}
     (said,) = came_from({"attribution": {"rows": [row], "threshold": 1.0}}, ("fused", 0.1))
-    assert said == "At no held-out token the source was better by more than 1 bits than the target."
+    assert said == "At no held-out token is the source better than the target by more than 1 bit."
     worse = closed(units, ours, ours + 0.5, ours - 0.1, 1.0, 100, 0)["elsewhere"]
     assert worse["share"] is None and worse["gain"] == pytest.approx(0.1 / 4)
 

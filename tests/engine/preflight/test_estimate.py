@@ -70,6 +70,19 @@ def test_training_benchmarks_and_prompts_are_counted(pair, tmp_path: Path) -> No
     assert tasks.work["benchmarks"] > 10 * asked.work["benchmarks"]
 
 
+def test_what_else_is_measured_is_counted(pair) -> None:
+    plain = estimate(recipe(), pair, READ, 30)
+    general = estimate(recipe(evaluation={"general": {"samples": 100}}), pair, READ, 30)
+    twice = estimate(recipe(evaluation={"general": {"samples": 200}}), pair, READ, 30)
+    assert twice.work["general text"] == 2 * general.work["general text"] > 0 == plain.work["general text"]
+    bound = {"samples": 100, "bound": 0.1, "validation": 50}
+    bounded = estimate(recipe(evaluation={"general": bound}, select="validation"), pair, READ, 30)
+    assert bounded.work["general text"] > general.work["general text"]
+    found = estimate(recipe(evaluation={"attribution": True}), pair, READ, 30)
+    assert found.work["attribution"] == pytest.approx(plain.work["measuring"]), "the hold-out once more, by every model"
+    assert found.steps["batches"] > plain.steps["batches"]
+
+
 def test_the_safety_screen_is_counted_where_there_is_a_template(pair, tmp_path: Path) -> None:
     talking = pair.each(lambda facts: replace(facts, chat_template=True))
     asked = {"evaluation": {"safety": {}}}
@@ -99,7 +112,9 @@ def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeyp
 
 def test_the_demo_takes_what_was_recorded_within_half(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = shipped.folder() / "demo"
-    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})  # as it was that day
+    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})
+    every = made.evaluation.model_copy(update={"controls_at": "all"})
+    made = made.model_copy(update={"evaluation": every})  # as it was that day
     target, source = (read_facts(Path(one.model), one.model, False) for one in (made.target, made.source))
     models = Pair(target=target, source=source)
     monkeypatch.setattr(speed, "measure", lambda *given: MEASURED)

@@ -9,13 +9,14 @@ from tmerge_tui.recipe import Recipe
 GENERAL_TOKENS = 300  # of a general text, where it is not longer than what a model reads of one: those that ship
 
 
-def besides_needs(recipe: Recipe, models: Pair[ModelFacts], each: float) -> tuple[dict[str, float], float]:
-    """({what for: FLOP}, texts that are read); `each` is the tokens of a held-out text."""
+def besides_needs(recipe: Recipe, models: Pair[ModelFacts], each: float, passes: int) -> tuple[dict[str, float], float]:
+    """({what for: FLOP}, texts that are read); `each` is the tokens of a held-out text, `passes` the times that target,
+    results and placebos read one, without what is trained."""
     evaluation, general = recipe.evaluation, recipe.evaluation.general
     options = recipe.adaptation
     arms = 0 if options is None else options.trainings // len(options.seeds)
     results = len(recipe.fusion.alpha)
-    variants = 1 + results * (1 + len(evaluation.controls)) + arms  # the target first
+    variants = passes + arms
     reading = 2.0 * (variants * models.target.parameters + evaluation.source * models.source.parameters)
     tokens = min(GENERAL_TOKENS, recipe.calibration.max_length)
     work, texts = {"general text": 0.0, "attribution": 0.0}, 0.0

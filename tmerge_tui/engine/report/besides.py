@@ -45,7 +45,9 @@ def forgotten(results: Row, who: tuple[str, float | None]) -> list[str]:
     if who[0] == "target":
         return [f"Nothing was lost on {general['name']}: model/ is the target itself."]
     row = row_of(general["rows"], who)
-    if row is None or known(row["bits_per_byte"]) is None:
+    if row is None:  # another strength than was measured
+        return []
+    if known(row["bits_per_byte"]) is None:
         return [f"On {general['name']} {beside_trained(who[0])} gave no finite score."]
     found = Comparison.of(row)
     size = f"{bits(abs(found.difference or 0.0))} bits per byte"
@@ -66,15 +68,15 @@ def came_from(results: Row, who: tuple[str, float | None]) -> list[str]:
     if row is None:
         return []
     there, elsewhere = row["there"], row["elsewhere"]
-    where = f"the source was better by more than {found['threshold']:g} bits"
+    much = f"{found['threshold']:g} bit{'' if found['threshold'] == 1 else 's'}"
     if not there["tokens"]:
-        return [f"At no held-out token {where} than the target."]
+        return [f"At no held-out token is the source better than the target by more than {much}."]
     if there["share"] is None:
         return []
     gained = f"{signed(-elsewhere['gain'])} bits per byte ({interval(-elsewhere['gain_high'], -elsewhere['gain_low'])})"
     return [
-        f"Where {where} ({there['tokens']:.0%} of held-out tokens), {share(there)} of the gap to it was closed; all "
-        f"other tokens changed by {gained}."
+        f"Where the source is better by more than {much} ({there['tokens']:.0%} of held-out tokens), {share(there)} of "
+        f"the gap to it was closed; all other tokens changed by {gained}."
     ]
 
 
