@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
+from tmerge_tui.engine.preflight.besides_needs import besides_needs
+from tmerge_tui.engine.preflight.safety_needs import safety_needs
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
@@ -52,6 +54,7 @@ def estimate(
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    screened = safety_needs(recipe, models, passes + bool(recipe.adaptation))
     held = each * recipe.calibration.holdout
     searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
@@ -68,12 +71,15 @@ def estimate(
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
+        "safety": screened.flops,
     }
+    besides, more = besides_needs(recipe, models, each, passes)
+    work |= besides
     batches = (
-        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0),
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0),
         "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
@@ -140,7 +146,7 @@ def _asked(recipe: Recipe) -> float:
     """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
     evaluation = recipe.evaluation
     questions = sum(_lines(choices.path) for choices in evaluation.choices)
-    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    questions += len(evaluation.all_tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
     return float(questions * ANSWERS * QUESTION_TOKENS)
 
 
