@@ -76,6 +76,7 @@ def estimate(
     held = each * recipe.calibration.holdout
     searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
     learned = tokens_learned(recipe, each, count_of_texts)
+    patient = recipe.adaptation is not None and recipe.adaptation.patient
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
         "transport": own.flops
@@ -116,12 +117,13 @@ def estimate(
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
             f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
+            *([_passes_at_most(recipe, learned)] if patient else []),
         ),
         work,
         own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
         steps,
         {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
-        read is None,
+        read is None or patient,
     )
 
 
@@ -147,7 +149,8 @@ def _lines(path: str) -> int:
 
 
 def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
-    """Tokens that one training goes through; `each` and `read` are of the calibration text."""
+    """Tokens that one training goes through, at most with epochs: auto; `each` and `read` are of the calibration
+    text."""
     options = recipe.adaptation
     if options is None:
         return 0.0
@@ -156,7 +159,15 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
         row = options.block_length if options.packing == "pack" else longest
         return float(options.max_steps * options.batch_size * options.accumulation * row)
     samples = options.samples if options.path is not None else min(options.samples, read)
-    return options.epochs * samples * longest
+    return options.passes * samples * longest
+
+
+def _passes_at_most(recipe: Recipe, learned: float) -> str:
+    assert recipe.adaptation is not None
+    return (
+        f"training at most {recipe.adaptation.passes:g} passes for each of {recipe.adaptation.trainings} trainings, "
+        f"{learned:,.0f} tokens; it ends when validation text gains no more"
+    )
 
 
 def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
@@ -184,8 +195,8 @@ def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:
     if options is None:
         return 0.0
     taught = options.distilled + (options.hints is not None)
-    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
-    return learned * (2.0 * taught / options.epochs + tuned) * source.parameters
+    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.passes
+    return learned * (2.0 * taught / options.passes + tuned) * source.parameters
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:
@@ -245,7 +256,8 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
     logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
     teacher = 4 * source.parameters if options.distilled else 0
-    disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    checkpoints = 3 if options.patient else 1  # the last, the best, that of the falling rate
+    disk = 4 * trained * options.trainings + 12 * trained * checkpoints + target.bytes_on_disk
     if options.tuned:  # first the source is trained, alone: by low-rank updates unless every weight is asked for
         every = options.teaching.tune == "full"
         memory = max(memory, (16 if every else 4) * source.parameters - teacher)
