@@ -247,13 +247,15 @@ class RunScreen(Page):
             f"{beside_trained(step.method)}, seed {step.seed}: loss {loss} at step {step.step:,} of {step.steps:,}"
         )
         curves = [points for (method, _), points in self.state.trainings.items() if method == step.method]
-        self.query_one("#training", Chart).show(scores.losses(curves), caption)
         told = [points for (method, _), points in self.state.validations.items() if method == step.method]
-        self.query_one("#validation").display = bool(told)
+        drawn = bool(told) and self.size.height >= WHOLE[1]  # else there is no room for two
+        self.query_one("#validation").display = drawn
         if told:
             last, lowest = told[-1][-1][1], min(value for _, value in told[-1])
-            caption = f"validation text: {last:.4f} bits per byte, lowest {lowest:.4f}"
-            self.query_one("#validation", Chart).show(scores.losses(told), caption)
+            said = f"validation {last:.4f} bits per byte, lowest {lowest:.4f}"
+            self.query_one("#validation", Chart).show(scores.losses(told), said)
+            caption += "" if drawn else f", validation {last:.4f}"
+        self.query_one("#training", Chart).show(scores.losses(curves), caption)
 
     def _log(self) -> list[Entry]:
         """What the run has said, and how its worker died when it could not say so itself."""
