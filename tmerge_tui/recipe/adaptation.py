@@ -14,6 +14,7 @@ Side = Literal[
 
 
 CONTROLS = "control_"  # what the names of the models that `controls` trains begin with
+UNTUNED = f"{CONTROLS}untuned"  # that one knows the text as far as the source did: no placebo
 
 
 class Hints(Section):

@@ -63,10 +63,11 @@ def estimate(
     fused = own.moved if own else sum(carried)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
-    disk = state + duals + fused + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
+    events = events_kept(recipe, each, count_of_texts, target)
+    disk = state + duals + fused + merged + kept + events
     rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
     passes = _passes(recipe)
     asked = _asked(recipe)
@@ -115,7 +116,9 @@ def estimate(
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"{size(fused)}, merged models {size(merged)} ({count})"
+            + (f", training {size(kept)}" if kept else "")
+            + (f", what teachers say {size(events)} at most" if events else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
             *([_passes_at_most(recipe, learned)] if patient else []),
         ),
@@ -160,6 +163,17 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
         return float(options.max_steps * options.batch_size * options.accumulation * row)
     samples = options.samples if options.path is not None else min(options.samples, read)
     return options.passes * samples * longest
+
+
+def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> int:
+    """Bytes of the teacher cache and those of placebos that need one, at most (sizes: `training.event_cache`)."""
+    options = recipe.adaptation
+    if options is None or not options.distilled:
+        return 0
+    samples = options.samples if options.path is not None else min(options.samples, read)
+    caches = 1 + len({"self", "untuned"} & set(options.controls))
+    event = 4 if target.vocab <= 1 << 16 else 6
+    return int(caches * samples * each * (12 + event * options.teaching.events))
 
 
 def _passes_at_most(recipe: Recipe, learned: float) -> str:

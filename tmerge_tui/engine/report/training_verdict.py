@@ -62,6 +62,8 @@ def facts(adaptation: Row) -> list[str]:
             f"The source was tuned first ({how}): {bits(tuned['before'])} bits per byte of {count(tuned['texts'])} "
             f"validation texts before, {bits(tuned['after'])} after; the fine-tuned target {bits(tuned['sft'])}."
         )
+        if not tuned.get("helped", True):
+            said.append("Tuning did not help, so the source as it was is the teacher.")
         if tuned["why_not"]:
             said.append(f"Nothing was distilled: {tuned['why_not']}.")
     if search := adaptation.get("search"):

@@ -200,7 +200,7 @@ class Setup:
 
     def teaching(self, arm: Arm) -> AbstractContextManager[None]:
         """Around a training: the tuned source's weights in the source, where it reads along as their teacher."""
-        if self.tuned is None or self.source is None or "source" not in arm.terms:
+        if self.tuned is None or not self.tuned.helped or self.source is None or "source" not in arm.terms:
             return nullcontext()
         return installed(self.source.load(), self.tuned.piece)
 
@@ -244,11 +244,12 @@ def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
     if setup.tuned is None:
         return ""
     sft = sft_told(setup, trained)
-    if sft - setup.tuned.after > setup.margin:
+    tuned = setup.tuned
+    if sft - tuned.told > setup.margin:
         return ""
     return (
-        f"the tuned source tells the validation text in {setup.tuned.after:.4f} bits per byte, the fine-tuned target "
-        f"in {sft:.4f}: there is nothing to teach"
+        f"the {'tuned' if tuned.helped else 'untuned'} source tells the validation text in {tuned.told:.4f} bits per "
+        f"byte, the fine-tuned target in {sft:.4f}: there is nothing to teach"
     )
 
 
@@ -283,7 +284,7 @@ def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
         elif term in READING_ALONG and setup.source is not None:
             source, tuned = setup.source, setup.tuned if term == "source" else None
             along = [source.facts.fingerprint, str(source.dtype), options.distill_weight, True]
-            parts.append(along if tuned is None else [*along, tuned.piece.content])
+            parts.append(along if tuned is None or not tuned.helped else [*along, tuned.piece.content])
         else:
             cache = setup.cache(which)
             assert cache is not None

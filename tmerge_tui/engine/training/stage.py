@@ -227,7 +227,7 @@ def _teacher(
     model = prepared.model(party, emit)
     content = [party.facts.fingerprint, str(model.dtype)]
     inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    if tuned is not None:
+    if tuned is not None and tuned.helped:
         content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
     return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage, inside)
