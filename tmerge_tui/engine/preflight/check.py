@@ -16,7 +16,7 @@ import torch
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
-from tmerge_tui.engine.preflight.dequantise import described, expected, packing
+from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
@@ -196,7 +196,7 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
-    if located.whole and packing(located) is not None:
+    if located.whole and is_packed(located):
         if role == "target":
             raise ModelError(
                 f"{located.name} is quantised, and a target is written as it is read",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
 from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
-from tmerge_tui.engine.prepared import Estimate
+from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
 from tmerge_tui.models.pair import Pair
@@ -123,6 +123,12 @@ def estimate(
         {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
         read is None,
     )
+
+
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
 
 
 def _passes(recipe: Recipe) -> int:
