@@ -19,7 +19,7 @@ from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
-from tmerge_tui.engine.preflight.dequantise import described, expected, packing
+from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
@@ -262,7 +262,7 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
-    if located.whole and packing(located) is not None:
+    if located.whole and is_packed(located):
         if role == "target":
             raise ModelError(
                 f"{located.name} is quantised, and a target is written as it is read",

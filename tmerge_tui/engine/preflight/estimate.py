@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.besides_needs import besides_needs
 from tmerge_tui.engine.preflight.safety_needs import safety_needs
-from tmerge_tui.engine.prepared import Estimate
+from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
@@ -131,6 +131,12 @@ def together(needs: Sequence[Estimate]) -> Estimate:
         {name: max(one.memory.get(name, 0) for one in needs) for name in memory},
         any(one.bound for one in needs),
     )
+
+
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
 
 
 def _passes(recipe: Recipe) -> int:
