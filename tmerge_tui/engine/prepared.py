@@ -34,7 +34,7 @@ class Estimate:
     touched: float = 0.0  # bytes of main memory that solving plans goes through, which its time depends on
     steps: Mapping[str, float] = field(default_factory=dict)  # "batches", "pairs", "loads": each has a cost of its own
     memory: Mapping[str, int] = field(default_factory=dict)  # "weights", "transport", "training", "teacher": bytes
-    bound: bool = False  # of a text that is not there yet: at most this much
+    bound: bool = False  # at most this much: the text is not there yet, or patience decides how long is trained
     seconds: float | None = None  # on this machine, once that has been measured
     scouted: bool = False  # from what both models were seen to take, and not from products of their shapes
 

@@ -43,14 +43,14 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
+    fusion = recipe.fusion
+    if fusion.reference is not None and is_folder(fusion.reference):
+        fusion = fusion.model_copy(update={"reference": absolute(fusion.reference)})
     measured, general, safety = recipe.evaluation, recipe.evaluation.general, recipe.evaluation.safety
     if general is not None:
         texts = absolute(general.texts) if is_text_file(general.texts) and not general.shipped else general.texts
         tasks = tuple(task_name(task) for task in general.tasks)
         general = general.model_copy(update={"texts": texts, "tasks": tasks})
-    fusion = recipe.fusion
-    if fusion.reference is not None and is_folder(fusion.reference):
-        fusion = fusion.model_copy(update={"reference": absolute(fusion.reference)})
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),

@@ -20,7 +20,7 @@ from typing import Any
 
 from tmerge_tui.engine.data.corpus import TEMPLATE_DATE
 from tmerge_tui.engine.evaluation.bits_per_byte import Text, losses
-from tmerge_tui.engine.evaluation.safety_prompts import DECLINES, PromptSet
+from tmerge_tui.engine.evaluation.safety_prompts import PromptSet
 from tmerge_tui.errors import DataError
 from tmerge_tui.models.forward import Batches
 from tmerge_tui.models.generation import continue_ids
@@ -163,7 +163,7 @@ def declined(answer: str, language: str, found: PromptSet) -> bool:
     said = _plain(answer.rpartition(THOUGHT)[2])
     if any(said.startswith(_plain(phrase)) for phrase in COMPASSION.get(language, ())):
         return any(word in said for word in UNABLE[language])
-    known = (*found.declines.get(language, ()), *PHRASES.get(language, ()), *DECLINES.get(language, ()))
+    known = (*found.declines.get(language, ()), *PHRASES.get(language, ()))
     return any(said.startswith(_plain(phrase)) for phrase in known)
 
 

@@ -19,7 +19,7 @@ from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
-from tmerge_tui.engine.preflight.dequantise import described, expected, packing
+from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
@@ -33,6 +33,7 @@ from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.engine.training.teacher import TRIED, check_teacher
+from tmerge_tui.engine.training.tune import method_of
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
@@ -93,6 +94,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
     general = _general_text(recipe, corpus, training, problems)
+    problems += [] if device is None else _tuning(recipe, source, device)
     recipe, notes = fitted(recipe, facts)
     unfit, said = safety_problems(recipe.evaluation.safety, _answering(recipe, models))
     problems, notes = problems + unfit, notes + said
@@ -125,8 +127,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
             f"the result is bound by both"
         )
 
-    told = tuple(warnings)
-    return Prepared(recipe, source, target, corpus, matching, device, needs, told, general, reference=reference)
+    return Prepared(
+        recipe, source, target, corpus, matching, device, needs, tuple(warnings), general, reference=reference
+    )
 
 
 def _reference(recipe: Recipe, source: Party, problems: list[str]) -> Party | None:
@@ -259,7 +262,7 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
-    if located.whole and packing(located) is not None:
+    if located.whole and is_packed(located):
         if role == "target":
             raise ModelError(
                 f"{located.name} is quantised, and a target is written as it is read",
@@ -294,6 +297,17 @@ def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str
     if options is None or options.hints is None or matching is None:
         return []
     return check_hints(options.hints, matching.kinds, target.facts.layers)
+
+
+def _tuning(recipe: Recipe, source: Party, device: torch.device) -> list[str]:
+    """What `teacher.tune: auto` needs for what it will choose here."""
+    options = recipe.adaptation
+    if options is None or not options.tuned or options.teaching.tune != "auto" or present("lora"):
+        return []
+    if method_of("auto", source.facts, device, recipe.memory_bytes) == "full":
+        return []
+    chosen = f"adaptation.teacher.tune: auto, which takes low-rank updates for {source.facts.label} here"
+    return [str(missing(chosen, "lora"))]
 
 
 def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:

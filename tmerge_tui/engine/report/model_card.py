@@ -121,6 +121,11 @@ def _card(
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
+def _mixing(fusion: Mapping[str, Any]) -> str:
+    """As `FusionOptions.mixing`."""
+    return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
+
+
 def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[str, Any] | None:
     """What else has changed in this model: sentences, and its row of general text beside target and source."""
     selection = results.get("selection")
@@ -134,11 +139,6 @@ def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[
         told = [row for at, row in enumerate(told) if row is not None and row not in told[:at]]
         rows = besides_views.general({**general, "rows": told})["rows"]
     return {"said": said, "rows": rows} if said else None
-
-
-def _mixing(fusion: Mapping[str, Any]) -> str:
-    """As `FusionOptions.mixing`."""
-    return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
 
 
 def hub_id(name: Any) -> str | None:
