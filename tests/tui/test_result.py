@@ -91,7 +91,7 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
 
 async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
     with_parts(done, **make_measured())
-    async with app.run_test(size=(100, 50)) as pilot:
+    async with app.run_test(size=(120, 90)) as pilot:
         await show(app, pilot, done, "9")
         text = screen_text(app)
         assert "fused, not trained         0.1     2.1829   +0.0123  +0.0103 to +0.0143 worse" in text
@@ -115,7 +115,7 @@ async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: Tmerg
     parts = make_measured()
     parts["attribution"]["excerpts"][0]["gained"][0]["text"] = "one\x1b[31mtwo [bold]three"
     with_parts(done, **parts)
-    async with app.run_test(size=(100, 50)) as pilot:
+    async with app.run_test(size=(120, 90)) as pilot:
         await show(app, pilot, done, "9")
         assert "one[31mtwo [bold]three" in screen_text(app)
 

@@ -79,7 +79,8 @@ def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
     """(model, bytes, files) of what a run has to fetch; what both need once."""
-    pending = {listing.folder: listing for p in (prepared.source, prepared.target) for listing in p.located.downloads}
+    parties = [prepared.source, prepared.target, *([] if prepared.reference is None else [prepared.reference])]
+    pending = {listing.folder: listing for p in parties for listing in p.located.downloads}
     return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 
 

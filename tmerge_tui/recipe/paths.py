@@ -48,6 +48,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         texts = absolute(general.texts) if is_text_file(general.texts) and not general.shipped else general.texts
         tasks = tuple(task_name(task) for task in general.tasks)
         general = general.model_copy(update={"texts": texts, "tasks": tasks})
+    fusion = recipe.fusion
+    if fusion.reference is not None and is_folder(fusion.reference):
+        fusion = fusion.model_copy(update={"reference": absolute(fusion.reference)})
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
@@ -66,6 +69,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             "source": model(recipe.source),
             "target": model(recipe.target),
             "calibration": calibration,
+            "fusion": fusion,
             "evaluation": evaluation,
             "output": absolute(recipe.output),
         }

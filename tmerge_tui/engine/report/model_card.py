@@ -71,7 +71,7 @@ def _card(
         results.get("contrasts") or [],
         results.get("projections") or [],
         alpha=alpha,
-        norm=(recipe.get("fusion") or {}).get("norm", "free"),
+        norm=_mixing(recipe.get("fusion") or {}),
         strength=results.get("strength"),
         claims=results["method"]["claims"],
     )
@@ -134,6 +134,11 @@ def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[
         told = [row for at, row in enumerate(told) if row is not None and row not in told[:at]]
         rows = besides_views.general({**general, "rows": told})["rows"]
     return {"said": said, "rows": rows} if said else None
+
+
+def _mixing(fusion: Mapping[str, Any]) -> str:
+    """As `FusionOptions.mixing`."""
+    return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
 
 
 def hub_id(name: Any) -> str | None:
