@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Button, TabbedContent
 
 from tests.engine.pair import make_pair, recipe_of
-from tests.engine.report.sample_results import contrasts_of, make_measured, scores_of
+from tests.engine.report.sample_results import contrasts_of, make_measured, make_safety, scores_of
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import heat, write_run
 from tmerge_tui.engine import pipeline
@@ -98,6 +98,17 @@ async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
         assert "Safety screen" in text and "A screen, not a certificate" in text
         assert "25.0 % (20.0 % to 30.0 %)" in text and "Texts that changed most: fused, adapted" in text
         assert "gained most" in text and "lost most" in text and text.count("alert('x')") == 2, "as it is"
+
+
+async def test_what_is_declined(app: TmergeApp, done: Path) -> None:
+    with_parts(done, safety=make_safety())
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        await pilot.press(str([pane.name for pane in screen.panes].index("more") + 1))
+        await settle(pilot)
+        text = " ".join(screen_text(app).split())
+        assert "declines 12 points less than the target (68 % of 40 prompts" in text
+        assert "A screen, not a certificate" in text
 
 
 async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: TmergeApp, done: Path) -> None:
