@@ -62,6 +62,10 @@ TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only 
 HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
 TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
+WRITE = ("write", "Let the source write", 1.0)  # only with adaptation.synthetic, and so are the next three
+READ_WRITTEN = ("teacher_written", "Read what the source says of it", 0.3)
+READ_SELF_WRITTEN = ("teacher_written_self", "Read what it says of what the target wrote", 0.3)
+TRAIN_WRITTEN = ("adapt_written", "Train on written text", 2.0)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
@@ -128,6 +132,11 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
         *([SEARCH] if recipe.adaptation is not None and recipe.adaptation.searched else []),
         *([TRAIN] if trained else []),
+        *(
+            [WRITE, READ_WRITTEN, READ_SELF_WRITTEN, TRAIN_WRITTEN]
+            if recipe.adaptation is not None and recipe.adaptation.synthetic
+            else []
+        ),
         *([FOLD_TRAINED] if trained and not selected else []),
         *([SELECT, FOLD] if selected else []),
         EVALUATE,
@@ -231,7 +240,10 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
     from tmerge_tui.engine.training.stage import Adapted, make_setup  # the Trainer takes seconds to import
 
     setup = make_setup(prepared, fused, run, log)
-    return None if until == "adapt" else Adapted.of(setup)
+    if until == "adapt":
+        return None
+    adapted = Adapted.of(setup)
+    return adapted if until else adapted.go_on(prepared, run, log)  # a launcher trains what it spreads, no more
 
 
 def _select(

@@ -16,6 +16,7 @@ from tmerge_tui.engine.preflight.room import in_memory
 from tmerge_tui.engine.preflight.speed import Speed, timed
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.pair import Pair
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe, make_recipe
 from tmerge_tui.recipe.demo import demo_mapping
 
@@ -46,6 +47,20 @@ def test_the_text_that_is_there_counts_and_not_the_samples_asked_for(pair) -> No
     assert given.flops < asked.flops / 50
     more = estimate(recipe(calibration={"samples": 20_000}), pair, READ, 30)
     assert more.work == given.work, "samples beyond the text change nothing"
+
+
+def test_the_size_of_the_teacher_cache_is_told(pair) -> None:
+    """12 bytes a position and 4 an event; 270 tokens of 30 texts, 20 of them trained on."""
+    taught = {"start": "target", "teacher": {"events": 10}, "samples": 20}
+    plain = estimate(recipe(adaptation={"start": "target", "samples": 20}), pair, READ, 30)
+    once = estimate(recipe(adaptation=taught), pair, READ, 30)
+    thrice = estimate(recipe(adaptation={**taught, "controls": ["self", "permuted"]}), pair, READ, 30)
+    cache = 180 * (12 + 4 * 10)
+    assert once.disk_bytes - plain.disk_bytes == cache
+    assert any(f"what teachers say {size(cache)} at most" in note for note in once.notes)
+    weights = 2 * 4 * pair.target.parameters  # of two more trainings
+    assert thrice.disk_bytes - once.disk_bytes == cache + weights
+    assert "what teachers say" not in "".join(plain.notes)
 
 
 def test_more_held_out_is_more_to_measure(pair) -> None:

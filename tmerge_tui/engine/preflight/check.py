@@ -29,6 +29,7 @@ from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.engine.training.teacher import TRIED, check_teacher
+from tmerge_tui.engine.training.tune import method_of
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
@@ -70,6 +71,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += benchmark_problems(recipe.evaluation)
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
+    problems += [] if device is None else _tuning(recipe, source, device)
     recipe, notes = fitted(recipe, facts)
     reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
     if reading is not None:
@@ -225,6 +227,17 @@ def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str
     if options is None or options.hints is None or matching is None:
         return []
     return check_hints(options.hints, matching.kinds, target.facts.layers)
+
+
+def _tuning(recipe: Recipe, source: Party, device: torch.device) -> list[str]:
+    """What `teacher.tune: auto` needs for what it will choose here."""
+    options = recipe.adaptation
+    if options is None or not options.tuned or options.teaching.tune != "auto" or present("lora"):
+        return []
+    if method_of("auto", source.facts, device, recipe.memory_bytes) == "full":
+        return []
+    chosen = f"adaptation.teacher.tune: auto, which takes low-rank updates for {source.facts.label} here"
+    return [str(missing(chosen, "lora"))]
 
 
 def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:

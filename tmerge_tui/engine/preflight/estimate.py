@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tmerge_tui.engine.methods.transport_merge.structure import groups
 from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
+from tmerge_tui.engine.preflight.written_needs import written_needs
 from tmerge_tui.engine.prepared import Estimate
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.layout import SIDES
@@ -63,10 +64,12 @@ def estimate(
     fused = own.moved if own else sum(carried)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
-    disk = state + duals + fused + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
+    events = events_kept(recipe, each, count_of_texts, target)
+    written = written_needs(recipe, models, each)
+    disk = state + duals + fused + merged + kept + events + written.disk
     rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
     passes = _passes(recipe)
     asked = _asked(recipe)
@@ -86,7 +89,8 @@ def estimate(
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
         + 2.0 * searched * target.parameters,
-        "training": _learning(recipe, learned, each, target),
+        "training": _learning(recipe, learned, each, target, written.learned),
+        "writing": written.writing,
         "teaching": _teaching(recipe, learned, source),
         "benchmarks": 2.0
         * asked
@@ -97,7 +101,7 @@ def estimate(
         2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0),
+        "batches": batches + said * answering + learned / max(each, 1.0) + written.passes,
         "pairs": own.solves if own else float(len(pairs)),
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
@@ -115,9 +119,12 @@ def estimate(
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"{size(fused)}, merged models {size(merged)} ({count})"
+            + (f", training {size(kept)}" if kept else "")
+            + (f", what teachers say {size(events)} at most" if events else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
             *([_passes_at_most(recipe, learned)] if patient else []),
+            *([written.note] if written.texts else []),
         ),
         work,
         own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
@@ -162,6 +169,17 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
     return options.passes * samples * longest
 
 
+def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> int:
+    """Bytes of the teacher cache and those of placebos that need one, at most (sizes: `training.event_cache`)."""
+    options = recipe.adaptation
+    if options is None or not options.distilled:
+        return 0
+    samples = options.samples if options.path is not None else min(options.samples, read)
+    caches = 1 + len({"self", "untuned"} & set(options.controls))
+    event = 4 if target.vocab <= 1 << 16 else 6
+    return int(caches * samples * each * (12 + event * options.teaching.events))
+
+
 def _passes_at_most(recipe: Recipe, learned: float) -> str:
     assert recipe.adaptation is not None
     return (
@@ -180,13 +198,13 @@ def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
     return trials * min(learned, SEARCH_STEPS * options.batch_size * options.accumulation * row)
 
 
-def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts) -> float:
-    """Forward and backward of every training of the target, and of those that choose options."""
+def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts, written: float) -> float:
+    """Forward and backward of every training of the target, of those that choose options, and on `written` tokens."""
     options = recipe.adaptation
     if options is None:
         return 0.0
     flops = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
-    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each))
+    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each) + written)
 
 
 def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:

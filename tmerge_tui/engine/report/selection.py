@@ -8,7 +8,7 @@ from typing import Any
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.verdict import Comparison
 from tmerge_tui.quantities import bits, count, known
-from tmerge_tui.recipe.adaptation import CONTROLS
+from tmerge_tui.recipe.adaptation import CONTROLS, UNTUNED
 
 Row = Mapping[str, Any]
 
@@ -26,7 +26,8 @@ def with_selection(
             f"Nothing beat the target: of {tried} candidates none is better by {selection['margin']:g} bits per byte "
             f"on {texts} validation texts, so model/ is the target's own bytes."
         )
-        return {**verdict, "headline": headline, "helped": None, "sentences": _rest(verdict), "alpha": None}
+        own = {"helped": None, "beats_placebos": None, "alpha": None}  # the target itself has nothing to prove
+        return {**verdict, "headline": headline, "sentences": _rest(verdict), **own}
     rows = [*scores, *(adaptation or {}).get("rows", [])]
     mine = next(
         row for row in rows if row["model"] == model and (model != "fused" or row["alpha"] == selection["alpha"])
@@ -65,16 +66,18 @@ def _against(model: str, adaptation: Row | None) -> list[str]:
     return said
 
 
-def _beats(model: str, adaptation: Row | None, verdict: Row) -> bool:
-    """Whether the chosen model beats every placebo that was measured of it, and there is one."""
+def _beats(model: str, adaptation: Row | None, verdict: Row) -> bool | None:
+    """Whether the chosen model beats every placebo that was measured of it; None where there is none."""
     if model == "fused":
         return bool(verdict["beats_placebos"])
     controls = [
         Comparison.of(contrast)
         for contrast in (adaptation or {}).get("contrasts", [])
-        if contrast["model"] in (model, "distilled") and str(contrast["against"]).startswith(CONTROLS)
+        if contrast["model"] in (model, "distilled")
+        and str(contrast["against"]).startswith(CONTROLS)
+        and contrast["against"] != UNTUNED
     ]
-    return bool(controls) and all(each.better for each in controls)
+    return all(each.better for each in controls) if controls else None
 
 
 def _rest(verdict: Row) -> list[str]:
