@@ -212,7 +212,6 @@ def test_written_text_is_learnt_first_beside_its_controls(
     pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # random models end no sentence and halve characters: what they say counts as it is
-    name = "tmerge_tui.engine.training.synthetic.whole_sentences"
     monkeypatch.setattr(
         "tmerge_tui.engine.training.synthetic.whole_sentences", lambda text, _: text.replace("\ufffd", "?")
     )
