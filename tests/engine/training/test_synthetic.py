@@ -130,7 +130,7 @@ def written(pair: dict[str, Any], output: Path, dies: int = 99, **asked: Any) ->
     prepared = prepared_of(pair, output)
     model = prepared.model(prepared.source, lambda event: None)
     prompts = [Prompt(tuple(model.tokenizer(text)["input_ids"]), text) for text in PROMPTS]
-    options = Synthetic(**{"temperature": 0.01, "max_tokens": 6, **asked})
+    options = Synthetic(**{"temperature": 1e-5, "max_tokens": 6, **asked})
     said: list[str] = []
     run = RunDir.create(output)
     with Progress(lambda event: None, "write", "", len(prompts), "texts") as progress:
