@@ -124,6 +124,7 @@ def _written(
     repeated = [one for one in begun for _ in range(asked.per_text)]
     prompts = [one.prompt(party.tokenizer, mode) for one in repeated]
     made, how = write(speaker.model, speaker.content, prompts, asked, recipe.seed, run, progress, warn, speaker.inside)
+    del speaker  # its model: one is in memory at a time
     shown = [whole_sentences(one.text, one.ended) for one in made]
     drafts = [one.draft(text) for one, text in zip(repeated, shown, strict=True)]
     cut_off = [not text and not one.ended for text, one in zip(shown, made, strict=True)]
