@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus
+from tmerge_tui.engine.data.general_text import GeneralText
 from tmerge_tui.events import Emit, Logged
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
@@ -86,8 +87,10 @@ class Prepared:
     device: torch.device
     estimate: Estimate
     warnings: tuple[str, ...]
+    general: GeneralText | None = None  # of evaluation.general
     # update of the target -> bits per byte of the validation text; the pipeline sets it for methods that choose by it
     told: Callable[[Any], float] | None = None
+    reference: Party | None = None  # what the source was tuned from, where the recipe names it
 
     @property
     def models(self) -> Pair[Party]:

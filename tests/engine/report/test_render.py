@@ -22,7 +22,7 @@ VOID = {"meta", "br", "img", "hr", "link", "input"}
 PARTS = [
     "contrasts", "projections", "layer_plans", "layer_costs", "pairs", "mass", "heatmaps", "samples", "timings",
     "memory", "warnings", "skipped", "output", "files", "tensors", "versions", "models", "scores", "recipe",
-    "adaptation", "benchmarks", "strength", "next",
+    "adaptation", "benchmarks", "strength", "next", "general", "attribution",
 ]  # fmt: skip
 
 

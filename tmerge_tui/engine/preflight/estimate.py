@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
+from tmerge_tui.engine.preflight.besides_needs import besides_needs
+from tmerge_tui.engine.preflight.safety_needs import safety_needs
 from tmerge_tui.engine.preflight.written_needs import written_needs
-from tmerge_tui.engine.prepared import Estimate
+from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
@@ -55,6 +57,7 @@ def estimate(
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    screened = safety_needs(recipe, models, passes + bool(recipe.adaptation))
     held = each * recipe.calibration.holdout
     searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
@@ -73,12 +76,15 @@ def estimate(
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
+        "safety": screened.flops,
     }
+    besides, more = besides_needs(recipe, models, each, passes)
+    work |= besides
     batches = (
-        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0) + written.passes,
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0) + written.passes,
         "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
@@ -110,6 +116,33 @@ def estimate(
     )
 
 
+def together(needs: Sequence[Estimate]) -> Estimate:
+    """Of methods that are compared one after the other: models read once, all else for each; an upper figure."""
+    if len(needs) == 1:
+        return needs[0]
+    names = dict.fromkeys(name for one in needs for name in one.work)
+    work = {name: sum(one.work.get(name, 0.0) for one in needs) for name in names}
+    work["reading"] = max(one.work["reading"] for one in needs)
+    memory = dict.fromkeys(name for one in needs for name in one.memory)
+    return Estimate(
+        max(one.memory_bytes for one in needs),
+        sum(one.disk_bytes for one in needs),
+        sum(work.values()),
+        tuple(dict.fromkeys(note for one in needs for note in one.notes)),
+        work,
+        sum(one.touched for one in needs),
+        {name: sum(one.steps[name] for one in needs) for name in needs[0].steps},
+        {name: max(one.memory.get(name, 0) for one in needs) for name in memory},
+        any(one.bound for one in needs),
+    )
+
+
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
+
+
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
     measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
@@ -120,15 +153,15 @@ def _weighed(recipe: Recipe) -> int:
     """Times the validation text is read by a model of the target's size, to choose a strength."""
     if recipe.fusion.searched:
         return SEARCHES
-    several = len(recipe.fusion.alpha) > 1 and recipe.evaluation.controls_at == "chosen"
-    return 1 + len(recipe.fusion.alpha) if several or recipe.select == "validation" else 0
+    asked = strength_is_chosen(recipe) or recipe.select == "validation"
+    return 1 + len(recipe.fusion.alpha) if asked else 0
 
 
 def _asked(recipe: Recipe) -> float:
     """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
     evaluation = recipe.evaluation
     questions = sum(_lines(choices.path) for choices in evaluation.choices)
-    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    questions += len(evaluation.all_tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
     return float(questions * ANSWERS * QUESTION_TOKENS)
 
 

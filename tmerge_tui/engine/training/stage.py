@@ -88,6 +88,12 @@ class Adapted:
             variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
         ]
 
+    @property
+    def first_seed(self) -> list[Variant]:
+        """One of every arm, placebos too."""
+        first = self.setup.options.seeds[0]
+        return [variant_of(piece) for piece in self.trained if piece.seed == first]
+
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
         total = copy_bytes(self.setup.checkpoint, self.result.names)
