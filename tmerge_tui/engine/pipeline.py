@@ -35,6 +35,7 @@ from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
+from tmerge_tui.engine.training.announced import training_stages
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.engine.weights.update import Update
@@ -58,18 +59,7 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
-TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
-TUNE = ("tune", "Tune the source on the training text", 1.0)  # only with adaptation.teacher.tune
-TEACHER_UNTUNED = ("teacher_untuned", "Read what it said before it was tuned", 0.3)  # only with the control "untuned"
-SEARCH = ("search", "Choose learning rate and weight on validation text", 0.5)  # only where one of them is auto
-TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
-HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
-TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
-WRITE = ("write", "Let the source write", 1.0)  # only with adaptation.synthetic, and so are the next three
-READ_WRITTEN = ("teacher_written", "Read what the source says of it", 0.3)
-READ_SELF_WRITTEN = ("teacher_written_self", "Read what it says of what the target wrote", 0.3)
-TRAIN_WRITTEN = ("adapt_written", "Train on written text", 2.0)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
@@ -151,18 +141,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *own,
         *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
-        *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
-        *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
-        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
-        *([TEACHER_UNTUNED] if recipe.adaptation is not None and "untuned" in recipe.adaptation.controls else []),
-        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
-        *([SEARCH] if recipe.adaptation is not None and recipe.adaptation.searched else []),
-        *([TRAIN] if trained else []),
-        *(
-            [WRITE, READ_WRITTEN, READ_SELF_WRITTEN, TRAIN_WRITTEN]
-            if recipe.adaptation is not None and recipe.adaptation.synthetic
-            else []
-        ),
+        *training_stages(recipe.adaptation),
         *([FOLD_TRAINED] if trained and not selected else []),
         *([SELECT, FOLD] if selected else []),
         EVALUATE,
