@@ -35,6 +35,7 @@ from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
+from tmerge_tui.engine.training.announced import training_stages
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
 from tmerge_tui.engine.weights.update import Update
@@ -58,13 +59,6 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
-TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
-TUNE = ("tune", "Tune the source on the training text", 1.0)  # only with adaptation.teacher.tune
-TEACHER_UNTUNED = ("teacher_untuned", "Read what it said before it was tuned", 0.3)  # only with the control "untuned"
-SEARCH = ("search", "Choose learning rate and weight on validation text", 0.5)  # only where one of them is auto
-TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
-HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
-TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
@@ -147,13 +141,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         *own,
         *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
-        *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
-        *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
-        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
-        *([TEACHER_UNTUNED] if recipe.adaptation is not None and "untuned" in recipe.adaptation.controls else []),
-        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
-        *([SEARCH] if recipe.adaptation is not None and recipe.adaptation.searched else []),
-        *([TRAIN] if trained else []),
+        *training_stages(recipe.adaptation),
         *([FOLD_TRAINED] if trained and not selected else []),
         *([SELECT, FOLD] if selected else []),
         EVALUATE,
@@ -290,7 +278,10 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
     from tmerge_tui.engine.training.stage import Adapted, make_setup  # the Trainer takes seconds to import
 
     setup = make_setup(prepared, fused, run, log)
-    return None if until == "adapt" else Adapted.of(setup)
+    if until == "adapt":
+        return None
+    adapted = Adapted.of(setup)
+    return adapted if until else adapted.go_on(prepared, run, log)  # a launcher trains what it spreads, no more
 
 
 def _select(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tmerge_tui.recipe.section import Section, option
+from tmerge_tui.recipe.synthetic import Synthetic
 
 Side = Literal[
     "qkv.in", "q.out", "k.out", "v.out", "o.in", "o.out", "mlp.in", "gate.out", "up.out", "down.in", "down.out"
@@ -14,6 +15,7 @@ Side = Literal[
 
 
 CONTROLS = "control_"  # what the names of the models that `controls` trains begin with
+WRITTEN_CONTROLS = (f"{CONTROLS}self_written", f"{CONTROLS}more_passes")  # of text that the source writes
 UNTUNED = f"{CONTROLS}untuned"  # that one knows the text as far as the source did: no placebo
 
 
@@ -119,8 +121,10 @@ class Adaptation(Section):
         "training",
         equation="eq. 17",
     )
-    schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "how the rate falls after the warm-up; with epochs: auto it stays, and falls in the end", "training"
+    schedule: Literal["cosine", "linear", "constant", "stable"] = option(
+        "cosine",
+        "how the rate falls after the warm-up; stable: in the last sixth. Not used with epochs: auto, which is such",
+        "training",
     )
     warmup: float = option(
         0.03,
@@ -171,6 +175,9 @@ class Adaptation(Section):
         "masses permuted, its mean; the untouched target as its own teacher; a tuned source before it was tuned",
         "nothing"
     )  # fmt: skip
+    synthetic: Synthetic | None = option(
+        None, "text that the source writes, learnt before the real text; off when empty. Needs epochs: auto"
+    )
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
         None,
@@ -196,7 +203,8 @@ class Adaptation(Section):
         hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
         taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
         judged = self.tuned and "sft" not in self.compare
-        return (1 + hinted + taught + len(self.compare) + judged) * len(self.seeds)
+        written = 3 if self.synthetic is not None else 0
+        return (1 + hinted + taught + len(self.compare) + judged + written) * len(self.seeds)
 
     @property
     def patient(self) -> bool:
@@ -254,6 +262,17 @@ class Adaptation(Section):
             raise ValueError("hints.with_distill needs compare: [distill]")
         if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):
             raise ValueError("controls are placebos of distillation: they need compare: [distill]")
+        if (
+            self.synthetic is not None
+            and "distill" not in self.compare
+            and not (self.start == "target" and self.teacher)
+        ):
+            raise ValueError("synthetic text is learnt with what the source says of it: it needs compare: [distill]")
+        if self.synthetic is not None and not self.patient:
+            raise ValueError(
+                "synthetic text is worth its cost only once more passes over the real text stop helping: it needs "
+                "epochs: auto, which finds that point"
+            )
         if "untuned" in self.controls and not self.tuned:
             raise ValueError("the control untuned is the source before it was tuned: it needs teacher.tune")
         if self.start == "target" and self.hints is not None:

@@ -12,6 +12,7 @@ Piece = Literal[
     "models", "text", "activations", "plans", "layers", "fusion", "outputs",
     "training text", "hints", "events", "training",
     "adapted", "distilled", "hinted", "patience",  # such trainings alone; the last: epochs: auto
+    "written", "kept",  # text that the source writes; what is learnt of it
     "scores", "nothing",
 ]  # fmt: skip
 PIECES: tuple[str, ...] = get_args(Piece)

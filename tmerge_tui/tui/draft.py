@@ -26,6 +26,7 @@ STEPS = ("models", "data", "method", "review", "run", "result")
 SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "adaptation": "train the merged model afterwards, its transported part frozen; costs about what training the "
     "target on that text costs",
+    "adaptation.synthetic": "let the source write more text, learnt before the real text; needs epochs: auto",
     "adaptation.hints": "add transport hints to the loss of that training",
     "evaluation.general": "what was forgotten: measure on text of another kind than yours too",
     "evaluation.attribution": "where a gain comes from: the share of the gap closed where the source is much better",

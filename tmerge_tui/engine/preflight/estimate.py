@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.besides_needs import besides_needs
 from tmerge_tui.engine.preflight.safety_needs import safety_needs
+from tmerge_tui.engine.preflight.written_needs import written_needs
 from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
@@ -50,7 +51,8 @@ def estimate(
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
     events = events_kept(recipe, each, count_of_texts, target)
-    disk = state + own.plans + own.moved + merged + kept + events
+    written = written_needs(recipe, models, each)
+    disk = state + own.plans + own.moved + merged + kept + events + written.disk
     asked = _asked(recipe)
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
@@ -67,7 +69,8 @@ def estimate(
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
         + 2.0 * searched * target.parameters,
-        "training": _learning(recipe, learned, each, target),
+        "training": _learning(recipe, learned, each, target, written.learned),
+        "writing": written.writing,
         "teaching": _teaching(recipe, learned, source),
         "benchmarks": 2.0
         * asked
@@ -81,7 +84,7 @@ def estimate(
         2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0),
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0) + written.passes,
         "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
@@ -103,6 +106,7 @@ def estimate(
             + (f", what teachers say {size(events)} at most" if events else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {parts}",
             *([_passes_at_most(recipe, learned)] if patient else []),
+            *([written.note] if written.texts else []),
         ),
         work,
         own.touched,
@@ -212,13 +216,13 @@ def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
     return trials * min(learned, SEARCH_STEPS * options.batch_size * options.accumulation * row)
 
 
-def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts) -> float:
-    """Forward and backward of every training of the target, and of those that choose options."""
+def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts, written: float) -> float:
+    """Forward and backward of every training of the target, of those that choose options, and on `written` tokens."""
     options = recipe.adaptation
     if options is None:
         return 0.0
     flops = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
-    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each))
+    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each) + written)
 
 
 def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:

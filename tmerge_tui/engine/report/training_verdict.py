@@ -48,7 +48,7 @@ def facts(adaptation: Row) -> list[str]:
     over = f"{count(seeds)} seed{'s' if seeds != 1 else ''}"
     if patience := adaptation.get("patience"):
         said = [f"{who} trained on {count(adaptation['samples'])} samples; {over}. {_patience(patience)}"]
-        said += [_passes(row, patience) for row in adaptation["trainings"]]
+        said += [_passes(row, patience) for row in adaptation["trainings"] if row["told"]]
     else:
         said = [
             f"{who} trained for {count(adaptation['steps'])} steps on {count(adaptation['tokens'])} tokens of "
@@ -66,9 +66,32 @@ def facts(adaptation: Row) -> list[str]:
             said.append("Tuning did not help, so the source as it was is the teacher.")
         if tuned["why_not"]:
             said.append(f"Nothing was distilled: {tuned['why_not']}.")
+    if written := adaptation.get("synthetic"):
+        said += _written(written)
     if search := adaptation.get("search"):
         said.append(_searched(search))
     return said
+
+
+def _written(written: Row) -> list[str]:
+    """What the source wrote and what became of it."""
+    said = []
+    if "source" in written:
+        for role, who in (("source", "The source"), ("target", "The target, as a control,")):
+            one = written[role]
+            why = ", ".join(f"{count(number)} {reason}" for reason, number in one["dropped"].items())
+            said.append(
+                f"{who} wrote {count(one['written'])} texts from {count(written['texts'])} training texts by "
+                f"{one['by']}; {count(one['kept'])} could be learnt" + (f", dropped were: {why}." if why else ".")
+            )
+    if written["why_not"]:
+        return [*said, f"Nothing was trained on written text: {written['why_not']}."]
+    return [
+        *said,
+        f"Written text was learnt first, {count(written['samples'])} texts of {count(written['tokens'])} tokens in "
+        f"{count(written['steps'])} steps; the real text last, for as long as it helped. The control with more passes "
+        "has had as many steps over the real text as both together.",
+    ]
 
 
 def _patience(patience: Row) -> str:

@@ -41,7 +41,7 @@ from tmerge_tui.engine.training.placebos import of_other_texts, permuted, unigra
 from tmerge_tui.engine.training.teacher import EventTerm, TeacherCache
 from tmerge_tui.engine.training.trainer import Step, steps_of
 from tmerge_tui.engine.training.tune import Tuned
-from tmerge_tui.engine.weights.install import installed
+from tmerge_tui.engine.weights.install import installed, places
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import DataError
 from tmerge_tui.events import Emit, TrainingStep, Validated, Warned
@@ -173,6 +173,7 @@ class Setup:
     hints: Mapping[str, HintRows]
     run: RunDir
     emit: Emit
+    before: TrainedPiece | None = None  # the training that these go on from
 
     @property
     def weight(self) -> float:
@@ -223,20 +224,23 @@ def adapt(setup: Setup) -> list[TrainedPiece]:
                 progress.total -= steps * len(options.seeds)
                 continue
             for seed in options.seeds:
-                piece = piece_of(setup, arm, seed)
-                content = piece.stem.split("-")[-1]
-                left = TrainedPiece(arm.name, seed, piece, content, setup.checkpoint, setup.norm)
-                done, end = progress.done, progress.skip
-                if not piece.exists():
-                    end = progress.advance
-                    report = partial(_report, setup.emit, progress, done, arm.name, seed)
-                    train_arm(setup, arm, seed, piece, report)
-                made = progress.done - done
-                whole = max(made, left.figures.steps) if options.patient else steps
-                progress.total -= steps - whole
-                end(whole - made)
-                trained.append(left)
+                trained.append(trained_piece(setup, arm, seed, steps, progress))
     return trained
+
+
+def trained_piece(setup: Setup, arm: Arm, seed: int, steps: int, progress: Progress) -> TrainedPiece:
+    """One arm with one seed, trained or read; `steps` is what the progress has counted on. Raises as `adapt`."""
+    piece = piece_of(setup, arm, seed)
+    left = TrainedPiece(arm.name, seed, piece, piece.stem.split("-")[-1], setup.checkpoint, setup.norm)
+    done, end = progress.done, progress.skip
+    if not piece.exists():
+        end = progress.advance
+        train_arm(setup, arm, seed, piece, partial(_report, setup.emit, progress, done, arm.name, seed))
+    made = progress.done - done
+    whole = max(made, left.figures.steps) if setup.options.patient else steps
+    progress.total -= steps - whole
+    end(whole - made)
+    return left
 
 
 def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
@@ -274,6 +278,8 @@ def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
         "adapt-1", setup.target.fingerprint, setup.examples.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
         list(setup.merged.key[1:]) if arm.start == "merged" else None,
     ]  # fmt: skip
+    if setup.before is not None:
+        parts.append(["after", setup.before.content])
     if options.patient:
         parts.append([options.that_affect("patience"), options.patience or PASSES, setup.watch.key])
     for term in arm.terms:
@@ -300,10 +306,21 @@ def train_arm(setup: Setup, arm: Arm, seed: int, piece: Path, report: Callable[[
         patience = Patience(setup.watch.told, options.patience or PASSES, options.min_gain, report_told)
     with setup.teaching(arm):
         fit(
-            setup.load, setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
+            partial(_loaded, setup), setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
             examples.blocks, examples.validation, setup.options, seed, partial(_terms, setup, arm, seed), piece,
             setup.device, setup.run, setup.emit, report, patience=patience,
         )  # fmt: skip
+
+
+def _loaded(setup: Setup) -> Any:
+    """The target, as the training before has left it."""
+    model = setup.load()
+    if setup.before is not None:
+        with torch.no_grad():
+            for name, (module, attribute) in places(model, setup.before.names).items():
+                tensor = getattr(module, attribute)
+                tensor.copy_(setup.before.change(name, tensor).values)
+    return model
 
 
 def _terms(setup: Setup, arm: Arm, seed: int, model: Any) -> list[Term]:

@@ -32,6 +32,8 @@ from tmerge_tui.run_folder import open_piece
 
 LOGS = 200  # losses reported in one training, at most
 MEASUREMENTS = 10  # of the validation split in one training
+SCHEDULES = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}  # as transformers calls them
+FALL = 1 / 6  # of the steps of a stable schedule, the last
 TOLD = "eval_bits_per_byte"  # what the Trainer calls what `told` says
 
 
@@ -97,7 +99,10 @@ def train(
         options, seed, folder, device, steps,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
-        lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
+        lr_scheduler_type=SCHEDULES.get(options.schedule, options.schedule),
+        lr_scheduler_kwargs={"num_decay_steps": math.ceil(FALL * steps), "decay_type": "linear"}
+        if options.schedule == "stable"
+        else {},
         warmup_steps=math.ceil(options.warmup * steps),
         save_steps=every,
         save_total_limit=1,
