@@ -16,6 +16,7 @@ import torch
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.preflight.adapter_fit import refuse_unfit
 from tmerge_tui.engine.preflight.dequantise import described, expected, packing
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
@@ -32,6 +33,7 @@ from tmerge_tui.engine.training.teacher import TRIED, check_teacher
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
+from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.loading import pick_device
 from tmerge_tui.models.pair import Pair
@@ -88,6 +90,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     assert corpus is not None and reading is not None and matching is not None and device is not None
     if not reading.comparable:
         recipe = without_source(recipe)
+    elif not reading.answerable:
+        asked = recipe.evaluation.model_copy(update={"benchmark_source": False})
+        recipe = recipe.model_copy(update={"evaluation": asked})
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -217,6 +222,9 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     elif shape.pending is not None:
         weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
+    if located.base is not None and not located.whole:
+        known = weights or Checkpoint(shape.folder)
+        refuse_unfit(located, {name: known.info(name).shape for name in known.names})
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
 
