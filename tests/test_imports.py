@@ -15,7 +15,7 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"stopping"}, {"system"}, {"quantities"}, {"shipped"},
+    {"stopping"}, {"system"}, {"quantities"}, {"visible"}, {"shipped"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"},
     {"recipe"}, {"run_folder"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
@@ -23,7 +23,7 @@ ROOMS = [
 # Inside the engine likewise.
 ENGINE = [
     {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"},
-    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
+    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"}, {"comparison"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 FLOOR = {room: floor for floor, rooms in enumerate(ENGINE) for room in rooms}
@@ -41,6 +41,7 @@ TORCH_FREE = [
     "stopping",
     "system",
     "quantities",
+    "visible",
     "recipe",
     "run_folder",
     "shipped",

@@ -9,13 +9,14 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui.commands.completion import Preset, RecipeFile, Run, Setting
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe
 from tmerge_tui.commands.output import complain, hush, say
+from tmerge_tui.commands.run_options import TRUST, run_options
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.system import can_draw, write_utf8
@@ -27,32 +28,6 @@ NO_TERMINAL = """The wizard needs a terminal, and this is none. Without one:
   tmerge --batch RECIPE    run a recipe (YAML)
   tmerge demo              run the bundled example
   tmerge --help            all commands"""
-
-RUN_OPTIONS = [
-    click.option("--json", is_flag=True, help="Print the events of the run as JSON lines on stdout."),
-    click.option("--quiet", is_flag=True, help="Print the result only, no progress."),
-    click.option("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N, instead of the recipe's."),
-    click.option("--executor", metavar="NAME", help="local, or ray: where transport plans are solved."),
-    click.option(
-        "--ray-address", metavar="HOST:PORT", help="A running Ray cluster, or auto; without it one starts here."
-    ),
-    click.option("--output", metavar="DIR", help="Run folder, instead of the recipe's."),
-    click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk."),
-    click.option(
-        "--set",
-        "changes",
-        multiple=True,
-        type=Setting(),
-        metavar="KEY=VALUE",
-        help="Change the recipe: fusion.alpha=0.05.",
-    ),
-]
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(RUN_OPTIONS):
-        command = option(command)
-    return command
 
 
 class Commands(click.Group):
@@ -66,9 +41,10 @@ class Commands(click.Group):
             if name in ("help", "version"):
                 raise click.UsageError(f"tmerge --{name} says it", ctx)
             if name.startswith("preset:") or name.endswith((".yaml", ".yml")):
-                raise click.UsageError(f"a recipe is run with: tmerge --batch {name}", ctx)
+                raise click.UsageError(f"a recipe is run with: tmerge --batch {quote(name)}", ctx)
             if os.path.isfile(os.path.join(name, "tmerge-run.json")):
-                raise click.UsageError(f"{name} is a run: tmerge watch {name}, or tmerge resume {name}", ctx)
+                there = quote(name)
+                raise click.UsageError(f"{name} is a run: tmerge watch {there}, or tmerge resume {there}", ctx)
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             if close:
                 raise click.UsageError(f"no such command {name!r}; did you mean {close[0]}?", ctx)
@@ -93,6 +69,7 @@ def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | Non
       tmerge plan recipe.yaml                 what it needs: time, memory, disk
       tmerge scout recipe.yaml                in a minute: is there anything to carry over?
       tmerge --batch recipe.yaml
+      tmerge compare recipe.yaml --methods transport_merge,ot_fusion
       tmerge runs                             every run of this machine
     """
     if context.invoked_subcommand is not None:
@@ -176,10 +153,29 @@ def runs(words: tuple[str, ...], json: bool) -> int:
 
 
 @tmerge.command()
-@click.argument("first", type=Run())
-@click.argument("second", type=Run())
-def compare(first: str, second: str) -> int:
-    """Show two runs side by side: what they achieved, and the settings in which they differ."""
+@click.argument("first", type=RunOrRecipe())
+@click.argument("second", type=Run(), required=False)
+@click.option("--methods", metavar="NAMES", help="Merge methods to try on the pair of a recipe, such as a,b,c.")
+@run_options
+def compare(first: str, second: str | None, methods: str | None, **given: Any) -> int:
+    """Show two runs side by side; or try several merge methods on the pair of one recipe.
+
+    \b
+      tmerge compare RUN RUN        what they achieved, and the settings in which they differ
+      tmerge compare RECIPE --methods transport_merge,ot_fusion,ls_merge
+                                    each at its best strength beside its placebos, on one page
+    """
+    if methods is not None:
+        if second is not None:
+            raise click.UsageError("--methods tries methods on one recipe: tmerge compare RECIPE --methods NAMES")
+        chosen = options(**given)
+        from tmerge_tui.commands.batch import run_comparison
+
+        return run_comparison(first, methods, chosen)
+    if second is None:
+        raise click.UsageError("give two runs, or one recipe and --methods NAMES")
+    if any(given.values()):
+        raise click.UsageError("two runs are only shown: these options go with --methods")
     from tmerge_tui.commands.listing import compare as show
 
     return show(first, second)
@@ -204,12 +200,13 @@ def resume(run: str, **given: Any) -> int:
 )
 @click.option("--json", is_flag=True, help="Print JSON lines.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
-def generate(run: str, prompts: tuple[str, ...], folder: str | None, json: bool, offline: bool) -> int:
+@TRUST
+def generate(run: str, prompts: tuple[str, ...], folder: str | None, json: bool, offline: bool, trust: bool) -> int:
     """Let target and result of a finished RUN continue PROMPTS."""
     set_offline(offline)
     from tmerge_tui.commands.generate import generate as write
 
-    return write(run, prompts, folder, json)
+    return write(run, prompts, folder, json, trust)
 
 
 @tmerge.command()
@@ -238,12 +235,13 @@ def scout(recipe: str, download: bool, **given: Any) -> int:
 @tmerge.command()
 @click.argument("recipe_or_model", type=RecipeFile())
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
-def check(recipe_or_model: str, offline: bool) -> int:
+@TRUST
+def check(recipe_or_model: str, offline: bool, trust: bool) -> int:
     """List every problem of a recipe, or the projections of a model (folder or Hub id) with their shapes."""
     options(offline)
     from tmerge_tui.commands.inspect import check as show_check
 
-    return show_check(recipe_or_model)
+    return show_check(recipe_or_model, trust)
 
 
 @tmerge.command()
@@ -285,11 +283,19 @@ def report(run: str) -> int:
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
+@TRUST
 def evaluate(
-    run: str, json: bool, quiet: bool, offline: bool, tasks: tuple[str, ...], choices: tuple[str, ...], **given: Any
+    run: str,
+    json: bool,
+    quiet: bool,
+    offline: bool,
+    trust: bool,
+    tasks: tuple[str, ...],
+    choices: tuple[str, ...],
+    **given: Any,
 ) -> int:
     """Ask target and result of a finished RUN more questions, and add them to its report."""
-    chosen = options(offline, json=json, quiet=quiet)
+    chosen = options(offline, json=json, quiet=quiet, trust=trust)
     from tmerge_tui.commands.evaluate import evaluate as ask
     from tmerge_tui.recipe import task_name
 
@@ -352,7 +358,9 @@ def main() -> int:
             sys.stdout.flush()
         return code or 0
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        say(said.getvalue().rstrip())
         return 2
     except TmergeError as error:
         return complain(error)
@@ -360,8 +368,13 @@ def main() -> int:
         hush()
         return 0
     except Exception as error:
+        from tmerge_tui.hub.errors import scrub
+
+        say(f"error: unexpected {type(error).__name__}: {scrub(str(error))}")
         if os.environ.get("TMERGE_DEBUG"):
-            raise
-        say(f"error: unexpected {type(error).__name__}: {error}")
-        say("  next: this is a bug in tmerge; TMERGE_DEBUG=1 shows the traceback to report")
+            import traceback
+
+            say(scrub("".join(traceback.format_exception(error))))
+        else:
+            say("  next: this is a bug in tmerge; TMERGE_DEBUG=1 shows the traceback to report")
         return 1

@@ -21,13 +21,15 @@ import psutil
 from tmerge_tui.engine.resources import Sampler
 from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
 from tmerge_tui.events import Emit, Logged, RunFailed, RunFinished, RunInterrupted
+from tmerge_tui.hub.errors import scrub, secrets
 from tmerge_tui.recipe import Recipe, load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import await_stop, hold_stop_signals, write_utf8
-from tmerge_tui.worker import lock
+from tmerge_tui.worker import lock, trust
 from tmerge_tui.worker.journal import Journal
 
 PIPELINE = "tmerge_tui.engine.pipeline:run"
+COMPARISON = "tmerge_tui.engine.comparison:run"  # of a recipe with compare_methods
 
 
 def main(folder: str) -> int:
@@ -42,7 +44,7 @@ def main(folder: str) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     try:
-        journal = Journal(run.events)
+        journal = Journal(run.events, secrets())
         threading.Thread(target=_await_stop, args=(journal, run), name="signals", daemon=True).start()
         journal.emit(Logged("debug", f"worker {os.getpid()} started"))
         code = _run(run, journal)
@@ -55,21 +57,22 @@ def main(folder: str) -> int:
 def _run(run: RunDir, journal: Journal) -> int:
     try:
         recipe = load_recipe(run.recipe)
+        trust.refuse(recipe)
         with Sampler(journal.emit, run.path):
-            _pipeline()(recipe, run, journal.emit)
+            _pipeline(recipe)(recipe, run, journal.emit)
         if not isinstance(journal.final, RunFinished):
             raise RuntimeError("the pipeline returned without RunFinished")
         return 0
     except BaseException as error:
-        traceback.print_exc()
         failure = describe(error)
+        print(failure.details, file=sys.stderr)
         journal.emit(failure)
         return failure.exit_code
 
 
 def describe(error: BaseException) -> RunFailed:
     """The event that tells a user what went wrong; the traceback is only a detail."""
-    details = "".join(traceback.format_exception(error))
+    details = scrub("".join(traceback.format_exception(error)))
     kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         error = Interrupted("the run was interrupted")
@@ -80,12 +83,13 @@ def describe(error: BaseException) -> RunFailed:
     if isinstance(error, TmergeError):
         return RunFailed(kind, error.found, error.expected, error.hint, error.exit_code, details)
     hint = "this is a bug in tmerge: please report it with the end of worker.log; finished pieces are kept"
-    return RunFailed(kind, f"unexpected {kind}: {error}", "", hint, 1, details)
+    return RunFailed(kind, f"unexpected {kind}: {scrub(str(error))}", "", hint, 1, details)
 
 
-def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:
-    """The engine's `run`. Test hook: TMERGE_PIPELINE=module:function puts another in its place."""
-    module, _, function = os.environ.get("TMERGE_PIPELINE", PIPELINE).partition(":")
+def _pipeline(recipe: Recipe) -> Callable[[Recipe, RunDir, Emit], None]:
+    """The engine's `run` of such a recipe. Test hook: TMERGE_PIPELINE=module:function puts another in its place."""
+    usual = COMPARISON if recipe.compare_methods else PIPELINE
+    module, _, function = os.environ.get("TMERGE_PIPELINE", usual).partition(":")
     return getattr(importlib.import_module(module), function)
 
 

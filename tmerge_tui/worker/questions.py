@@ -19,8 +19,8 @@ from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, read_corpus, rea
 from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
-from tmerge_tui.engine.preflight.check import examine, open_party
-from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.check import compared, examine, open_party
+from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
@@ -37,6 +37,7 @@ from tmerge_tui.models.projections import match
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe, load_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker import trust
 from tmerge_tui.worker.helper import Request
 
 PREVIEW_CHARACTERS = 1200
@@ -116,7 +117,8 @@ def estimated(request: Request) -> dict[str, Any]:
     except DataError:
         read, texts = None, None  # the Data step says why; the figures are those of the text asked for
     request.check()
-    needs = estimate(recipe, Pair(target=target.facts, source=source.facts), read, texts)
+    facts = Pair(target=target.facts, source=source.facts)
+    needs = together([estimate(one, facts, read, texts) for one in compared(recipe)])
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     needs = timed(needs, source.facts, target.facts, batch, device)
@@ -131,7 +133,12 @@ def estimated(request: Request) -> dict[str, Any]:
 
 
 def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
-    """What of the method does not fit the two models: k, layers, projections."""
+    """What of the method does not fit the two models: k, layers, projections. Of several, nothing while one does."""
+    found = [_unfit_alone(one, source, target) for one in compared(recipe)]
+    return found[0] if all(found) else []
+
+
+def _unfit_alone(recipe: Recipe, source: Party, target: Party) -> list[str]:
     method = METHODS[recipe.method]
     try:
         return method.check(recipe, target, method.match(recipe, Pair(target=target, source=source)), False)
@@ -143,7 +150,9 @@ def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
 
 def checked(request: Request) -> dict[str, list[str]]:
     """args: recipe. "problems": every one that the run would meet, none when it can run; "warnings" beside."""
-    problems, warnings = examine(make_recipe(request.args["recipe"]))
+    recipe = make_recipe(request.args["recipe"])
+    trust.refuse(recipe)
+    problems, warnings = examine(recipe)
     return {"problems": problems, "warnings": warnings}
 
 
@@ -161,7 +170,7 @@ def generate(request: Request) -> dict[str, Any]:
     """args: run, model ("target" or "fused"), prompt, folder of the fused model inside the run. Greedy continuation."""
     run = Path(request.args["run"])
     recipe = load_recipe(run / "recipe.yaml")
-    trust = recipe.target.trust_remote_code
+    trust.refuse(recipe)
     if request.args["model"] == "target":
         from tmerge_tui.engine.preflight.lora_merge import whole_folder
 
@@ -170,7 +179,7 @@ def generate(request: Request) -> dict[str, Any]:
         folder = run / request.args.get("folder", "model")
     if not (folder / "config.json").is_file():
         raise ModelError(f"no model in {folder}", "the folder a finished run has made", "run the merge again")
-    model, tokenizer = _runnable(str(folder), trust, recipe.device, recipe.memory_bytes)
+    model, tokenizer = _runnable(str(folder), recipe.target.trust_remote_code, recipe.device, recipe.memory_bytes)
     start = time.monotonic()
     made = continue_prompt(model, tokenizer, request.args["prompt"], NEW_TOKENS, lambda: request.cancelled)
     request.check()
@@ -226,7 +235,9 @@ def _runnable(folder: str, trust_remote_code: bool, device: str, memory: int | N
 def _transports(run: str) -> Transports:
     """Of a finished run: every piece is there and only read."""
     folder = RunDir.open(run)
-    return pipeline.reopen(load_recipe(folder.recipe), folder)
+    recipe = load_recipe(folder.recipe)
+    trust.refuse(recipe)
+    return pipeline.reopen(recipe, folder)
 
 
 def _corpus(calibration: Calibration, seed: int) -> Corpus:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from tmerge_tui import machine
 from tmerge_tui.errors import MemoryShortage, ModelError, TmergeError
-from tmerge_tui.files import storage
+from tmerge_tui.files import as_the_umask_leaves, storage
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class, build_on_meta, first_line, quantisation, quiet, read_config
@@ -98,6 +98,7 @@ def unpacked(located: Located, trust_remote_code: bool) -> Located:
         raise _unreadable(located, error) from error
     _drop_quantisation(making)
     with storage(out):
+        as_the_umask_leaves(making)
         insist(lambda: making.rename(out))
     return replace(located, folder=out, pending=None, unpacked=True)
 

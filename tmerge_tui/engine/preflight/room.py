@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
 
-def output_problems(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -> list[str]:
     """What keeps the run folder from being written: its name, its place, the right to write there, the room."""
     output = Path(recipe.output)
     try:
@@ -51,6 +52,11 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
             f"adaptation: training takes about {size(parts['training'])} of memory, {where}; "
             "use adaptation.method: lora, a smaller batch_size or block_length, or a larger machine"
         )
+    if parts.get("autoencoder", 0) > free:
+        problems.append(
+            f"ls_merge: its autoencoder takes about {size(parts['autoencoder'])} of memory, {where}; "
+            "use a smaller ls_merge.width, window or batch_size"
+        )
     if parts.get("transport", 0) > free:
         problems.append(
             f"transport: plans take about {size(parts['transport'])} of memory, {where}; "
@@ -67,7 +73,7 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
     return problems, notes
 
 
-def _overlapping(output: Path, parties: tuple[Party, Party]) -> str | None:
+def _overlapping(output: Path, parties: Sequence[Party]) -> str | None:
     place = output.resolve()
     for party in parties:
         folder = party.located.folder.resolve()
@@ -79,7 +85,7 @@ def _overlapping(output: Path, parties: tuple[Party, Party]) -> str | None:
     return None
 
 
-def _disk(output: Path, there: Path, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+def _disk(output: Path, there: Path, needs: Estimate, parties: Sequence[Party]) -> list[str]:
     """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
     pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
     arriving = sum(file.size for listing in pending.values() for file in listing.missing)
