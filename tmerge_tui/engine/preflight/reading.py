@@ -10,16 +10,18 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.engine.activations.pooling import encode
 from tmerge_tui.engine.data.corpus import Corpus, Sample
+from tmerge_tui.engine.data.general_text import GeneralText
 from tmerge_tui.engine.data.records import whole_text
 from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
+from tmerge_tui.engine.evaluation.safety import given
 from tmerge_tui.engine.preflight.templates import refused, template_notes
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.engine.training.examples import read_examples
@@ -45,8 +47,15 @@ class Reading:
     answerable: bool = True  # whether it can read the questions of evaluation.choices
 
 
-def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, training: Sequence[Sample]) -> Reading:
-    """Renders and encodes with both tokenizers. `training` is the training text; empty when it is the calibration's."""
+def read_text(
+    recipe: Recipe,
+    source: Party,
+    target: Party,
+    corpus: Corpus,
+    training: Sequence[Sample],  # empty when it is the calibration's
+    general: Sequence[Sample] = (),
+) -> Reading:
+    """Renders and encodes with both tokenizers."""
     problems, warnings = [], []
     reads_training = recipe.adaptation is not None
     examples = (training or corpus.calibration) if reads_training else ()
@@ -64,7 +73,7 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
     warnings += template_notes(recipe, Pair(target=target, source=source), corpus.calibration[:SAMPLE])
     tokens, counts = 0, []
     for party in (source, target):
-        problems += _beyond(recipe, party, corpus, examples)
+        problems += _beyond(recipe, party, corpus, examples, general)
         sample = corpus.calibration[:SAMPLE]
         settings = recipe.calibration
         read = encode(sample, party.tokenizer, settings.max_length, settings.pooling, settings.chat_template)
@@ -99,6 +108,18 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
     return Reading(rows, round(share * tokens), tuple(problems), tuple(dict.fromkeys(warnings)), comparable, answerable)
 
 
+def reads_general(text: GeneralText, source: Party, target: Party) -> tuple[GeneralText, list[str]]:
+    """(the text, not comparable where the source cannot read it; what is to be known)."""
+    warnings = []
+    for party in (source, target):
+        lost = unread(party.tokenizer, [sample.plain[:PROBED] for sample in text.measured[:SAMPLE]])
+        if lost > 0.0005:
+            warnings.append(_lossy(party, lost, text.name))
+        if party is source and lost > UNREAD:
+            text = replace(text, comparable=False)
+    return text, warnings
+
+
 def unread(tokenizer: Any, texts: Sequence[str]) -> float:
     """The share of characters, white space aside, that do not come back from encoding and decoding: those of unknown
     tokens, and what a normaliser takes away (case, accents). Spellings of one character (NFKC) count as one; special
@@ -117,13 +138,16 @@ def _characters(text: str) -> Counter[str]:
     return Counter("".join(unicodedata.normalize("NFKC", text).split()))
 
 
-def _beyond(recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample]) -> list[str]:
+def _beyond(
+    recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample], general: Sequence[Sample]
+) -> list[str]:
     """Token ids of the text that the model has no embedding for."""
     rows, tokenizer = party.facts.rows, party.tokenizer
     special = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     if max((*tokenizer.get_vocab().values(), *special), default=0) < rows:
         return []
-    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, examples)):
+    texts = [("the general text", text_of(s.plain, tokenizer, recipe.calibration.max_length).ids) for s in general]
+    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, examples), *texts):
         worst = max(ids, default=0)
         if worst >= rows:
             return [
@@ -150,6 +174,9 @@ def _read(
             yield "the training text", example.ids
     for prompt in recipe.evaluation.prompts:
         yield "evaluation.prompts", tokenizer(prompt, verbose=False)["input_ids"]
+    if party.role == "target" or recipe.evaluation.source:
+        for ids in given(recipe.evaluation.safety, tokenizer):
+            yield "evaluation.safety", ids
     for choices in recipe.evaluation.choices:
         try:
             questions = read_choices(choices)
@@ -191,8 +218,8 @@ def _otherwise(party: Party, corpus: Corpus) -> list[str]:
     return [f"{party.role}: the tokenizer of {party.facts.label}: {note}"] if note else []
 
 
-def _lossy(party: Party, lost: float) -> str:
-    what = f"{party.role}: the tokenizer of {party.facts.label} cannot read {lost:.1%} of the held-out text"
+def _lossy(party: Party, lost: float, text: str = "the held-out text") -> str:
+    what = f"{party.role}: the tokenizer of {party.facts.label} cannot read {lost:.1%} of {text}"
     if lost <= UNREAD:
         return f"{what}; bits per byte count that part as read"
     if party.role == "source":
