@@ -96,16 +96,11 @@ def table_rows(path: Path) -> tuple[Records, list[str]]:
 
     Raises DataError for a row of more or fewer fields than the header, OSError.
     """
-    data, header, parsing, notices = _table(path)
-    rows = [row for row in csv.reader(io.StringIO(data.decode(), newline=""), delimiter=parsing.delimiter) if row][1:]
-    for n, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, row {n}: {len(row)} fields", f"{len(header)}, as the header has", "quote fields with commas"
-            )
-    if not rows:
+    table = read_table(path, _kind(path) == ".tsv")
+    if not table.rows:
         raise _no_samples(path)
-    return [(f"row {n}", dict(zip(header, row, strict=True))) for n, row in enumerate(rows, 1)], notices
+    rows = [(f"row {n}", dict(zip(table.names, row, strict=True))) for n, row in enumerate(table.rows, 1)]
+    return rows, list(table.notices)
 
 
 def _kind(path: Path) -> str:
