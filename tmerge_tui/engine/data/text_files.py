@@ -99,7 +99,7 @@ def table_rows(path: Path) -> tuple[Records, list[str]]:
     table = read_table(path, _kind(path) == ".tsv")
     if not table.rows:
         raise _no_samples(path)
-    rows = [(f"row {n}", dict(zip(table.names, row, strict=True))) for n, row in enumerate(table.rows, 1)]
+    rows: Records = [(f"row {n}", dict(zip(table.names, row, strict=True))) for n, row in enumerate(table.rows, 1)]
     return rows, list(table.notices)
 
 
