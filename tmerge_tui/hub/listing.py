@@ -10,7 +10,7 @@ from typing import Any
 
 from tmerge_tui.errors import ModelError, TmergeError
 from tmerge_tui.files import write_atomic
-from tmerge_tui.hub.errors import cache_folder, client_errors, explain
+from tmerge_tui.hub.errors import MALFORMED, cache_folder, client_errors, explain, misunderstood
 from tmerge_tui.hub.manifest import WHOLE, Manifest, is_adapter, is_needed, read_manifest
 from tmerge_tui.hub.patience import patiently
 from tmerge_tui.hub.snapshot import bring
@@ -86,12 +86,14 @@ def list_model(repo: str, revision: str | None = None, code: bool = False) -> Li
             return found
     try:
         info = patiently(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER))
+        files, commit = _siblings(info), str(info.sha)
     except client_errors() as error:
         problem = explain(error, name, ModelError, "model")
         if isinstance(error, (HFValidationError, RevisionNotFoundError)):
             raise problem from None
         return _from_cache(repo, revision, code, problem)
-    files, commit = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()], str(info.sha)
+    except MALFORMED as error:
+        return _from_cache(repo, revision, code, misunderstood(error, name))
     manifest = read_manifest(
         {file.path for file in files}, name, lambda path: (bring(repo, commit, [path], name) / path).read_bytes()
     )
@@ -211,6 +213,16 @@ def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
                 "choose a repository with model.safetensors, or convert it once and give the folder",
             )
     raise ModelError(f"{listing.name} holds no weights", "model.safetensors or its shards", "choose another model")
+
+
+def _siblings(info: Any) -> list[RemoteFile]:
+    """The files of an answer. Raises ValueError for one that names no commit, or files without a name or size."""
+    files = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()]
+    if not _COMMIT.fullmatch(str(info.sha)):
+        raise ValueError("it names no commit")
+    if not all(isinstance(file.path, str) and isinstance(file.size, int) for file in files):
+        raise ValueError("it lists files without a name or size")
+    return files
 
 
 def _etag(sibling: Any) -> str:

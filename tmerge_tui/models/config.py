@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.models.licence import card_head
 from tmerge_tui.models.remote_code import refuse_shared
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -71,8 +72,8 @@ def refuse_quantised(folder: Path, name: str) -> None:
 def positions(config: Any) -> int | None:
     """Tokens that a model was made to read at once; None where its configuration sets no limit."""
     text = config.get_text_config()
-    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
+    found = [getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return min((int(count) for count in found if isinstance(count, int) and count > 0), default=None)
 
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
@@ -131,11 +132,9 @@ def quiet() -> Iterator[None]:
 def front_matter(folder: Path) -> dict[str, Any]:
     """The fields at the head of the model card, README.md; none when there is no card or it has no such head."""
     try:
-        _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
-        data = yaml.safe_load(head)
+        return card_head(folder / "README.md")
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from tmerge_tui.engine.data.corpus import read_corpus
 from tmerge_tui.engine.data.text_files import Read, columns_of, read_file
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration
+from tmerge_tui.run_folder import RunDir
 
 TEXTS = tuple(f"{i} {LINES[i % 6]}" for i in range(12))
 ROWS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
@@ -259,6 +260,8 @@ def test_a_folder_of_a_data_set(tmp_path: Path) -> None:
     (folder / ".git" / "a.txt").write_text("hidden")
     found = read_file(folder, None)
     assert found.values == TEXTS and found.empty == 1 and columns_of(folder) == ["id", "text"]
+    RunDir.create(folder / "runs" / "first").events.write_text(lines(ROWS))
+    assert read_file(folder, None).values == TEXTS
     saved = tmp_path / "saved"
     Dataset.from_list(ROWS).save_to_disk(str(saved))
     assert read_file(saved, None).values == TEXTS and columns_of(saved) == ["id", "text"]

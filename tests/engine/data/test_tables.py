@@ -55,9 +55,9 @@ def test_quotes(tmp_path: Path, name: str, content: str, texts: tuple[str, ...],
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("id,text\n1,one, two\n", "row 2: 3 fields where the first row has 2, separated by commas"),
-        ("id;text;note\n1;one;\n2;two\n", "row 3: 2 fields where the first row has 3, separated by semicolons"),
-        ("# made by hand\nid,text\n1,one\n", "row 2: 2 fields where the first row has 1"),
+        ("id,text\n1,one, two\n", "row 1: 3 fields where the first row has 2, separated by commas"),
+        ("id;text;note\n1;one;\n2;two\n", "row 2: 2 fields where the first row has 3, separated by semicolons"),
+        ("# made by hand\nid,text\n1,one\n", "row 1: 2 fields where the first row has 1"),
     ],
 )
 def test_a_row_of_another_length_is_named(tmp_path: Path, content: str, told: str) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tmerge_tui.errors import DataError
+from tmerge_tui.files import is_pointer
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
-POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -36,11 +36,10 @@ def without_packing(path: Path) -> Path:
 
 def refuse_pointer(path: Path) -> None:
     """Raises DataError for what git leaves in place of a large file when git-lfs is not installed; OSError."""
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise DataError(
-                f"{path}: a pointer of git-lfs, not the file itself", "the file", "run `git lfs pull` in its folder"
-            )
+    if is_pointer(path):
+        raise DataError(
+            f"{path}: a pointer of git-lfs, not the file itself", "the file", "run `git lfs pull` in its folder"
+        )
 
 
 def _zstandard(data: bytes) -> bytes:

@@ -118,7 +118,7 @@ def _uneven(path: Path, text: str, delimiter: str) -> DataError:
     rows, odd = _read(text, delimiter, {})
     name = NAMED.get(delimiter, repr(delimiter))
     return DataError(
-        f"{path}, row {len(rows) + 1}: {odd}, separated by {name}",
+        f"{path}, row {len(rows)}: {odd}, separated by {name}",  # below the first, which is the header
         "the same number of fields in every row",
         f"correct that row: text that holds {name} stands in double quotes",
     )

@@ -18,6 +18,7 @@ from tmerge_tui.engine.data.packing import refuse_pointer, without_packing
 from tmerge_tui.engine.data.records import Value, columns_read, left_out, pick_column, value_of
 from tmerge_tui.engine.data.tables import read_table
 from tmerge_tui.errors import DataError
+from tmerge_tui.run_folder import MARK
 
 OTHER_NAMES = {".ndjson": ".jsonl", ".markdown": ".md", ".text": ".txt"}
 SKIPPED = ("__MACOSX",)  # folders of what is no text of anybody
@@ -95,16 +96,11 @@ def table_rows(path: Path) -> tuple[Records, list[str]]:
 
     Raises DataError for a row of more or fewer fields than the header, OSError.
     """
-    data, header, parsing, notices = _table(path)
-    rows = [row for row in csv.reader(io.StringIO(data.decode(), newline=""), delimiter=parsing.delimiter) if row][1:]
-    for n, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, row {n}: {len(row)} fields", f"{len(header)}, as the header has", "quote fields with commas"
-            )
-    if not rows:
+    table = read_table(path, _kind(path) == ".tsv")
+    if not table.rows:
         raise _no_samples(path)
-    return [(f"row {n}", dict(zip(header, row, strict=True))) for n, row in enumerate(rows, 1)], notices
+    rows: Records = [(f"row {n}", dict(zip(table.names, row, strict=True))) for n, row in enumerate(table.rows, 1)]
+    return rows, list(table.notices)
 
 
 def _kind(path: Path) -> str:
@@ -128,11 +124,14 @@ def _reader(path: Path) -> Callable[[Path, str | None], Read]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What is read of a folder: nothing hidden or locked, of a data set its records and not what is said of them."""
+    """What is read of a folder: nothing hidden or locked, no runs of tmerge, of a data set its records and not what is
+    said of them."""
+    runs = {mark.parent for mark in folder.rglob(MARK)} - {folder}
 
     def hidden(path: Path) -> bool:
         parts = path.relative_to(folder).parts
-        return any(part.startswith((".", "~$")) or part in SKIPPED for part in parts)
+        odd = any(part.startswith((".", "~$")) or part in SKIPPED for part in parts)
+        return odd or not runs.isdisjoint(path.parents)
 
     found = sorted(p for p in folder.rglob("*") if p.is_file() and _kind(p) in READERS and not hidden(p))
     others = [path for path in found if path.name.lower() not in BESIDE]

@@ -12,11 +12,13 @@ import torch
 from tmerge_tui import machine
 from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 from tmerge_tui.engine.prepared import Estimate, Party
+from tmerge_tui.errors import RunFolderError
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.models.loading import free_memory
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
 
 
 def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -> list[str]:
@@ -30,6 +32,10 @@ def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -
     overlap = _overlapping(output, parties)
     if overlap:
         return [overlap]
+    try:
+        RunDir.usable(output)
+    except RunFolderError as error:
+        return [str(error)]
     if not os.access(there, os.W_OK):
         return [f"output: {there} is read-only, expected a folder to write in; choose another output"]
     return _disk(output, there, needs, parties)

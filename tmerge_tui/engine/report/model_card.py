@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
 from tmerge_tui.engine.report import besides_views
@@ -24,7 +23,7 @@ from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.models.licence import licence_of
+from tmerge_tui.models.licence import card_head, licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
 from tmerge_tui.recipe.evaluation import EVERY
 
@@ -163,18 +162,23 @@ def _front_matter(readme: Path | None) -> tuple[dict[str, Any], list[str]]:
     if readme is None or not readme.exists():
         return {}, []
     try:
-        return metadata_load(readme) or {}, []
+        return card_head(readme), []
     except (ValueError, yaml.YAMLError, OSError) as error:
         reason = str(error).splitlines()[0]
         return {}, [f"the target's README.md has a header that cannot be read ({reason}); nothing is inherited from it"]
 
 
-def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Card fields of the target's licence, and what to flag about the two."""
     models = results.get("models") or {}
     target = licence_of(own.get("license")) or (models.get("target") or {}).get("licence")
     source = (models.get("source") or {}).get("licence")
-    fields = {"license": target, "license_name": own.get("license_name"), "license_link": own.get("license_link")}
+    several = own.get("license") if isinstance(own.get("license"), list) else None
+    fields = {
+        "license": _words(several) or target,
+        "license_name": own.get("license_name"),
+        "license_link": own.get("license_link"),
+    }
     notes = []
     if not target:
         notes.append("the target declares no licence, so the merged model has none; check before sharing it")
@@ -182,7 +186,7 @@ def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[s
         notes.append(f"the source's licence ({source}) differs from the target's ({target or 'none'}); both may apply")
     elif not source:
         notes.append("the source declares no licence; check its terms before sharing the merged model")
-    return {name: value for name, value in fields.items() if isinstance(value, str) and value}, notes
+    return {name: value for name, value in fields.items() if isinstance(value, (str, list)) and value}, notes
 
 
 def _licences(stated: str | None) -> set[str]:
