@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test moments lint typecheck format bench gpu table methods binary smoke release clean
+.PHONY: help demo test moments lint typecheck format bench gpu real table methods binary smoke release clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
@@ -27,6 +27,7 @@ help:
 	@echo "make format     rewrite the code as ruff formats it"
 	@echo "make bench      the benchmarks of tests/benchmarks, and a table of all ratios"
 	@echo "make gpu        one page about this machine's CUDA device; under ten minutes; ARGS=--dry-run without one"
+	@echo "make real       two models and text of yours: scout, training, placebo, choice, as one table; up to 90 minutes"
 	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
 	@echo "make methods    all merge methods beside their placebos on two pairs, three seeds; about half an hour"
 	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
@@ -67,6 +68,9 @@ bench: $(VENV)/installed-dev
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.gpu $(ARGS)
+
+real: $(VENV)/installed-dev
+	$(BIN)/python -m tests.real $(ARGS)
 
 binary: $(FROZEN)/installed
 	$(FROZEN_PYTHON) build/binary.py $(ARGS)

@@ -273,35 +273,33 @@ def report(run: str) -> int:
 
 
 @tmerge.command("eval")
-@click.argument("run", type=Run())
+@click.argument("run", type=Run(), metavar="RUN")
 @click.option("--tasks", "tasks", multiple=True, metavar="NAMES", help="Tasks of lm-evaluation-harness, or task files.")
 @click.option("--choices", multiple=True, metavar="FILE", help="A .jsonl file of multiple-choice questions.")
 @click.option("--include-path", metavar="DIR", help="Folder of more task files.")
 @click.option("--limit", type=int, metavar="N", help="Questions of each task at most; the results are partial.")
 @click.option("--num-fewshot", type=int, metavar="N", help="Examples before each question, instead of the task's.")
 @click.option("--source", "benchmark_source", is_flag=True, default=None, help="Ask the source too.")
+@click.option("--general", is_flag=True, help="What was forgotten: bits per byte of general English text.")
+@click.option("--general-texts", metavar="TEXTS", help="The same on a file or data set of text of another kind.")
+@click.option("--against", metavar="MODEL", help="With --general of a model: another one, and the difference to it.")
+@click.option("--attribution", is_flag=True, help="Where the gain comes from: the share of the gap that was closed.")
+@click.option("--safety", is_flag=True, help="What is declined, and what is harmless: a screen of prompts that ship.")
+@click.option("--safety-prompts", metavar="FILE", help="The same with pairs of prompt and twin of your own besides.")
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 @TRUST
-def evaluate(
-    run: str,
-    json: bool,
-    quiet: bool,
-    offline: bool,
-    trust: bool,
-    tasks: tuple[str, ...],
-    choices: tuple[str, ...],
-    **given: Any,
-) -> int:
-    """Ask target and result of a finished RUN more questions, and add them to its report."""
+def evaluate(run: str, json: bool, quiet: bool, offline: bool, trust: bool, against: str | None, **given: Any) -> int:
+    """Ask target and result of a finished RUN more: its report then says it. With --general a model may stand there."""
     chosen = options(offline, json=json, quiet=quiet, trust=trust)
+    from tmerge_tui.commands.evaluate import asked_of
     from tmerge_tui.commands.evaluate import evaluate as ask
-    from tmerge_tui.recipe import task_name
+    from tmerge_tui.commands.evaluate_model import is_model, measure
 
-    names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
-    files = [os.path.abspath(os.path.expanduser(path)) for path in choices]
-    return ask(run, {"tasks": names, "choices": files, **given}, chosen)
+    if against is not None or is_model(run):
+        return measure(run, against, asked_of(**given), chosen)
+    return ask(run, asked_of(**given), chosen)
 
 
 @tmerge.command()

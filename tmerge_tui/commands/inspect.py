@@ -29,6 +29,7 @@ def plan(path: str, options: Options) -> int:
     recipe = make_recipe(change(read_recipe_mapping(path), options))
     settle(recipe, options.trust)
     from tmerge_tui.engine.preflight.check import prepare, with_time
+    from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 
     if options.json:
         data(json.dumps(_as_json(recipe, prepare(recipe)), ensure_ascii=False, indent=1))
@@ -46,6 +47,11 @@ def plan(path: str, options: Options) -> int:
         ("memory", size(needs.memory_bytes)),
         ("disk", size(needs.disk_bytes)),
     ]
+    unpacked = unpacked_bytes(prepared.source, prepared.target)
+    if unpacked:
+        rows.append(
+            ("unpack", f"{prepared.source.facts.label}: {size(unpacked)} of plain weights, kept for later runs")
+        )
     for name, value in [
         *rows,
         *(("download", f"{name}: {size(b)} in {n} files") for name, b, n in _downloads(prepared)),
@@ -62,6 +68,7 @@ def _by(needs: Estimate) -> str:
 
 def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     from tmerge_tui.engine.preflight.check import with_time
+    from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 
     needs = with_time(prepared)
     return {
@@ -71,6 +78,7 @@ def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "projections": list(prepared.matching.kinds),
         "device": str(prepared.device),
         "download": [{"name": name, "bytes": total, "files": n} for name, total, n in _downloads(prepared)],
+        "unpack": unpacked_bytes(prepared.source, prepared.target),
         "estimate": needs.as_json(),
         "notes": [*prepared.matching.notes, *needs.notes],
         "warnings": list(prepared.warnings),

@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
-    -> evaluate -> (benchmark) -> (measure_trained) -> report
+    -> evaluate -> (benchmark) -> (measure_trained) -> (general) -> (attribution) -> (safety) -> report
 
 With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
 
@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tmerge_tui.engine.evaluation import besides
 from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
-from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
+from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants, variants_of
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
@@ -107,6 +108,7 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
         folded.insert(0, adapted.fold(run.model, run, log))
         _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
+    parts += _what_else(candidates, adapted, selection, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
@@ -157,6 +159,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
+        *besides.stages(recipe.evaluation),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -182,6 +185,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
+        "general": besides.resolved(prepared),
         "device": str(prepared.device),
         "versions": versions(),
     }
@@ -220,13 +224,17 @@ def of_source(prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
 
 
 def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> None:
-    """The source's scores while it is loaded; `evaluate` then finds them."""
+    """The source's scores while it is loaded; those who ask for them later find them."""
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))
         return
-    holdout = prepared.corpus.holdout
-    with Progress(log, "measure_source", f"Measuring {source.facts.label}", len(holdout), "texts") as progress:
-        _evaluator(source, prepared, run, log).scores(Variant("source"), holdout, progress)
+    holdout, evaluator = prepared.corpus.holdout, _evaluator(source, prepared, run, log)
+    more = besides.visits(evaluator, prepared)
+    total = len(holdout) + sum(texts for texts, _ in more)
+    with Progress(log, "measure_source", f"Measuring {source.facts.label}", total, "texts") as progress:
+        evaluator.scores(Variant("source"), holdout, progress)
+        for _, read in more:
+            read(progress)
 
 
 def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
@@ -290,7 +298,8 @@ def _select(
 ) -> tuple[Selection, Folded]:
     """What validation text chooses of all that was merged and trained, written to model/."""
     variants = [*fused_variants(candidates), *([] if adapted is None else adapted.candidates)]
-    selection = select(of_target(prepared, run, log), variants, prepared.corpus.validation, log)
+    general_texts = () if prepared.general is None else prepared.general.validation
+    selection = select(of_target(prepared, run, log), variants, prepared.corpus.validation, log, general_texts)
     release()
     target = prepared.target.checkpoint
     update = selection.variant.update or Unchanged(target)
@@ -336,6 +345,26 @@ def _measure(
         measured = replace(measured, samples=[*measured.samples, *continued(target, trained, log)])
     parts = [Part("benchmarks", rows), Part("adaptation", adaptation), Part("samples", measured.samples)]
     return measured, parts
+
+
+def _what_else(
+    candidates: list[Candidate],
+    adapted: Adapted | None,
+    selection: Selection | None,
+    prepared: Prepared,
+    run: RunDir,
+    log: Log,
+) -> list[Part]:
+    """What else the merge has changed: of the same models as on the hold-out, of trainings the first seed."""
+    options = prepared.recipe.evaluation
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
+    written = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+    if selection is not None:
+        written = [selection.variant] if selection.variant.update is not None else []
+    variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
+    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    return besides.measure(prepared, variants, written, lambda: of_target(prepared, run, log), source, log)
 
 
 def _report(

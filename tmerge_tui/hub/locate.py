@@ -26,6 +26,7 @@ class Located:
     base: Located | None = None  # of a LoRA adapter: the model it was made for
     adapter: Path | None = None  # of a LoRA adapter that has been merged: its own folder; `folder` is the merge
     packed: Path | None = None  # of a quantised source: its own file or folder; `folder` is what is known of it
+    precision: str | None = None  # of a quantised source: format and bits
     unpacked: bool = False  # whether `folder` holds a quantised source's weights as plain ones
 
     @property

@@ -31,35 +31,38 @@ def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     return config
 
 
-def quantisation(folder: Path) -> str | None:
-    """The method that config.json names, None where it names none or cannot be read."""
-    try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = next((data[key] for key in QUANTISED if data.get(key)), None)
-    except (OSError, ValueError, AttributeError):
-        return None
-    return str(found.get("quant_method")) if isinstance(found, dict) else None
+def quantisation(folder: Path) -> dict[str, Any] | None:
+    """What config.json (or a file of an older tool beside it) says of how the weights are packed; `quant_method` names
+    it, None where nothing does. Raises ValueError, OSError for a config.json that cannot be read."""
+    data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sections = [data, data.get("text_config") or {}]
+    found = next((part[key] for part in sections for key in QUANTISED if part.get(key)), None)
+    if found is None:
+        file = next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
+        return None if file is None else {"quant_method": QUANTISER_FILES[file], **_object(folder / file)}
+    return {"quant_method": None, **found} if isinstance(found, dict) else {"quant_method": None}
+
+
+def _object(file: Path) -> dict[str, Any]:
+    data = json.loads(file.read_text(encoding="utf-8") or "{}")
+    return data if isinstance(data, dict) else {}
 
 
 def refuse_quantised(folder: Path, name: str) -> None:
     """Raises ModelError when config.json names a quantisation, or is no JSON object."""
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        sections = [data, data.get("text_config") or {}]
-        found = next((s[key] for s in sections for key in QUANTISED if s.get(key)), None)
-        found = found or next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
+        found = quantisation(folder)
     except FileNotFoundError:
         return  # opening the checkpoint says what is missing
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{name}: config.json cannot be read", "a JSON object", "download the model again") from error
     if found is None:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     base = base if isinstance(base, str) else None
     raise ModelError(
-        f"{name} is quantised ({method or 'unknown method'})",
+        f"{name} is quantised ({found['quant_method'] or 'unknown method'})",
         "plain float32, float16 or bfloat16 weights",
         f"name the model it was made from{f': {base}' if base else ''}",
     )

@@ -3,7 +3,7 @@
 from tmerge_tui.recipe.fusion import ATTENTION, FEED_FORWARD, PROJECTIONS, FusionOptions, ProjectionKind
 from tmerge_tui.recipe.ls_merge import LS_CONTROLS, LsMerge
 from tmerge_tui.recipe.ot_fusion import OtFusion
-from tmerge_tui.recipe.paths import is_folder, task_name
+from tmerge_tui.recipe.paths import is_folder, is_text_file, task_name
 from tmerge_tui.recipe.recipe import (
     Calibration,
     ModelChoice,
@@ -32,6 +32,7 @@ __all__ = [
     "Transport",
     "dump_recipe",
     "is_folder",
+    "is_text_file",
     "load_recipe",
     "make_recipe",
     "options",

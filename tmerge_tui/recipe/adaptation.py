@@ -14,6 +14,7 @@ Side = Literal[
 
 
 CONTROLS = "control_"  # what the names of the models that `controls` trains begin with
+UNTUNED = f"{CONTROLS}untuned"  # that one knows the text as far as the source did: no placebo
 
 
 class Hints(Section):
@@ -82,7 +83,27 @@ class Adaptation(Section):
     samples: int = option(
         2000, "training samples at most", "training text", unit="samples", equation="eq. 17", ge=1, le=10**9
     )
-    epochs: float = option(1.0, "passes over the training text", "training", equation="eq. 17", gt=0)
+    epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = option(
+        1.0,
+        "passes over the training text; auto: as many as validation text gains by",
+        "training",
+        equation="eq. 17",
+    )
+    max_epochs: float = option(
+        24.0,
+        "with epochs: auto, passes at most, the sixth of them included in which the rate falls",
+        "patience",
+        unit="passes",
+        ge=2,
+    )
+    min_gain: float = option(
+        0.001,
+        "with epochs: auto, what a pass has to gain on validation text",
+        "patience",
+        unit="bits per byte",
+        expert=True,
+        ge=0,
+    )
     max_steps: int | None = option(None, "optimiser steps, instead of epochs", "training", unit="steps", ge=1)
     block_length: int = option(
         2048, "longest training sequence", ("training", "hints"), unit="tokens", equation="eq. 17", ge=8
@@ -99,9 +120,16 @@ class Adaptation(Section):
         equation="eq. 17",
     )
     schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "how the rate falls after the warm-up", "training"
+        "cosine", "how the rate falls after the warm-up; with epochs: auto it stays, and falls in the end", "training"
     )
-    warmup: float = option(0.03, "share of the steps in which the rate rises", "training", expert=True, ge=0, lt=1)
+    warmup: float = option(
+        0.03,
+        "share of the steps in which the rate rises; with epochs: auto of the first pass",
+        "training",
+        expert=True,
+        ge=0,
+        lt=1,
+    )
     weight_decay: float = option(
         0.0,
         "of W_base; above 0 the frozen part is not the same as fine-tuning",
@@ -146,13 +174,14 @@ class Adaptation(Section):
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
         None,
-        "stop after so many measurements without progress on the validation split; off when empty",
+        "stop after so many measurements without progress on the validation split; off when empty. With epochs: auto, "
+        "after so many passes without min_gain; 2 when empty",
         "training",
         ge=1,
     )
     validation: float = option(
         0.1,
-        "share of the training text set aside when patience is set; never the hold-out",
+        "share of the training text set aside when patience is set, unless epochs is auto; never the hold-out",
         "training",
         expert=True,
         gt=0,
@@ -168,6 +197,16 @@ class Adaptation(Section):
         taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
         judged = self.tuned and "sft" not in self.compare
         return (1 + hinted + taught + len(self.compare) + judged) * len(self.seeds)
+
+    @property
+    def patient(self) -> bool:
+        """Whether every training goes on for as long as validation text gains by it."""
+        return self.epochs == "auto"
+
+    @property
+    def passes(self) -> float:
+        """Over the training text; with epochs: auto at most."""
+        return self.max_epochs if self.epochs == "auto" else self.epochs
 
     @property
     def distilled(self) -> bool:
@@ -192,7 +231,7 @@ class Adaptation(Section):
     @property
     def validated(self) -> bool:
         """Whether something is chosen on validation text."""
-        return self.tuned or bool(self.searched)
+        return self.tuned or self.patient or bool(self.searched)
 
     @model_validator(mode="before")
     @classmethod
@@ -209,6 +248,8 @@ class Adaptation(Section):
     def _fits(self) -> Adaptation:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
+        if self.patient and self.max_steps is not None:
+            raise ValueError("epochs: auto finds the number of steps itself: leave max_steps out")
         if self.hints is not None and self.hints.with_distill and "distill" not in self.compare:
             raise ValueError("hints.with_distill needs compare: [distill]")
         if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tmerge_tui.recipe.recipe import ModelChoice, Recipe
 
+TEXTS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".gz", ".parquet")
+
 
 def is_folder(name: str) -> bool:
     """Whether `name` means a folder (or a GGUF file) and not a Hub id: it looks like a path, or it is one."""
@@ -17,6 +19,11 @@ def is_folder(name: str) -> bool:
     if path.suffix.lower() == ".gguf" and path.is_file():
         return True
     return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
+
+
+def is_text_file(name: str) -> bool:
+    """Whether `name` means a file or folder of text and not a data set of the Hub."""
+    return name.count("/") != 1 or Path(name).expanduser().exists() or is_folder(name) or name.lower().endswith(TEXTS)
 
 
 def task_name(task: str) -> str:
@@ -36,14 +43,21 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
-    fusion, measured = recipe.fusion, recipe.evaluation
+    fusion = recipe.fusion
     if fusion.reference is not None and is_folder(fusion.reference):
         fusion = fusion.model_copy(update={"reference": absolute(fusion.reference)})
+    measured, general, safety = recipe.evaluation, recipe.evaluation.general, recipe.evaluation.safety
+    if general is not None:
+        texts = absolute(general.texts) if is_text_file(general.texts) and not general.shipped else general.texts
+        tasks = tuple(task_name(task) for task in general.tasks)
+        general = general.model_copy(update={"texts": texts, "tasks": tasks})
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
             "tasks": tuple(task_name(task) for task in measured.tasks),
             "include_path": absolute(measured.include_path),
+            "general": general,
+            "safety": safety and safety.model_copy(update={"path": absolute(safety.path)}),
         }
     )
     adaptation = recipe.adaptation

@@ -253,6 +253,12 @@ class Recipe(Section):
                 f"fusion.projections names {', '.join(missing)}, which transport.projections does not align; "
                 f"add them there or drop them here"
             )
+        general = self.evaluation.general
+        if general is not None and general.bound is not None and self.select != "validation":
+            raise ValueError(
+                f"evaluation.general.bound: found {general.bound:g} with select: {self.select}, expected select: "
+                "validation, which is what it binds; set that, or leave the bound out"
+            )
         if self.transport.executor == "ray" and ":" in self.device:
             raise ValueError(
                 f"device: found {self.device}, one GPU of this machine, with transport.executor: ray, which takes all "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from tests.engine.pair import make_pair, recipe_of
 from tests.gguf_files import read_back, write_gguf
 from tests.tiny import edit_config, make_model, make_tokenizer
 from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.preflight import dequantise, room
 from tmerge_tui.engine.preflight.check import check, prepare
 from tmerge_tui.engine.preflight.download import download_models
-from tmerge_tui.events import Event, Warned
+from tmerge_tui.engine.preflight.estimate import unpacked_bytes
+from tmerge_tui.errors import MemoryShortage, StorageError
+from tmerge_tui.events import Event, StageFinished, StageProgressed, StageStarted, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.run_folder import RunDir
 
@@ -43,15 +47,18 @@ def test_gguf_gives_what_is_left_of_each_tensor(pair: dict[str, Any], tmp_path: 
     file = write_gguf(folder, tmp_path / f"tiny-{kind}.gguf", kind, family)
     recipe = recipe_of(pair, source=str(file))
     prepared = prepare(recipe)
-    assert not prepared.source.located.whole and prepared.source.facts.dtype == "bfloat16"
-    assert any("GGUF weights are read as bfloat16" in told for told in prepared.warnings)
+    assert not prepared.source.located.whole and prepared.source.facts.dtype == {
+        "F32": "float32",
+        "F16": "float16",
+    }.get(kind, "bfloat16")
+    assert any(f"GGUF {kind}" in told for told in prepared.warnings)
     text = "Two rivers 你好"
     assert prepared.source.tokenizer(text).input_ids == make_tokenizer(320)(text).input_ids
     read, plain = source_weights(recipe), load_file(folder / "model.safetensors")
     assert set(read.names) == set(plain)
     for name, value in plain.items():
         expected = read_back(value, kind) if value.dim() == 2 else value
-        torch.testing.assert_close(read.read(name), expected.to(torch.bfloat16), rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(read.read(name).float(), expected, rtol=1e-2, atol=1e-4)
 
 
 def test_a_merge_from_a_gguf_file(pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +71,60 @@ def test_a_merge_from_a_gguf_file(pair: dict[str, Any], tmp_path: Path, monkeypa
         assert any("rounded away" in event.message for event in seen if isinstance(event, Warned))
     report = json.loads((Path(recipe.output) / "report.json").read_text())
     assert {score["model"] for score in report["scores"]} >= {"source", "target", "fused"}
-    assert len(list((tmp_path / "hf" / "tmerge" / "unpacked").glob("*/model.safetensors"))) == 1  # once for both runs
+    assert (
+        len(list((tmp_path / "hf" / "tmerge" / "unpacked").glob("*/model.safetensors.index.json"))) == 1
+    )  # once for both runs
+
+
+def test_an_interrupted_unpacking_goes_on(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_gguf(make_model(tmp_path / "plain", **SHAPE), tmp_path / "tiny.gguf")
+    recipe, made = recipe_of(pair, source=str(file)), []
+    save = dequantise.save_file
+
+    def failing(tensors: Any, path: Any, *more: Any) -> None:
+        made.append(path)
+        if len(made) == 2:
+            raise OSError(28, "No space left on device")
+        save(tensors, path, *more)
+
+    monkeypatch.setattr(dequantise, "save_file", failing)
+    home = tmp_path / "hf" / "tmerge" / "unpacked"
+    prepared = prepare(recipe)
+    with pytest.raises(StorageError, match="disk full"):
+        download_models(prepared, lambda event: None)
+    assert [path.name for path in home.glob("*.making/*.safetensors")] == ["model-00001-of-00003.safetensors"]
+    assert not list(home.glob("*/model.safetensors.index.json")) and not list(home.glob("*.making/.*"))
+    seen: list[Event] = []
+    party = download_models(prepared, seen.append).source
+    assert len(made) == 4, "the first of three was there"
+    assert set(party.checkpoint.names) == set(load_file(tmp_path / "plain" / "model.safetensors"))
+    told = [event for event in seen if isinstance(event, StageStarted | StageProgressed | StageFinished)]
+    assert {event.stage for event in told} == {"download"} and "Unpacking the weights of" in told[0].label
+    assert (
+        told[-2].done
+        == told[-2].total
+        == prepared.source.facts.bytes_on_disk
+        == sum(party.checkpoint.info(name).bytes for name in party.checkpoint.names)
+    )
+    assert told[-1].outcome == "done"
+
+
+def test_room_for_unpacking_is_asked_for_first(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_gguf(make_model(tmp_path / "plain", **SHAPE), tmp_path / "tiny.gguf")
+    recipe = recipe_of(pair, source=str(file))
+    prepared = prepare(recipe)
+    assert unpacked_bytes(prepared.source, prepared.target) == prepared.source.facts.bytes_on_disk > 0
+    monkeypatch.setattr(dequantise.machine, "memory", lambda: SimpleNamespace(available=100))
+    with pytest.raises(MemoryShortage, match="unpacking its largest part takes"):
+        download_models(prepared, lambda event: None)
+    monkeypatch.undo()
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    free = prepared.estimate.disk_bytes + prepared.source.facts.bytes_on_disk - 1
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    (problem,) = check(recipe)
+    assert "and the unpacked weights, to the same disk," in problem
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=free + 1))
+    assert check(recipe) == []
 
 
 def as_fp8(folder: Path, block: int = 32) -> dict[str, torch.Tensor]:
@@ -105,7 +165,9 @@ def test_fine_grained_fp8(pair: dict[str, Any], tmp_path: Path, family: str, sha
     folder = make_model(tmp_path / "fp8", family, head_dim=16, **SHAPE, kv_heads=2, max_shard_size=shard)
     left = as_fp8(folder)
     recipe = recipe_of(pair, source=str(folder))
-    assert any("FP8 weights are read as bfloat16" in told for told in prepare(recipe).warnings)
+    assert any(
+        "FP8 in blocks of 32 x 32, 8 bits a weight, is read as bfloat16" in told for told in prepare(recipe).warnings
+    )
     read = source_weights(recipe)
     assert set(read.names) == set(left)
     for name, value in left.items():
@@ -133,6 +195,6 @@ def test_a_quantised_target_is_refused(pair: dict[str, Any], tmp_path: Path) -> 
 def test_a_file_that_is_no_gguf(pair: dict[str, Any], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.gguf").write_bytes(content)
     (problem,) = check(recipe_of(pair, source=str(tmp_path / "odd.gguf")))
-    assert "cannot be read" in problem and "name the model it was made from" in problem
+    assert "odd.gguf: it " in problem and "name the model it was made from" in problem
     (problem,) = check(recipe_of(pair, source="org/name:file.gguf"))
     assert "give its path" in problem

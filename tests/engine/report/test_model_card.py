@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tests.engine.report.sample_results import HOSTILE, make_results
+from tests.engine.report.sample_results import HOSTILE, make_attribution, make_general, make_results, make_safety
 from tmerge_tui.engine.report.model_card import hub_id, public_recipe, write_card
 from tmerge_tui.engine.report.redact import public
 
@@ -59,6 +59,23 @@ def test_the_card_speaks_of_its_own_alpha(folder):
     write_card(results, folder, None)
     text = (folder / "README.md").read_text("utf-8")
     assert "2.1702 bits per byte against the target's 2.1706" in text and "| fused | 0.05 |" not in text
+
+
+def test_what_else_changed_is_in_the_card(folder):
+    results = make_results()
+    write_card(results, folder, None)
+    assert "What else changed" not in (folder / "README.md").read_text("utf-8")
+    write_card(results | {"general": make_general(), "attribution": make_attribution()}, folder, None)
+    text = (folder / "README.md").read_text("utf-8")
+    assert "- Lost 0.0123 bits per byte on general English text (95 % interval +0.0103 to +0.0143)." in text
+    section = text.partition("## What else changed")[2].partition("## Recipe")[0]
+    assert "| fused, not trained | 0.1 | 2.1829 | +0.0123 |" in section and "placebo" not in section
+    assert "of the gap to it was closed" in section and HOSTILE not in section
+
+
+def test_held_out_text_does_not_leave(folder):
+    left = public({"attribution": make_attribution()})["attribution"]
+    assert left["excerpts"] == [] and left["rows"] == make_attribution()["rows"]
 
 
 def test_nothing_local_and_nothing_secret_leaves(folder):
@@ -203,3 +220,13 @@ def test_the_same_licences_in_another_order_do_not_differ(folder):
         "apache-2.0, MIT",
     )
     assert not any("differs" in note for note in write_card(results, folder, None))
+
+
+def test_the_safety_screen_is_told_of_this_model_alone(folder):
+    screened = make_safety()
+    write_card(make_results() | {"safety": screened}, folder, None)
+    card = (folder / "README.md").read_text()
+    assert "- Safety screen, no certificate: Fused at alpha 0.1 declines 12 points less than the target" in card
+    chosen = {"model": "target", "alpha": None}
+    write_card(make_results() | {"safety": screened, "selection": chosen}, folder, None)
+    assert "certificate: The target declines 80 % of 40 prompts" in (folder / "README.md").read_text()

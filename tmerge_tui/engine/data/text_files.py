@@ -93,6 +93,28 @@ def records(path: Path) -> tuple[Records, list[str]]:
     return found, notices
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a .csv or .tsv by its name."""
+    return _kind(path) in (".csv", ".tsv")
+
+
+def table_rows(path: Path) -> tuple[Records, list[str]]:
+    """(the rows of a .csv or .tsv, all fields as text, with where each stands; notices).
+
+    Raises DataError for a row of more or fewer fields than the header, OSError.
+    """
+    data, header, parsing, notices = _table(path)
+    rows = [row for row in csv.reader(io.StringIO(data.decode(), newline=""), delimiter=parsing.delimiter) if row][1:]
+    for n, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, row {n}: {len(row)} fields", f"{len(header)}, as the header has", "quote fields with commas"
+            )
+    if not rows:
+        raise _no_samples(path)
+    return [(f"row {n}", dict(zip(header, row, strict=True))) for n, row in enumerate(rows, 1)], notices
+
+
 def _kind(path: Path) -> str:
     """The suffix, without that of the packing."""
     name = Path(path.stem) if path.suffix.lower() == ".gz" else path

@@ -37,7 +37,7 @@ def arm_times(recipe: Recipe, pace: Pair[Pace], each: float, texts: int, total: 
     ours, theirs = (_training(one) for _, one in pace.items())
     found = []
     if options.tuned:
-        tokens = learned * options.teaching.tune_epochs / options.epochs
+        tokens = learned * options.teaching.tune_epochs / options.passes
         found.append(ArmTime("tune", "the source learns the text", tokens / 1000 * theirs))
     if options.distilled:
         read = each * min(options.samples, texts)

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
+from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
+from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
-from tmerge_tui.engine.preflight.dequantise import described, expected, packing
+from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
-from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.reading import read_text, reads_general
 from tmerge_tui.engine.preflight.reference import reference_choice, unlike
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
@@ -31,6 +33,7 @@ from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 from tmerge_tui.engine.training.distillation import same_tokenizer
 from tmerge_tui.engine.training.hints import check_hints
 from tmerge_tui.engine.training.teacher import TRIED, check_teacher
+from tmerge_tui.engine.training.tune import method_of
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
@@ -90,8 +93,13 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += benchmark_problems(recipe.evaluation)
     training = _training_text(recipe, corpus, problems)
     problems += _hints(recipe, target, matching)
+    general = _general_text(recipe, corpus, training, problems)
+    problems += [] if device is None else _tuning(recipe, source, device)
     recipe, notes = fitted(recipe, facts)
-    reading = None if corpus is None else read_text(recipe, source, target, corpus, training)
+    unfit, said = safety_problems(recipe.evaluation.safety, _answering(recipe, models))
+    problems, notes = problems + unfit, notes + said
+    others = () if general is None else (*general.measured, *general.validation)
+    reading = None if corpus is None else read_text(recipe, source, target, corpus, training, others)
     if reading is not None:
         problems += reading.problems
         notes += reading.warnings
@@ -108,6 +116,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     assert corpus is not None and reading is not None and matching is not None and device is not None
     if not reading.comparable:
         recipe = without_source(recipe)
+    if general is not None:
+        general, more = reads_general(general, source, target)
+        notes += [*general.warnings, *more]
     located = [party.located.note for party in (source, target) if party.located.note]
     warnings = [*located, *corpus.warnings, *notes]
     if source.facts.licence != target.facts.licence:
@@ -116,7 +127,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
             f"the result is bound by both"
         )
 
-    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings), reference=reference)
+    return Prepared(
+        recipe, source, target, corpus, matching, device, needs, tuple(warnings), general, reference=reference
+    )
 
 
 def _reference(recipe: Recipe, source: Party, problems: list[str]) -> Party | None:
@@ -249,7 +262,7 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     An adapter that has not been merged yet has the facts of its base.
     """
     located = already_merged(located)
-    if located.whole and packing(located) is not None:
+    if located.whole and is_packed(located):
         if role == "target":
             raise ModelError(
                 f"{located.name} is quantised, and a target is written as it is read",
@@ -273,11 +286,28 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
 
+def _answering(recipe: Recipe, models: Pair[Party]) -> list[tuple[str, Any, int | None]]:
+    """(role, tokenizer, context in tokens) of the models that the safety screen asks."""
+    asked = [models.target, *([models.source] if recipe.evaluation.source else [])]
+    return [(party.role, party.tokenizer, party.facts.positions) for party in asked]
+
+
 def _hints(recipe: Recipe, target: Party, matching: Matching | None) -> list[str]:
     options = recipe.adaptation
     if options is None or options.hints is None or matching is None:
         return []
     return check_hints(options.hints, matching.kinds, target.facts.layers)
+
+
+def _tuning(recipe: Recipe, source: Party, device: torch.device) -> list[str]:
+    """What `teacher.tune: auto` needs for what it will choose here."""
+    options = recipe.adaptation
+    if options is None or not options.tuned or options.teaching.tune != "auto" or present("lora"):
+        return []
+    if method_of("auto", source.facts, device, recipe.memory_bytes) == "full":
+        return []
+    chosen = f"adaptation.teacher.tune: auto, which takes low-rank updates for {source.facts.label} here"
+    return [str(missing(chosen, "lora"))]
 
 
 def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Sample]) -> list[str]:
@@ -292,6 +322,18 @@ def _teaching(recipe: Recipe, source: Party, target: Party, texts: Sequence[Samp
     sides = [(party.tokenizer, party.facts.vocab) for party in (source, target)]
     _tried(problems, "adaptation", lambda: check_teacher(tried, sides, mode))
     return problems
+
+
+def _general_text(
+    recipe: Recipe, corpus: Corpus | None, training: Sequence[Sample], problems: list[str]
+) -> GeneralText | None:
+    """The text of `evaluation.general`, without what is the user's own."""
+    options = recipe.evaluation.general
+    if options is None or corpus is None:
+        return None
+    own = (*corpus.calibration, *corpus.validation, *corpus.holdout, *training)
+    pinned = (recipe.resolved or {}).get("general")
+    return _tried(problems, "evaluation.general.texts", lambda: read_general(options, recipe.seed, own, pinned))
 
 
 def _training_text(recipe: Recipe, corpus: Corpus | None, problems: list[str]) -> tuple[Sample, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
-from tmerge_tui.engine.prepared import Estimate
+from tmerge_tui.engine.preflight.besides_needs import besides_needs
+from tmerge_tui.engine.preflight.safety_needs import safety_needs
+from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
@@ -44,17 +46,20 @@ def estimate(
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
-    disk = state + own.plans + own.moved + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
+    events = events_kept(recipe, each, count_of_texts, target)
+    disk = state + own.plans + own.moved + merged + kept + events
     asked = _asked(recipe)
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    screened = safety_needs(recipe, models, passes + bool(recipe.adaptation))
     held = each * recipe.calibration.holdout
     searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
+    patient = recipe.adaptation is not None and recipe.adaptation.patient
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
         own.work: own.flops,
@@ -68,12 +73,15 @@ def estimate(
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
+        "safety": screened.flops,
     }
+    besides, more = besides_needs(recipe, models, each, passes)
+    work |= besides
     batches = (
-        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0),
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0),
         "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
@@ -90,14 +98,17 @@ def estimate(
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
             f"disk {size(disk)}: activations {size(state)}, plans {size(own.plans)}, moved weights "
-            f"{size(own.moved)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"{size(own.moved)}, merged models {size(merged)} ({count})"
+            + (f", training {size(kept)}" if kept else "")
+            + (f", what teachers say {size(events)} at most" if events else ""),
             f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {parts}",
+            *([_passes_at_most(recipe, learned)] if patient else []),
         ),
         work,
         own.touched,
         steps,
         {"weights": weights, own.work: own.memory, "training": training, "teacher": teacher},
-        read is None,
+        read is None or patient,
     )
 
 
@@ -122,6 +133,12 @@ def together(needs: Sequence[Estimate]) -> Estimate:
     )
 
 
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
+
+
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
     measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
@@ -140,7 +157,7 @@ def _asked(recipe: Recipe) -> float:
     """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
     evaluation = recipe.evaluation
     questions = sum(_lines(choices.path) for choices in evaluation.choices)
-    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    questions += len(evaluation.all_tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
     return float(questions * ANSWERS * QUESTION_TOKENS)
 
 
@@ -153,7 +170,8 @@ def _lines(path: str) -> int:
 
 
 def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
-    """Tokens that one training goes through; `each` and `read` are of the calibration text."""
+    """Tokens that one training goes through, at most with epochs: auto; `each` and `read` are of the calibration
+    text."""
     options = recipe.adaptation
     if options is None:
         return 0.0
@@ -162,7 +180,26 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
         row = options.block_length if options.packing == "pack" else longest
         return float(options.max_steps * options.batch_size * options.accumulation * row)
     samples = options.samples if options.path is not None else min(options.samples, read)
-    return options.epochs * samples * longest
+    return options.passes * samples * longest
+
+
+def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> int:
+    """Bytes of the teacher cache and those of placebos that need one, at most (sizes: `training.event_cache`)."""
+    options = recipe.adaptation
+    if options is None or not options.distilled:
+        return 0
+    samples = options.samples if options.path is not None else min(options.samples, read)
+    caches = 1 + len({"self", "untuned"} & set(options.controls))
+    event = 4 if target.vocab <= 1 << 16 else 6
+    return int(caches * samples * each * (12 + event * options.teaching.events))
+
+
+def _passes_at_most(recipe: Recipe, learned: float) -> str:
+    assert recipe.adaptation is not None
+    return (
+        f"training at most {recipe.adaptation.passes:g} passes for each of {recipe.adaptation.trainings} trainings, "
+        f"{learned:,.0f} tokens; it ends when validation text gains no more"
+    )
 
 
 def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
@@ -190,8 +227,8 @@ def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:
     if options is None:
         return 0.0
     taught = options.distilled + (options.hints is not None)
-    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
-    return learned * (2.0 * taught / options.epochs + tuned) * source.parameters
+    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.passes
+    return learned * (2.0 * taught / options.passes + tuned) * source.parameters
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:
@@ -236,7 +273,8 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
     logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
     teacher = 4 * source.parameters if options.distilled else 0
-    disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    checkpoints = 3 if options.patient else 1  # the last, the best, that of the falling rate
+    disk = 4 * trained * options.trainings + 12 * trained * checkpoints + target.bytes_on_disk
     if options.tuned:  # first the source is trained, alone: by low-rank updates unless every weight is asked for
         every = options.teaching.tune == "full"
         memory = max(memory, (16 if every else 4) * source.parameters - teacher)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.engine.activations.pooling import encode, place
 from tmerge_tui.engine.data.corpus import Corpus, Sample, render
+from tmerge_tui.engine.data.general_text import GeneralText
 from tmerge_tui.engine.data.records import whole_text
 from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
+from tmerge_tui.engine.evaluation.safety import given
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.engine.training.examples import read_examples
 from tmerge_tui.errors import DataError
@@ -42,8 +44,15 @@ class Reading:
     comparable: bool  # whether the source can read the held-out text, so that its bits per byte mean something
 
 
-def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, training: Sequence[Sample]) -> Reading:
-    """Renders and encodes with both tokenizers. `training` is the training text; empty when it is the calibration's."""
+def read_text(
+    recipe: Recipe,
+    source: Party,
+    target: Party,
+    corpus: Corpus,
+    training: Sequence[Sample],  # empty when it is the calibration's
+    general: Sequence[Sample] = (),
+) -> Reading:
+    """Renders and encodes with both tokenizers."""
     problems, warnings = [], []
     reads_training = recipe.adaptation is not None
     examples = (training or corpus.calibration) if reads_training else ()
@@ -60,7 +69,7 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
         return Reading(0, 0, tuple(problems), (), True)
     tokens, counts = 0, []
     for party in (source, target):
-        problems += _beyond(recipe, party, corpus, examples)
+        problems += _beyond(recipe, party, corpus, examples, general)
         sample = corpus.calibration[:SAMPLE]
         settings = recipe.calibration
         read = encode(sample, party.tokenizer, settings.max_length, settings.pooling, settings.chat_template)
@@ -91,6 +100,18 @@ def read_text(recipe: Recipe, source: Party, target: Party, corpus: Corpus, trai
     problems += _choices(recipe, target)
     rows = round(share * sum(map(len, words)))
     return Reading(rows, round(share * tokens), tuple(problems), tuple(dict.fromkeys(warnings)), comparable)
+
+
+def reads_general(text: GeneralText, source: Party, target: Party) -> tuple[GeneralText, list[str]]:
+    """(the text, not comparable where the source cannot read it; what is to be known)."""
+    warnings = []
+    for party in (source, target):
+        lost = unread(party.tokenizer, [sample.plain[:PROBED] for sample in text.measured[:SAMPLE]])
+        if lost > 0.0005:
+            warnings.append(_lossy(party, lost, text.name))
+        if party is source and lost > UNREAD:
+            text = replace(text, comparable=False)
+    return text, warnings
 
 
 def unread(tokenizer: Any, texts: Sequence[str]) -> float:
@@ -127,13 +148,16 @@ def _refused(recipe: Recipe, party: Party, samples: Sequence[Sample]) -> list[st
     return [f"{party.role}: {first}" + (f"\n  and {count - 1} more of {len(samples)}" if count > 1 else "")]
 
 
-def _beyond(recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample]) -> list[str]:
+def _beyond(
+    recipe: Recipe, party: Party, corpus: Corpus, examples: Sequence[Sample], general: Sequence[Sample]
+) -> list[str]:
     """Token ids of the text that the model has no embedding for."""
     rows, tokenizer = party.facts.rows, party.tokenizer
     special = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     if max((*tokenizer.get_vocab().values(), *special), default=0) < rows:
         return []
-    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, examples)):
+    texts = [("the general text", text_of(s.plain, tokenizer, recipe.calibration.max_length).ids) for s in general]
+    for where, ids in (("special tokens", special), *_read(recipe, party, corpus, examples), *texts):
         worst = max(ids, default=0)
         if worst >= rows:
             return [
@@ -160,6 +184,9 @@ def _read(
             yield "the training text", example.ids
     for prompt in recipe.evaluation.prompts:
         yield "evaluation.prompts", tokenizer(prompt, verbose=False)["input_ids"]
+    if party.role == "target" or recipe.evaluation.source:
+        for ids in given(recipe.evaluation.safety, tokenizer):
+            yield "evaluation.safety", ids
     for choices in recipe.evaluation.choices:
         try:
             questions = read_choices(choices)
@@ -201,8 +228,8 @@ def _otherwise(party: Party, corpus: Corpus) -> list[str]:
     return [f"{party.role}: the tokenizer of {party.facts.label}: {note}"] if note else []
 
 
-def _lossy(party: Party, lost: float) -> str:
-    what = f"{party.role}: the tokenizer of {party.facts.label} cannot read {lost:.1%} of the held-out text"
+def _lossy(party: Party, lost: float, text: str = "the held-out text") -> str:
+    what = f"{party.role}: the tokenizer of {party.facts.label} cannot read {lost:.1%} of {text}"
     if lost <= UNREAD:
         return f"{what}; bits per byte count that part as read"
     if party.role == "source":

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tmerge_tui import machine
+from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
@@ -80,19 +81,30 @@ def _overlapping(output: Path, parties: Sequence[Party]) -> str | None:
 
 
 def _disk(output: Path, there: Path, needs: Estimate, parties: Sequence[Party]) -> list[str]:
-    """Room for the run folder and, in the cache, for what has to be downloaded; both together on one disk."""
+    """Room for the run folder and, in the cache, for what has to be downloaded or unpacked; together on one disk."""
+    from huggingface_hub import constants
+
     pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
     arriving = sum(file.size for listing in pending.values() for file in listing.missing)
     cache = _existing(Path(cache_folder()))
     if arriving and (problem := lacking_room(arriving)):
         return [problem]
-    together = arriving if arriving and cache.stat().st_dev == there.stat().st_dev else 0
+    unpacked, home = unpacked_bytes(*parties), _existing(Path(constants.HF_HOME))
+    own = there.stat().st_dev
+    beside = {"the download": arriving if arriving and cache.stat().st_dev == own else 0}
+    beside["the unpacked weights"] = unpacked if unpacked and home.stat().st_dev == own else 0
+    elsewhere = unpacked - beside["the unpacked weights"]
+    if elsewhere > shutil.disk_usage(home).free:
+        return [
+            f"cache: {size(shutil.disk_usage(home).free)} free at {home}, the source's weights take {size(elsewhere)} "
+            f"unpacked; free space, or set HF_HOME to a folder on another disk"
+        ]
     free = shutil.disk_usage(there).free
-    if free >= needs.disk_bytes + together:
+    if free >= needs.disk_bytes + sum(beside.values()):
         return []
-    download = f" and the download, to the same disk, {size(together)}" if together else ""
+    more = "".join(f" and {what}, to the same disk, {size(count)}" for what, count in beside.items() if count)
     return [
-        f"output: {size(free)} free at {there}, the run needs about {size(needs.disk_bytes)}{download}; "
+        f"output: {size(free)} free at {there}, the run needs about {size(needs.disk_bytes)}{more}; "
         f"free space or choose another output"
     ]
 

@@ -17,6 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from tmerge_tui.engine.report import besides_views
+from tmerge_tui.engine.report.besides import SAYS, row_of
 from tmerge_tui.engine.report.redact import LOCAL, public
 from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
@@ -110,6 +112,7 @@ def _card(
             if s["alpha"] is None or s["alpha"] == alpha
         ],
         "adaptation": adaptation(results["adaptation"]) if trained else None,
+        "besides": _besides(results, ("fused", alpha) if trained is None else (trained["model"], None)),
         "flags": flags,
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
@@ -121,6 +124,21 @@ def _card(
 def _mixing(fusion: Mapping[str, Any]) -> str:
     """As `FusionOptions.mixing`."""
     return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
+
+
+def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[str, Any] | None:
+    """What else has changed in this model: sentences, and its row of general text beside target and source."""
+    selection = results.get("selection")
+    if selection:
+        who = selection["model"], selection["alpha"]
+    said = [line for says in SAYS.values() for line in says(results, who)]
+    general = results.get("general")
+    rows = []
+    if general:
+        told = [row_of(general["rows"], each) for each in (("target", None), ("source", None), who)]
+        told = [row for at, row in enumerate(told) if row is not None and row not in told[:at]]
+        rows = besides_views.general({**general, "rows": told})["rows"]
+    return {"said": said, "rows": rows} if said else None
 
 
 def hub_id(name: Any) -> str | None:

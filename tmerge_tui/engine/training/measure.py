@@ -14,7 +14,9 @@ from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import Setup, arms, nothing_to_teach, result_arm, sft_told
 from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
+from tmerge_tui.engine.training.patience import PASSES
 from tmerge_tui.engine.training.piece import TrainedPiece
+from tmerge_tui.engine.training.trainer import steps_of_pass
 from tmerge_tui.events import Emit, Metric
 from tmerge_tui.recipe.adaptation import CONTROLS
 
@@ -78,6 +80,7 @@ def measure_trained(
         "distillation": _rule(setup),
         "tuned": tuned,
         "search": setup.searched,
+        "patience": _patience(setup),
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
@@ -90,10 +93,21 @@ def measure_trained(
                 "loss": piece.figures.loss,
                 "curve": [list(point) for point in piece.figures.curve],
                 "validation": [list(point) for point in piece.figures.measured],
+                "told": [list(point) for point in piece.figures.told],
+                "decayed": piece.figures.decayed,
             }
             for piece in trained
         ],
     }
+
+
+def _patience(setup: Setup) -> dict[str, Any] | None:
+    """How the number of passes was found, with epochs: auto."""
+    options = setup.options
+    if not options.patient:
+        return None
+    pass_steps = steps_of_pass(options, len(setup.examples.blocks))
+    return {"passes": options.patience or PASSES, **options.that_affect("patience"), "steps_of_pass": pass_steps}
 
 
 def _alpha(method: str, setup: Setup) -> float | None:

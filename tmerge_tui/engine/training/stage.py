@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
+from tmerge_tui.engine.evaluation.bits_per_byte import score
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.prepared import Party, Prepared
@@ -20,6 +21,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import (
     Examples,
     Setup,
+    Watch,
     adapt,
     arms,
     nothing_to_teach,
@@ -42,7 +44,7 @@ from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe.adaptation import CONTROLS, Adaptation
-from tmerge_tui.run_folder import RunDir
+from tmerge_tui.run_folder import RunDir, key
 
 KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events
 OWN_STAGE = "teacher_self"
@@ -81,6 +83,12 @@ class Adapted:
         return [
             variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
         ]
+
+    @property
+    def first_seed(self) -> list[Variant]:
+        """One of every arm, placebos too."""
+        first = self.setup.options.seeds[0]
+        return [variant_of(piece) for piece in self.trained if piece.seed == first]
 
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
@@ -177,6 +185,7 @@ def make_setup(
         untuned=untuned,
         tuned=tuned,
         told=told,
+        watch=_watch(prepared, emit),
         margin=recipe.evaluation.margin,
         searched=None,
         hints=hints,
@@ -189,6 +198,17 @@ def make_setup(
     found = search(setup, cut_blocks(held, ours, options, mode), len(held))
     choice = {"learning_rate": found.learning_rate, "distill_weight": found.distill_weight}
     return replace(setup, options=options.model_copy(update=choice), searched=found.plain())
+
+
+def _watch(prepared: Prepared, emit: Emit) -> Watch:
+    """The validation text as the report measures it, told by whatever the target has become."""
+    recipe, held, tokenizer = prepared.recipe, prepared.corpus.validation, prepared.target.tokenizer
+    batch, length = recipe.evaluation.batch_size, recipe.calibration.max_length
+
+    def told(model: Any) -> float:
+        return score(model, tokenizer, held, batch, length, lambda text: emit(Warned("adapt", text))).bits_per_byte
+
+    return Watch(key([sample.plain for sample in held], length), told)
 
 
 def _teacher(
@@ -213,7 +233,7 @@ def _teacher(
     model = prepared.model(party, emit)
     content = [party.facts.fingerprint, str(model.dtype)]
     inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    if tuned is not None:
+    if tuned is not None and tuned.helped:
         content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
     batch = options.teaching.batch_size
     return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage, inside)
