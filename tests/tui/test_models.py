@@ -219,6 +219,47 @@ def test_names_as_they_are_pasted(pasted: str, name: str) -> None:
     assert catalog.tidy(pasted) == name
 
 
+async def test_a_source_may_be_a_gguf_file(app: TmergeApp, models, tmp_path: Path) -> None:
+    file = tmp_path / "source-q4.gguf"
+    file.write_bytes(b"GGUF")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        source = app.screen.query_one("#source")
+        source.query_one(Input).focus()
+        await type_text(pilot, f"{tmp_path}/source-q")
+        await settle(pilot)
+        assert "source-q4.gguf" in screen_text(app), "it is offered as a folder would be"
+        await pilot.press("down", "enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == str(file)
+        assert ("facts", {"name": str(file), "folder": str(file)}) in app.probe.asked
+        await choose(pilot, "target", models["target"])
+        assert "can be merged" in screen_text(app)
+        source.query_one(Input).focus()
+        await pilot.press("f2")
+        await settle(pilot)
+        path = app.screen.query_one(Input)
+        path.value = str(file)
+        path.focus()
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == str(file), "the picker takes it too"
+
+
+def test_what_a_file_of_a_repository_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def describe(name: str) -> catalog.Found:
+        asked.append(name)
+        return catalog.Found(name, "hub", licence="mit")
+
+    monkeypatch.setattr(catalog, "_knock", lambda: None)
+    monkeypatch.setattr("tmerge_tui.hub.search.describe", describe)
+    found = catalog.resolve("org/name:q4.gguf@v2")
+    assert asked == ["org/name@v2"] and (found.name, found.licence) == ("org/name:q4.gguf@v2", "mit")
+
+
 async def test_a_quoted_path_is_a_model_and_the_title_names_it(app: TmergeApp, models) -> None:
     async with app.run_test(size=(60, 20)) as pilot:
         app.goto("models")

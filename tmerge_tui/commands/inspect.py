@@ -11,13 +11,13 @@ from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.quantities import duration, size
-from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, make_recipe
+from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, is_gguf, make_recipe
 from tmerge_tui.recipe.presets import read_recipe_mapping
 
 if TYPE_CHECKING:
     from tmerge_tui.engine.prepared import Estimate, Prepared
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(:[^@:]+\.gguf)?(@[\w./-]+)?", re.IGNORECASE)
 
 
 def plan(path: str, options: Options) -> int:
@@ -85,7 +85,11 @@ def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
 
 def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
     """(model, bytes, files) of what a run has to fetch; what both need once."""
-    pending = {listing.folder: listing for p in (prepared.source, prepared.target) for listing in p.located.downloads}
+    pending = {
+        (listing.folder, listing.file): listing
+        for p in (prepared.source, prepared.target)
+        for listing in p.located.downloads
+    }
     return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 
 
@@ -94,7 +98,8 @@ def check(path: str) -> int:
 
     Of a model on the Hub only the small files and the headers of its weights are fetched.
     """
-    if (Path(path) / "config.json").is_file() or (HUB_ID.fullmatch(path) and not Path(path).exists()):
+    file = Path(path).is_file() and is_gguf(path)
+    if file or (Path(path) / "config.json").is_file() or (HUB_ID.fullmatch(path) and not Path(path).exists()):
         return _check_model(path)
     if Path(path).is_dir():
         raise UsageError(
@@ -116,8 +121,11 @@ def _check_model(path: str) -> int:
     from tmerge_tui.engine.preflight.check import open_party
     from tmerge_tui.hub.locate import find
 
-    facts = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False).facts
+    party = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False)
+    facts = party.facts
     data(f"{facts.architecture}, {_shape(facts)}, {facts.dtype}, {size(facts.bytes_on_disk)}")
+    if party.located.precision:
+        data(f"  packed: {party.located.precision}; read as {facts.dtype}")
     alike: dict[tuple[Any, ...], list[Any]] = {}  # a line for all layers that have the same
     for p in facts.layout.projections:
         alike.setdefault((p.kind, p.d_out, p.d_in, bool(p.bias), str(p.block), p.transposed), []).append(p)

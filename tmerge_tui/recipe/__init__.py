@@ -1,7 +1,7 @@
 """Everything a run depends on: the recipe, its sections, and how it is read and written."""
 
 from tmerge_tui.recipe.ot_fusion import OtFusion
-from tmerge_tui.recipe.paths import is_folder, task_name
+from tmerge_tui.recipe.paths import gguf_parts, hub_file, is_folder, is_gguf, task_name
 from tmerge_tui.recipe.recipe import (
     ATTENTION,
     FEED_FORWARD,
@@ -32,7 +32,10 @@ __all__ = [
     "Recipe",
     "Transport",
     "dump_recipe",
+    "gguf_parts",
+    "hub_file",
     "is_folder",
+    "is_gguf",
     "load_recipe",
     "make_recipe",
     "options",

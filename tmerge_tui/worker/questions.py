@@ -209,7 +209,7 @@ def _party(name: str, folder: str | None, trust_remote_code: bool = False) -> Pa
 
 def _download_bytes(*parties: Party) -> int:
     """What a run would have to fetch, of models and of bases of adapters; what two of them share counts once."""
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     return sum(file.size for listing in pending.values() for file in listing.missing)
 
 

@@ -67,7 +67,9 @@ def _brought(prepared: Prepared, emit: Emit) -> Prepared:
 
 def brought(models: Pair[Party], emit: Emit) -> Pair[Party]:
     """Both models with their weights on this disk, adapters merged and what is quantised unpacked."""
-    pending = {listing.folder: listing for _, party in models.items() for listing in party.located.downloads}
+    pending = {
+        (listing.folder, listing.file): listing for _, party in models.items() for listing in party.located.downloads
+    }
     if pending:
         _fetch(list(pending.values()), emit)
     elif all(party.located.whole for _, party in models.items()):
@@ -94,7 +96,7 @@ def _unpacked(party: Party, emit: Emit) -> Located:
         def advance(count: int, fresh: bool) -> None:
             (progress.advance if fresh else progress.skip)(count)
 
-        return unpacked(party.located, party.facts.trust_remote_code, advance)
+        return unpacked(replace(party.located, pending=None), party.facts.trust_remote_code, advance)
 
 
 def _fetch(listings: list[Listing], emit: Emit) -> None:

@@ -78,7 +78,7 @@ def _disk(output: Path, there: Path, needs: Estimate, parties: tuple[Party, Part
     """Room for the run folder and, in the cache, for what has to be downloaded or unpacked; together on one disk."""
     from huggingface_hub import constants
 
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     arriving = sum(file.size for listing in pending.values() for file in listing.missing)
     cache = _existing(Path(cache_folder()))
     if arriving and (problem := lacking_room(arriving)):
