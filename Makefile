@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test moments lint typecheck format bench table binary smoke release clean
+.PHONY: help demo test moments lint typecheck format bench gpu table binary smoke release clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
@@ -25,7 +25,8 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
-	@echo "make bench      the benchmarks of tests/benchmarks"
+	@echo "make bench      the benchmarks of tests/benchmarks, and a table of all ratios"
+	@echo "make gpu        one page about this machine's CUDA device; under ten minutes; ARGS=--dry-run without one"
 	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
 	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
 	@echo "make smoke      tries dist/tmerge in an empty environment"
@@ -58,9 +59,10 @@ table: $(VENV)/installed-dev
 	PYTHONPATH=. $(BIN)/python build/table.py --data $(DATA) --out build/out/table $(ARGS)
 
 bench: $(VENV)/installed-dev
-	@for file in tests/benchmarks/[a-z]*.py; do \
-	    module=tests.benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
-	done
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks.gpu $(ARGS)
 
 binary: $(FROZEN)/installed
 	$(FROZEN_PYTHON) build/binary.py $(ARGS)

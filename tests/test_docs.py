@@ -93,7 +93,9 @@ def test_how_to_add_has_a_list_for_each() -> None:
     assert wanted <= set(headings) and len(how_to()) > 40
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/cluster.md", "docs/releases.md", "docs/families.md", "docs/table.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "docs/cluster.md", "docs/releases.md", "docs/families.md", "docs/table.md", "SECURITY.md"]
+)
 def test_links_and_paths_lead_somewhere(page: str) -> None:
     text = read(page)
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)

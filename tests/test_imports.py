@@ -15,7 +15,7 @@ import tmerge_tui
 PACKAGE = Path(tmerge_tui.__file__).parent
 # A room may import itself, earlier rooms of the list, and nothing else of ours.
 ROOMS = [
-    {"stopping"}, {"system"}, {"quantities"}, {"shipped"},
+    {"stopping"}, {"system"}, {"quantities"}, {"visible"}, {"shipped"},
     {"errors"}, {"events"}, {"extras"}, {"files"}, {"edition"}, {"bundle"}, {"machine"},
     {"recipe"}, {"run_folder"},
     {"models", "hub"}, {"engine"}, {"worker"}, {"commands", "cli", "tui", "__main__"},
@@ -41,6 +41,7 @@ TORCH_FREE = [
     "stopping",
     "system",
     "quantities",
+    "visible",
     "recipe",
     "run_folder",
     "shipped",

@@ -29,7 +29,7 @@ import platformdirs
 from tmerge_tui import shipped, stopping
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import StorageError
-from tmerge_tui.system import insist
+from tmerge_tui.system import insist, open_to_others
 
 ENTRY = "engine.tar.zst"
 NAME = "tmerge.exe" if sys.platform == "win32" else "tmerge"
@@ -72,8 +72,20 @@ def folder() -> Path:
 
 
 def executable() -> Path:
-    """The program that does what needs torch: this one, or the engine's."""
-    return folder() / NAME if is_split() else Path(sys.executable)
+    """The program that does what needs torch: this one, or the engine's.
+
+    Raises StorageError when someone else could have put another in its place.
+    """
+    if not is_split():
+        return Path(sys.executable)
+    loose = open_to_others(folder())
+    if loose is not None:
+        raise StorageError(
+            f"the engine is not started: others can change {loose}",
+            "a cache that only you can write to",
+            f"remove it and `chmod go-w` that folder, or {ELSEWHERE}",
+        )
+    return folder() / NAME
 
 
 def assets() -> Path:
@@ -113,6 +125,7 @@ def unpack(progress: Progress = lambda done, total: None) -> Path:
                     raise StorageError(f"no program can start in {target.parent} (noexec)", needed, ELSEWHERE)
                 part = target.with_name(target.name + ".part")
                 try:
+                    part.mkdir(mode=0o755)  # whatever the umask: what is in it is run
                     with stopping.undone(lambda: shutil.rmtree(part, ignore_errors=True)):
                         _extract(payload(), engine.sha256, part, progress)
                     insist(lambda: os.replace(part, target))

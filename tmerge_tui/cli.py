@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,7 @@ NO_TERMINAL = """The wizard needs a terminal, and this is none. Without one:
   tmerge demo              run the bundled example
   tmerge --help            all commands"""
 
+TRUST = click.option("--trust", is_flag=True, help="Let the Python code of models run that the recipe trusts.")
 RUN_OPTIONS = [
     click.option("--json", is_flag=True, help="Print the events of the run as JSON lines on stdout."),
     click.option("--quiet", is_flag=True, help="Print the result only, no progress."),
@@ -46,6 +48,7 @@ RUN_OPTIONS = [
         metavar="KEY=VALUE",
         help="Change the recipe: fusion.alpha=0.05.",
     ),
+    TRUST,
 ]
 
 
@@ -66,9 +69,10 @@ class Commands(click.Group):
             if name in ("help", "version"):
                 raise click.UsageError(f"tmerge --{name} says it", ctx)
             if name.startswith("preset:") or name.endswith((".yaml", ".yml")):
-                raise click.UsageError(f"a recipe is run with: tmerge --batch {name}", ctx)
+                raise click.UsageError(f"a recipe is run with: tmerge --batch {quote(name)}", ctx)
             if os.path.isfile(os.path.join(name, "tmerge-run.json")):
-                raise click.UsageError(f"{name} is a run: tmerge watch {name}, or tmerge resume {name}", ctx)
+                there = quote(name)
+                raise click.UsageError(f"{name} is a run: tmerge watch {there}, or tmerge resume {there}", ctx)
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             if close:
                 raise click.UsageError(f"no such command {name!r}; did you mean {close[0]}?", ctx)
@@ -204,12 +208,13 @@ def resume(run: str, **given: Any) -> int:
 )
 @click.option("--json", is_flag=True, help="Print JSON lines.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
-def generate(run: str, prompts: tuple[str, ...], folder: str | None, json: bool, offline: bool) -> int:
+@TRUST
+def generate(run: str, prompts: tuple[str, ...], folder: str | None, json: bool, offline: bool, trust: bool) -> int:
     """Let target and result of a finished RUN continue PROMPTS."""
     set_offline(offline)
     from tmerge_tui.commands.generate import generate as write
 
-    return write(run, prompts, folder, json)
+    return write(run, prompts, folder, json, trust)
 
 
 @tmerge.command()
@@ -238,12 +243,13 @@ def scout(recipe: str, download: bool, **given: Any) -> int:
 @tmerge.command()
 @click.argument("recipe_or_model", type=RecipeFile())
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
-def check(recipe_or_model: str, offline: bool) -> int:
+@TRUST
+def check(recipe_or_model: str, offline: bool, trust: bool) -> int:
     """List every problem of a recipe, or the projections of a model (folder, GGUF file or Hub id) with their shapes."""
     options(offline)
     from tmerge_tui.commands.inspect import check as show_check
 
-    return show_check(recipe_or_model)
+    return show_check(recipe_or_model, trust)
 
 
 @tmerge.command()
@@ -285,11 +291,19 @@ def report(run: str) -> int:
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
+@TRUST
 def evaluate(
-    run: str, json: bool, quiet: bool, offline: bool, tasks: tuple[str, ...], choices: tuple[str, ...], **given: Any
+    run: str,
+    json: bool,
+    quiet: bool,
+    offline: bool,
+    trust: bool,
+    tasks: tuple[str, ...],
+    choices: tuple[str, ...],
+    **given: Any,
 ) -> int:
     """Ask target and result of a finished RUN more questions, and add them to its report."""
-    chosen = options(offline, json=json, quiet=quiet)
+    chosen = options(offline, json=json, quiet=quiet, trust=trust)
     from tmerge_tui.commands.evaluate import evaluate as ask
     from tmerge_tui.recipe import task_name
 
@@ -352,7 +366,9 @@ def main() -> int:
             sys.stdout.flush()
         return code or 0
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        say(said.getvalue().rstrip())
         return 2
     except TmergeError as error:
         return complain(error)
@@ -360,8 +376,13 @@ def main() -> int:
         hush()
         return 0
     except Exception as error:
+        from tmerge_tui.hub.errors import scrub
+
+        say(f"error: unexpected {type(error).__name__}: {scrub(str(error))}")
         if os.environ.get("TMERGE_DEBUG"):
-            raise
-        say(f"error: unexpected {type(error).__name__}: {error}")
-        say("  next: this is a bug in tmerge; TMERGE_DEBUG=1 shows the traceback to report")
+            import traceback
+
+            say(scrub("".join(traceback.format_exception(error))))
+        else:
+            say("  next: this is a bug in tmerge; TMERGE_DEBUG=1 shows the traceback to report")
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,15 +42,32 @@ def storage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there is synced and takes its place at the end of the block."""
+    """A temporary name beside `path`; what was written there is synced and takes its place at the end of the block.
+
+    It has the permissions that the umask leaves, also where a library has put a private file of its own there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
         with open(temporary, "rb+") as file:
+            os.chmod(temporary, mode)
             os.fsync(file.fileno())
         insist(lambda: os.replace(temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def as_the_umask_leaves(folder: Path) -> None:
+    """Gives the files of a folder that a library has written the permissions of any new file."""
+    probe = folder / f".{os.getpid()}.part"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            os.chmod(file, mode)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

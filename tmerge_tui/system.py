@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -196,3 +197,35 @@ if sys.platform != "win32":
                     raise
             # macOS says so of a group that is nothing but zombies
             raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
+
+
+def open_to_others(path: Path) -> Path | None:
+    """The first of `path` and the folders above it where another account than root could put something else in place.
+
+    A group that is the user's own, as many systems give everyone one, counts as the user. None on Windows, whose
+    folders of a user are closed to others.
+    """
+    if sys.platform == "win32":
+        return None
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            known = place.stat()
+        except OSError:
+            continue  # not made yet: who may make it is asked above
+        loose = stat.S_IWOTH if _own_group(known.st_gid) or place != path.absolute() else stat.S_IWOTH | stat.S_IWGRP
+        sticky = place != path.absolute() and known.st_mode & stat.S_ISVTX  # as /tmp: no one moves what is another's
+        if known.st_uid not in (0, os.getuid()) or (known.st_mode & loose and not sticky):
+            return place
+    return None
+
+
+def _own_group(group: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    import grp
+    import pwd
+
+    try:
+        return group == 0 or grp.getgrgid(group).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False

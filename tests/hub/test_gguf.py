@@ -53,7 +53,7 @@ def test_a_file_of_a_repository_is_known_from_its_beginning(
     assert sum(asked.sent for asked in hub.asked("*tiny-Q8_0.gguf")) < len(served["tiny-Q8_0.gguf"]) / 2
     assert not list((tmp_path / "hf").rglob("*.gguf")), "room is only lent while the head is read"
     assert inspect._downloads(prepared) == [(NAME, len(served["tiny-Q8_0.gguf"]), 1)]
-    inspect.check(NAME)
+    inspect.check(NAME, trusted=False)
     told = capsys.readouterr().out
     assert "LlamaForCausalLM, 2 layers" in told and "packed: GGUF Q8_0, 8.5 bits a weight; read as bfloat16" in told
 

@@ -71,6 +71,9 @@ def test_steps_know_what_is_missing() -> None:
     assert step_problems(draft, "method") == []
     draft.set("source.model", "org/a")
     assert step_problems(draft, "models") == ["choose a target model"]
+    draft.set("method", "ls_merge")
+    draft.set("ls_merge.epochs", "many")
+    assert any(problem.startswith("ls_merge.epochs") for problem in step_problems(draft, "method"))
 
 
 def test_dump_and_load() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
-from tests.tui.doubles import screen_text, settle, until
+from tests.tui.doubles import FakeProbe, screen_text, settle, until
 from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.screens.run import RunScreen
-from tmerge_tui.worker import run_index
+from tmerge_tui.worker import run_index, trust
 
 CHOSEN = {"source.model": "org/a", "target.model": "org/b", "calibration.path": "text.txt", "fusion.alpha": "0.05, 0.1"}
 
@@ -96,3 +96,22 @@ async def test_a_folder_that_is_not_ours_is_left_alone(app: TmergeApp) -> None:
         await until(pilot, lambda: len(app._notifications))
         assert any("is not a run of tmerge" in notice.message for notice in app._notifications)
         assert sorted(p.name for p in Path("mine").iterdir()) == ["thesis.txt"]
+
+
+async def test_code_that_comes_with_a_model_runs_only_when_it_is_allowed(app: TmergeApp, probe: FakeProbe) -> None:
+    def checked() -> bool:
+        return any(call == "check" for call, _ in probe.asked)
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.draft.values.update({**CHOSEN, "source.trust_remote_code": True})
+        app.goto("review")
+        await until(pilot, lambda: "Run Python code that comes with a model?" in screen_text(app))
+        assert "org/a" in screen_text(app) and not checked()
+        await pilot.press("escape")
+        await settle(pilot)
+        assert not checked() and "not allowed to run" in str(app.screen.query_one("#checked", Static).render())
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "Run Python code that comes with a model?" in screen_text(app))
+        await pilot.click("#answer-allow")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        assert trust.untrusted(app.draft.recipe() if app.draft else load_recipe("runs/a-into-b/recipe.yaml")) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from tmerge_tui import bundle, stopping
 from tmerge_tui.commands.engine import unpack
 from tmerge_tui.commands.output import complain, data, say
+from tmerge_tui.commands.trust import settle
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import RunFailed, RunFinished, encode
 from tmerge_tui.files import storage, write_atomic
@@ -19,6 +21,7 @@ from tmerge_tui.recipe.demo import demo_mapping
 from tmerge_tui.recipe.presets import read_recipe_mapping
 from tmerge_tui.recipe.yamlfile import read_scalar
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.visible import visible
 from tmerge_tui.worker import spawn
 from tmerge_tui.worker.follow import POLL, REPORT, Ended, Follower, cancel, has_report
 
@@ -33,6 +36,7 @@ class Options:
     executor: str | None = None
     ray_address: str | None = None
     output: str | None = None
+    trust: bool = False  # of code that comes with models
     changes: tuple[str, ...] = ()  # section.key=value
 
 
@@ -50,8 +54,10 @@ def run_demo(options: Options) -> int:
 def run(recipe: Recipe, options: Options) -> int:
     """Runs `recipe` in the foreground; the exit code.
 
-    Raises RunFolderError and StorageError when the output cannot be used; what else goes wrong is printed.
+    Raises RunFolderError and StorageError when the output cannot be used, UsageError when a model's own code may not
+    run; what else goes wrong is printed.
     """
+    settle(recipe, options.trust)
     folder = RunDir.create(recipe.output)
     spawn.refuse_if_busy(folder)
     before = folder.recipe.read_bytes() if (folder.path / REPORT).is_file() else None
@@ -65,14 +71,14 @@ def run(recipe: Recipe, options: Options) -> int:
         ended = show(follower, options)
         if ended is None:
             cancel(folder, worker)
-            stopping.explain(interrupted(folder))
+            stopping.explain(visible(interrupted(folder)))
             return stopping.asked() or 0
         worker.wait(spawn.LEAVING)  # so that the same command may follow at once
         code = conclude(folder, ended, options)
         if before is not None and code != 0:  # refused, or failed: the finished run keeps the recipe that made it
             with storage(folder.recipe):
                 write_atomic(folder.recipe, before)
-            say(f"the result in {folder.path} is as it was: tmerge watch {folder.path}")
+            say(f"the result in {folder.path} is as it was: tmerge watch {shlex.quote(str(folder.path))}")
         return code
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 from tmerge_tui.commands.output import data
+from tmerge_tui.commands.trust import settle
+from tmerge_tui.recipe import load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.worker.summary import verdict_folder
 
 
-def generate(path: str, prompts: tuple[str, ...], folder: str | None, as_json: bool) -> int:
+def generate(path: str, prompts: tuple[str, ...], folder: str | None, as_json: bool, trusted: bool) -> int:
     """Greedy continuations of each prompt by both models of a finished run. Raises RunFolderError, ModelError."""
     run = RunDir.open(path)
+    settle(load_recipe(run.recipe), trusted)
     chosen = folder or verdict_folder(run)
     from tmerge_tui.worker.helper import Request
     from tmerge_tui.worker.questions import generate as answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def init(source: str, target: str, text: str, output: str, file: str | None) -> 
         raise UsageError(f"{file} exists", "a file that is not there yet", "choose another name, or remove it")
     with storage(path):
         write_atomic(path, recipe.encode())
-    say(f"wrote {file}; next: tmerge check {file}, then tmerge --batch {file}")
+    say(f"wrote {file}; next: tmerge check {shlex.quote(file)}, then tmerge --batch {shlex.quote(file)}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data, say
+from tmerge_tui.commands.trust import settle
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.quantities import duration, size
 from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, is_gguf, make_recipe
@@ -26,6 +27,7 @@ def plan(path: str, options: Options) -> int:
     Raises RecipeError; CheckError with all problems, after the recipe.
     """
     recipe = make_recipe(change(read_recipe_mapping(path), options))
+    settle(recipe, options.trust)
     from tmerge_tui.engine.preflight.check import prepare, with_time
     from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 
@@ -93,7 +95,7 @@ def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
     return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 
 
-def check(path: str) -> int:
+def check(path: str, trusted: bool) -> int:
     """Checks a recipe, or shows the projections of a model; 2 when there are problems.
 
     Of a model on the Hub only the small files and the headers of its weights are fetched.
@@ -106,6 +108,7 @@ def check(path: str) -> int:
             f"{path} holds no config.json", "a recipe (YAML file), a model folder or a Hub id", "check the path"
         )
     recipe = make_recipe(read_recipe_mapping(path))
+    settle(recipe, trusted)
     from tmerge_tui.engine.preflight.check import examine as problems_of
 
     problems, notes = problems_of(recipe)

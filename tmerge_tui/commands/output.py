@@ -1,4 +1,4 @@
-"""Standard output is data, standard error is narration."""
+"""Standard output is data, standard error is narration; neither moves a terminal's cursor (`visible`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.system import reader_left
+from tmerge_tui.visible import visible
 
 
 def data(text: str) -> None:
     """Prints a line of result. A reader that has gone (`| head`) ends the printing, not the work."""
     try:
-        print(text, flush=True)
+        print(visible(text), flush=True)
     except OSError as error:
         if not reader_left(error):
             raise
@@ -21,7 +22,7 @@ def data(text: str) -> None:
 
 def say(text: str) -> None:
     """Prints a line for the person watching."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def complain(error: TmergeError) -> int:

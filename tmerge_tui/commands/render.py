@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tmerge_tui.events import Line, Logged, Metric, RunStarted, StageFinished, StageProgressed, StageStarted, Warned
 from tmerge_tui.quantities import clock, duration, progress, rate
+from tmerge_tui.visible import visible
 from tmerge_tui.worker.state import RunState, Stage, measured
 
 EVERY = 5.0  # seconds between two progress lines of one stage where there is no terminal
@@ -80,7 +81,7 @@ class Lines:
     def _say(self, line: Line, text: str) -> None:
         since = self.state.elapsed(line.t)
         share = f"{100 * self.state.fraction:3.0f} %"
-        self.console.print(Text(f"[{clock(since):>7} {share}] {text}"), soft_wrap=True)
+        self.console.print(words(f"[{clock(since):>7} {share}] {text}"), soft_wrap=True)
 
     def tick(self) -> None:
         pass
@@ -103,7 +104,7 @@ class Bars:
         self.state.apply(line)
         if (text := remark(line)) is not None:
             style = "yellow" if isinstance(line.event, Warned) else ""
-            self.console.print(Text(text, style))
+            self.console.print(words(text, style))
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -128,13 +129,18 @@ def screen(state: RunState, now: float, width: int = 80) -> RenderableType:
         table.add_column(no_wrap=True, justify="right" if column > 2 else "left", overflow="ellipsis")
     for stage in state.stages.values():
         mark, style = MARKS[stage.outcome]
-        label = Text(stage.label, "" if stage.started is not None else "dim")
+        label = words(stage.label, "" if stage.started is not None else "dim")
         row = [amount(stage), pace(stage) if width >= 100 else "", elapsed(stage, now), left(stage)]
-        table.add_row(Text(mark, style), label, _bar(stage.fraction, width), *map(Text, row))
+        table.add_row(Text(mark, style), label, _bar(stage.fraction, width), *map(words, row))
     eta = state.eta(now)
     row = [f"{100 * state.fraction:.0f} %", "", clock(state.elapsed(now)), f"eta {clock(eta)}" if eta else ""]
     table.add_row(Text(""), Text("whole run", "bold"), _bar(state.fraction, width), *map(Text, row))
     return table
+
+
+def words(text: str, style: str = "") -> Text:
+    """No markup, and nothing that a terminal would obey."""
+    return Text(visible(text), style)
 
 
 def _bar(fraction: float, width: int) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from tmerge_tui import stopping
 from tmerge_tui.commands.batch import Options, conclude, result, show
@@ -10,6 +11,7 @@ from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import RunFolderError
 from tmerge_tui.events import RunFinished, RunStarted
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.visible import visible
 from tmerge_tui.worker.follow import EventFile, Follower, later_attempt, state_of
 from tmerge_tui.worker.follow import cancel as stop
 
@@ -20,7 +22,7 @@ def watch(path: str, as_json: bool) -> int:
     if state_of(run) == "new":
         raise RunFolderError(f"{path} has not been started", "a run with events", "start it with `tmerge --batch`")
     options = Options(json=as_json)
-    stopping.explain(f"no longer watching; the run goes on (stop it with `tmerge cancel {path}`)")
+    stopping.explain(visible(f"no longer watching; the run goes on (stop it with `tmerge cancel {shlex.quote(path)}`)"))
     follower, start = Follower(run), _last_start(run)
     with stopping.held():  # the terminal is left as it was
         ended = show(follower, options, skip=start)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.commands.output import data
+from tmerge_tui.commands.trust import settle
 from tmerge_tui.events import Event, Line, Scouted, encode
 from tmerge_tui.quantities import bits, duration, interval, known, number, signed, size
 from tmerge_tui.recipe import make_recipe
@@ -24,6 +25,7 @@ def scout(path: str, options: Options, download: bool) -> int:
     from tmerge_tui.commands.render import renderer
 
     recipe = make_recipe(change(read_recipe_mapping(path), options))
+    settle(recipe, options.trust)
     screen = renderer(Console(stderr=True, highlight=False), options.quiet)
     count = 0
 

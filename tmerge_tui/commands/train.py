@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from tmerge_tui.errors import TmergeError, UsageError
 from tmerge_tui.events import Event, TrainingStep, Warned
 from tmerge_tui.recipe import load_recipe
+from tmerge_tui.visible import visible
+from tmerge_tui.worker import trust
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = load_recipe(given[0])
         if recipe.adaptation is None:
             raise UsageError(f"{given[0]} has no section adaptation", "something to train", "run it without a launcher")
+        trust.refuse(recipe)
         from accelerate import PartialState
 
         from tmerge_tui.engine import pipeline
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             lock.release(run)
     except TmergeError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(visible(str(error)), file=sys.stderr, flush=True)
         return error.exit_code
     return 0
 

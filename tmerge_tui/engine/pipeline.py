@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.evaluation.alpha_search import search
+from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
@@ -34,6 +35,7 @@ from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Artifact, Checked, Emit, RunFinished, RunStarted, StageFinished, Warned
 from tmerge_tui.files import write_atomic
@@ -80,7 +82,12 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
     prepared = _check(recipe, run, log)
     recipe = prepared.recipe  # lengths that fit, and what can be compared
-    merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
+    merge = METHODS[recipe.method].merge(
+        replace(prepared, told=_teller(prepared, run, log)),
+        run,
+        log,
+        lambda source: _measure_source(source, prepared, run, log),
+    )
     candidates, strength = _candidates(merge, prepared, run, log)
     selected = recipe.select == "validation"
     folded = [] if until or selected else _fold(candidates, prepared, run, log)
@@ -119,7 +126,7 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         CHECK,
         *([(download.STAGE, download.LABEL, download.SHARE)] if download.needs_stage(recipe) else []),
         *own,
-        *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
+        *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
         *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
         *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
@@ -196,16 +203,34 @@ def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: L
         _evaluator(source, prepared, run, log).scores(Variant("source"), holdout, progress)
 
 
+def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
+    """Validation text told by the target with an update; the model is loaded at the first question and then kept."""
+    evaluator, held = _of_target(prepared, run, log), prepared.corpus.validation
+
+    def told(update: Update) -> float:
+        with Progress(
+            lambda event: None, "validation", "", len(held), "texts"
+        ) as silent:  # part of the stage that asks
+            return evaluator.scores(Variant("fused", None, update), held, silent).bits_per_byte
+
+    return told
+
+
 def _candidates(
     merge: Merge, prepared: Prepared, run: RunDir, log: Log
 ) -> tuple[list[Candidate], dict[str, Any] | None]:
-    """The merge at every strength of the recipe, or at the one that validation text chooses; how it was chosen."""
-    strengths = METHODS[prepared.recipe.method].strengths(prepared.recipe)
-    if strengths:
-        return [merge.candidate(alpha) for alpha in strengths], None
-    strength = search(_of_target(prepared, run, log), merge, prepared.corpus.validation, log)
+    """The merge at every strength of the recipe, that which validation text chooses the first; how it was chosen."""
+    strengths, validation = METHODS[prepared.recipe.method].strengths(prepared.recipe), prepared.corpus.validation
+    candidates = [merge.candidate(alpha) for alpha in strengths]
+    if strengths and not strength_is_chosen(prepared.recipe):
+        return candidates, None
+    target = _of_target(prepared, run, log)
+    strength = choose(target, candidates, validation, log) if strengths else search(target, merge, validation, log)
+    del target
     release()
-    return [strength.candidate(merge)], strength.plain()
+    if not strengths:
+        return [strength.candidate(merge)], strength.plain()
+    return sorted(candidates, key=lambda one: one.alpha != strength.chosen_alpha), strength.plain()
 
 
 def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
@@ -268,6 +293,8 @@ def _measure(
 ) -> tuple[Measured, list[Part]]:
     """Everything on the hold-out: the target, the source, results and placebos, benchmarks, trained models."""
     options, corpus = prepared.recipe.evaluation, prepared.corpus
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
     source = (lambda: _of_source(prepared, run, log)) if options.source else None
     measured = evaluate(_of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]

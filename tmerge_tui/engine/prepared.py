@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -86,6 +86,8 @@ class Prepared:
     device: torch.device
     estimate: Estimate
     warnings: tuple[str, ...]
+    # update of the target -> bits per byte of the validation text; the pipeline sets it for methods that choose by it
+    told: Callable[[Any], float] | None = None
 
     @property
     def models(self) -> Pair[Party]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,9 @@ def pack(run: Path, repo: str, model: str = "model", report: Path | None = None)
     missing = [name for name in REPORT if not (report / name).is_file()]
     if missing:
         raise RunFolderError(
-            f"{run} has no {', '.join(missing)}", "a finished run", f"write it with `tmerge report {run}`"
+            f"{run} has no {', '.join(missing)}",
+            "a finished run",
+            f"write it with `tmerge report {shlex.quote(str(run))}`",
         )
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     figures = {

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.models.remote_code import refuse_shared
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
@@ -153,6 +154,8 @@ def first_line(error: Exception) -> str:
 def _load(folder: Path, name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
+    if trust_remote_code:
+        refuse_shared(folder, name)
     try:
         with quiet():
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.config import first_line, quiet
+from tmerge_tui.models.remote_code import refuse_shared
 
 FILE = "tokenizer.json"
 PIECES = "tokenizer.model"  # of sentencepiece
@@ -70,6 +71,8 @@ def tokenizer_files(folder: Path, trust_remote_code: bool = False) -> list[str]:
 def _automatic(folder: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
+    if trust_remote_code:
+        refuse_shared(folder, str(folder))
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)

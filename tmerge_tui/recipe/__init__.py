@@ -1,5 +1,6 @@
 """Everything a run depends on: the recipe, its sections, and how it is read and written."""
 
+from tmerge_tui.recipe.ls_merge import LS_CONTROLS, LsMerge
 from tmerge_tui.recipe.ot_fusion import OtFusion
 from tmerge_tui.recipe.paths import gguf_parts, hub_file, is_folder, is_gguf, task_name
 from tmerge_tui.recipe.recipe import (
@@ -23,9 +24,11 @@ from tmerge_tui.recipe.recipe import (
 __all__ = [
     "ATTENTION",
     "FEED_FORWARD",
+    "LS_CONTROLS",
     "PROJECTIONS",
     "Calibration",
     "FusionOptions",
+    "LsMerge",
     "ModelChoice",
     "OtFusion",
     "ProjectionKind",

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, model_validator
 
 from tmerge_tui.recipe.section import Section, option
 
+EVERY = "all kinds"  # of projections, where one strength is for all
+
 
 class ChoiceSet(Section):
     """A file of multiple-choice questions, answered by log-likelihood."""
@@ -47,6 +49,12 @@ class Evaluation(Section):
         ("shrink", "permuted"),
         "placebos measured beside the result: rows shrunk, plans with permuted source channels",
         "nothing",
+    )
+    controls_at: Literal["chosen", "all"] = option(
+        "chosen",
+        "of several strengths, measure on the hold-out the one that validation text chooses, with its placebos; or all",
+        "nothing",
+        expert=True,
     )
     prompts: tuple[str, ...] = option((), "prompts continued by target and result, side by side", "scores")
     max_new_tokens: int = option(40, "length of a continuation", "scores", unit="tokens", expert=True, ge=1)

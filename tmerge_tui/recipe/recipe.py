@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.recipe.evaluation import Evaluation
+from tmerge_tui.recipe.ls_merge import LsMerge
 from tmerge_tui.recipe.ot_fusion import OtFusion
 from tmerge_tui.recipe.paths import is_folder, with_absolute_paths
 from tmerge_tui.recipe.presets import read_recipe_mapping, with_preset
@@ -252,12 +253,13 @@ class Recipe(Section):
     source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
     target: Choice = option(..., "the model that is changed and kept", equation="A")
     calibration: Calibration = option(..., "calibration and hold-out text")
-    method: Literal["transport_merge", "ot_fusion"] = option(
+    method: Literal["transport_merge", "ot_fusion", "ls_merge"] = option(
         "transport_merge", "how the two models are merged", "outputs", expert=True
     )
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: FusionOptions = option(FusionOptions(), "weights from plans")
     ot_fusion: OtFusion = option(OtFusion(), "maps of method: ot_fusion")
+    ls_merge: LsMerge = option(LsMerge(), "the autoencoder of method: ls_merge")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
     select: Literal["recipe", "validation"] = option(

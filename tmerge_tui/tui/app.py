@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from tmerge_tui import bundle, stopping
@@ -25,12 +27,16 @@ from tmerge_tui.system import HANGUP, has_terminal
 from tmerge_tui.tui import storage
 from tmerge_tui.tui.draft import Draft
 from tmerge_tui.tui.helper import Probe
+from tmerge_tui.tui.plain import Plain
 from tmerge_tui.tui.theme import DARK, THEMES
+from tmerge_tui.visible import visible
 
 if TYPE_CHECKING:
+    from tmerge_tui.recipe import Recipe
     from tmerge_tui.worker.spawn import Handle
 
 SAVE_AFTER = 0.4  # seconds without a change before the draft is written
+PLAIN = Plain()
 
 
 class TmergeApp(App[int]):
@@ -74,6 +80,23 @@ class TmergeApp(App[int]):
             self.show_run(self.open_run)
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep("settings", {"theme": theme.name}))
         self._save_timer = self.set_timer(SAVE_AFTER, self.save_draft, pause=True)
+
+    # what is shown is text, wherever it came from
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), PLAIN]
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Messages name paths, models and errors: no markup unless it is asked for."""
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
 
     # the wizard's one piece of state
 
@@ -152,6 +175,21 @@ class TmergeApp(App[int]):
         )  # made first: it must not take an earlier end for this one's
         follower.worker = await self.start_worker(path)
         self._above_home(RunScreen(path, follower))
+
+    async def may_run(self, recipe: Recipe) -> bool:
+        """Whether the code that comes with the recipe's models may run; asks when nobody has said so yet."""
+        from tmerge_tui.tui.screens.ask import Ask
+        from tmerge_tui.worker import trust
+
+        names = trust.untrusted(recipe)
+        if not names:
+            return True
+        text = f"{', '.join(names)}: it can do all that you can do on this machine. Allow it only if you have read it."
+        title, answers = "Run Python code that comes with a model?", [("allow", "Allow it"), ("stay", "Do not run it")]
+        if await self.push_screen_wait(Ask(title, text, answers, danger="allow")) != "allow":
+            return False
+        await asyncio.to_thread(trust.trust, names)
+        return True
 
     async def start_worker(self, path: Path) -> Handle:
         """Raises RunFolderError, StorageError; waits for an engine that is being unpacked."""
@@ -308,7 +346,7 @@ def main(open_run: Path | None = None) -> int:
     with stopping.undone(app.probe.kill):
         code = asyncio.run(_shown(app))
     for path in app.left_running:
-        print(f"a merge is still running: tmerge watch {shlex.quote(str(path))}")
+        print(visible(f"a merge is still running: tmerge watch {shlex.quote(str(path))}"))
     return code
 
 

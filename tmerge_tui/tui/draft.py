@@ -202,7 +202,10 @@ class Draft:
         return nested
 
     def offers(self, name: str) -> bool:
-        """Whether every section that the field lies in is switched on."""
+        """Whether every section that the field lies in is switched on; that of a method by the method itself."""
+        section = name.partition(".")[0]
+        if section in choices("method") and section != self.get("method"):
+            return False
         return all(self.values.get(switch) for switch in SWITCHES if name.startswith(f"{switch}."))
 
     def recipe(self) -> Recipe:
@@ -250,7 +253,7 @@ def step_problems(draft: Draft, step: str) -> list[str]:
     sections = {
         "models": ("source", "target"),
         "data": ("calibration",),
-        "method": ("transport", "fusion", "adaptation", "evaluation", "device", "dtype", "memory", "seed"),
+        "method": tuple({n.partition(".")[0] for n in options()} - {"calibration", "output", *ROLES}),
         "review": ("output",),
     }.get(step, ())
     mine = [p for p in draft.problems() if p.partition(":")[0].partition(".")[0].strip() in sections]

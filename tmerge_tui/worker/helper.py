@@ -96,6 +96,9 @@ def _answer(request: Request, known: Mapping[str, Answer]) -> dict[str, Any] | N
     except Exception as error:  # a library's own: the screen shows it, the process goes on
         import traceback
 
-        traceback.print_exc()
-        said = {"kind": "WorkerError", "found": f"{type(error).__name__}: {error}", "expected": "", "hint": ""}
+        from tmerge_tui.hub.errors import scrub
+
+        print(scrub("".join(traceback.format_exception(error))), file=sys.stderr)
+        found = f"{type(error).__name__}: {scrub(str(error))}"
+        said = {"kind": "WorkerError", "found": found, "expected": "", "hint": ""}
     return {"id": request.id, "error": said}

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tmerge_tui.events import Event, RunFailed, RunFinished, RunInterrupted, StageFinished, encode
@@ -24,12 +25,13 @@ class Journal:
     The caller holds the run's lock. Raises StorageError when the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secrets: Sequence[str] = ()) -> None:
         self.path = path
+        self.secrets = secrets  # words that no event may hold
         self.final: Event | None = None  # how the run ended, once it has
         self._lock = threading.Lock()
         with storage(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)  # less the umask
             self._size = _cut_torn_line(self._file)
             self._seq = _next_number(self._file, self._size)
 
@@ -50,7 +52,10 @@ class Journal:
             os.close(self._file)
 
     def _append(self, event: Event) -> None:
-        data = memoryview(encode(event, self._seq, time.time()).encode() + b"\n")
+        text = encode(event, self._seq, time.time())
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        data = memoryview(text.encode() + b"\n")
         with storage(self.path):
             try:
                 written = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from dataclasses import asdict, dataclass
@@ -77,11 +78,11 @@ def refuse_if_held(run: RunDir) -> None:
     """Raises RunFolderError when a live worker writes `run`."""
     found = holder(run)
     if found is not None:
-        where = "" if found.here else f" on {found.host}"
+        where, there = "" if found.here else f" on {found.host}", shlex.quote(str(run.path))
         raise RunFolderError(
             f"{run.path} is in use: a run is going on there (process {found.pid}{where})",
             "one run at a time in a folder",
-            f"`tmerge watch {run.path}` follows it, `tmerge cancel {run.path}` stops it; or choose another output",
+            f"`tmerge watch {there}` follows it, `tmerge cancel {there}` stops it; or choose another output",
         )
 
 

@@ -21,10 +21,11 @@ import psutil
 from tmerge_tui.engine.resources import Sampler
 from tmerge_tui.errors import Interrupted, MemoryShortage, TmergeError
 from tmerge_tui.events import Emit, Logged, RunFailed, RunFinished, RunInterrupted
+from tmerge_tui.hub.errors import scrub, secrets
 from tmerge_tui.recipe import Recipe, load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.system import await_stop, hold_stop_signals, write_utf8
-from tmerge_tui.worker import lock
+from tmerge_tui.worker import lock, trust
 from tmerge_tui.worker.journal import Journal
 
 PIPELINE = "tmerge_tui.engine.pipeline:run"
@@ -42,7 +43,7 @@ def main(folder: str) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     try:
-        journal = Journal(run.events)
+        journal = Journal(run.events, secrets())
         threading.Thread(target=_await_stop, args=(journal, run), name="signals", daemon=True).start()
         journal.emit(Logged("debug", f"worker {os.getpid()} started"))
         code = _run(run, journal)
@@ -55,21 +56,22 @@ def main(folder: str) -> int:
 def _run(run: RunDir, journal: Journal) -> int:
     try:
         recipe = load_recipe(run.recipe)
+        trust.refuse(recipe)
         with Sampler(journal.emit, run.path):
             _pipeline()(recipe, run, journal.emit)
         if not isinstance(journal.final, RunFinished):
             raise RuntimeError("the pipeline returned without RunFinished")
         return 0
     except BaseException as error:
-        traceback.print_exc()
         failure = describe(error)
+        print(failure.details, file=sys.stderr)
         journal.emit(failure)
         return failure.exit_code
 
 
 def describe(error: BaseException) -> RunFailed:
     """The event that tells a user what went wrong; the traceback is only a detail."""
-    details = "".join(traceback.format_exception(error))
+    details = scrub("".join(traceback.format_exception(error)))
     kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         error = Interrupted("the run was interrupted")
@@ -80,7 +82,7 @@ def describe(error: BaseException) -> RunFailed:
     if isinstance(error, TmergeError):
         return RunFailed(kind, error.found, error.expected, error.hint, error.exit_code, details)
     hint = "this is a bug in tmerge: please report it with the end of worker.log; finished pieces are kept"
-    return RunFailed(kind, f"unexpected {kind}: {error}", "", hint, 1, details)
+    return RunFailed(kind, f"unexpected {kind}: {scrub(str(error))}", "", hint, 1, details)
 
 
 def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:

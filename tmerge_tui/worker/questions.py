@@ -37,6 +37,7 @@ from tmerge_tui.models.projections import match
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe, load_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
+from tmerge_tui.worker import trust
 from tmerge_tui.worker.helper import Request
 
 PREVIEW_CHARACTERS = 1200
@@ -143,7 +144,9 @@ def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
 
 def checked(request: Request) -> dict[str, list[str]]:
     """args: recipe. "problems": every one that the run would meet, none when it can run; "warnings" beside."""
-    problems, warnings = examine(make_recipe(request.args["recipe"]))
+    recipe = make_recipe(request.args["recipe"])
+    trust.refuse(recipe)
+    problems, warnings = examine(recipe)
     return {"problems": problems, "warnings": warnings}
 
 
@@ -161,7 +164,7 @@ def generate(request: Request) -> dict[str, Any]:
     """args: run, model ("target" or "fused"), prompt, folder of the fused model inside the run. Greedy continuation."""
     run = Path(request.args["run"])
     recipe = load_recipe(run / "recipe.yaml")
-    trust = recipe.target.trust_remote_code
+    trust.refuse(recipe)
     if request.args["model"] == "target":
         from tmerge_tui.engine.preflight.lora_merge import whole_folder
 
@@ -170,7 +173,7 @@ def generate(request: Request) -> dict[str, Any]:
         folder = run / request.args.get("folder", "model")
     if not (folder / "config.json").is_file():
         raise ModelError(f"no model in {folder}", "the folder a finished run has made", "run the merge again")
-    model, tokenizer = _runnable(str(folder), trust, recipe.device, recipe.memory_bytes)
+    model, tokenizer = _runnable(str(folder), recipe.target.trust_remote_code, recipe.device, recipe.memory_bytes)
     start = time.monotonic()
     made = continue_prompt(model, tokenizer, request.args["prompt"], NEW_TOKENS, lambda: request.cancelled)
     request.check()
@@ -226,7 +229,9 @@ def _runnable(folder: str, trust_remote_code: bool, device: str, memory: int | N
 def _transports(run: str) -> Transports:
     """Of a finished run: every piece is there and only read."""
     folder = RunDir.open(run)
-    return pipeline.reopen(load_recipe(folder.recipe), folder)
+    recipe = load_recipe(folder.recipe)
+    trust.refuse(recipe)
+    return pipeline.reopen(recipe, folder)
 
 
 def _corpus(calibration: Calibration, seed: int) -> Corpus:

@@ -82,7 +82,9 @@ def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeyp
 
 def test_the_demo_takes_what_was_recorded_within_half(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = shipped.folder() / "demo"
-    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})  # as it was that day
+    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})
+    every = made.evaluation.model_copy(update={"controls_at": "all"})
+    made = made.model_copy(update={"evaluation": every})  # as it was that day
     target, source = (read_facts(Path(one.model), one.model, False) for one in (made.target, made.source))
     models = Pair(target=target, source=source)
     monkeypatch.setattr(speed, "measure", lambda *given: MEASURED)

@@ -97,6 +97,13 @@ def make_results(curves: dict[float, tuple[float, float, float]] | None = None, 
         "created": "2026-09-01T12:30:00+00:00",
         "verdict": judge(scores, contrasts, projections),
         "recipe": make_recipe(list(curves)),
+        "method": {
+            "name": "transport_merge",
+            "about": "Channels are matched: [arXiv:2602.05495](https://arxiv.org/abs/2602.05495).",
+            "settings": [["k", 128], ["r", 128], ["coupling", "barycentric"], ["epsilon", 0.1], ["eta", None]],
+            "claims": ["shrink", "permuted"],
+            "controls": "evaluation.controls",
+        },
         "models": {"source": make_facts("source"), "target": make_facts("target")},
         "output": [{"alpha": a, "folder": "model" if len(curves) == 1 else f"model-alpha-{a:g}"} for a in curves],
         "scores": scores,
@@ -181,7 +188,20 @@ def make_measured() -> dict[str, Any]:
         {"space": "mlp", "l": 0, "m": 1, "n": 256, "n_source": 512, "matched": 250, "spread": 2.0, "cost": 0.8},
     ]
     made = {"adaptation": adaptation, "benchmarks": benchmarks, "strength": strength, "selection": selection}
-    return made | {"spaces": spaces}
+    moment = {"step": 40, "phase": "reconstruction", "loss": 0.01, "bits_per_byte": 2.4}
+    autoencoder: dict[str, Any] = {
+        "chunk": 64,
+        "latent": 64,
+        "width": 128,
+        "blocks": 4,
+        "parameters": 2_100_000,
+        "steps": 80,
+        "seed": 0,
+    }
+    autoencoder |= {"curve": [[20, 0.1], [80, 0.01]], "chosen": 80, "moments": [moment, moment | {"step": 80}]}
+    latent = {"layer": 0, "kind": "q", "source": 1, "chunks": 144, "source_chunks": 576, "error": 0.08, "bures": 0.7}
+    latent |= {"latent_distance": 1.3, "raw_distance": 1.4, "moved": 1.2, "shrinkage": [0.1, 0.2]}
+    return made | {"spaces": spaces, "autoencoder": autoencoder, "latents": [latent]}
 
 
 def make_recipe(alphas: list[float]) -> dict[str, Any]:

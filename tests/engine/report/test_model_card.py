@@ -42,17 +42,15 @@ def test_front_matter_and_body(folder):
     assert notes[0] in card.text and "https://arxiv.org/abs/2602.05495" in card.text
 
 
-def test_the_card_of_another_method_says_how_that_one_works(folder):
+def test_the_card_says_how_the_method_works(folder):
     results = make_results()
-    options = {"cost": "weights", "solver": "exact", "epsilon": 0.05, "residual": "joint"}
-    results["recipe"] |= {"method": "ot_fusion", "ot_fusion": options}
+    results["method"] |= {
+        "about": "Norms are turned up ([here](https://example.org)).", "settings": [["volume", 3], ["by", None]]
+    }  # fmt: skip
     write_card(results, folder, None)
     text = (folder / "README.md").read_text("utf-8")
-    assert "arXiv:1910.05653" in text and "| residual | joint |" in text
-    assert "arXiv:2602.05495" not in text and "| coupling |" not in text and "| epsilon |" not in text
-    options["solver"] = "sinkhorn"
-    write_card(results, folder, None)
-    assert "| epsilon | 0.05 |" in (folder / "README.md").read_text("utf-8")
+    assert "turned up ([here](https://example.org))." in text and "| volume | 3 |" in text and "| by |" not in text
+    assert "arXiv:2602.05495" not in text and "| coupling |" not in text
 
 
 def test_the_card_speaks_of_its_own_alpha(folder):

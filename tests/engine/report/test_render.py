@@ -76,7 +76,7 @@ def test_the_page_nests_and_fetches_nothing(run):
     page = Page(html)
     outside = [(tag, value) for tag, _, value in page.links if not value.startswith(("#", "data:image/png;base64,"))]
     assert outside == [("a", "https://arxiv.org/abs/2602.05495")]
-    assert html.count("http") == 1 and "url(" not in html and "@import" not in html
+    assert html.count("https:") == 1 and "http:" not in html and "url(" not in html and "@import" not in html
     assert "script" not in page.tags and "link" not in page.tags
     assert {v[1:] for tag, _, v in page.links if tag == "a" and v.startswith("#")} <= set(page.ids)
 

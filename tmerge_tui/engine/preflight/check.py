@@ -15,7 +15,7 @@ import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samples
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate
 from tmerge_tui.engine.preflight.lengths import fitted
@@ -32,12 +32,14 @@ from tmerge_tui.engine.training.teacher import TRIED, check_teacher
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
-from tmerge_tui.models.facts import read_facts
+from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.loading import pick_device
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
 from tmerge_tui.models.tokenizer import load_tokenizer
 from tmerge_tui.recipe import Calibration, ModelChoice, Recipe
+
+QUICK = 1e14  # FLOP below which nobody need be asked how fast this machine is
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -57,12 +59,13 @@ def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     """Opens what the recipe names; `cluster`: joins its Ray cluster too. Raises CheckError with all problems found."""
     problems = _extras(recipe)
-    chosen = recipe.adaptation is not None and recipe.adaptation.validated
-    searched = not METHODS[recipe.method].strengths(recipe) or recipe.select == "validation" or chosen
+    method = METHODS[recipe.method]
+    chosen = method.validated or (recipe.adaptation is not None and recipe.adaptation.validated)
+    searched = strength_is_chosen(recipe) or recipe.select == "validation" or chosen
     source, target, corpus, device = _opened(recipe, problems, searched)
     if target is None or source is None:
         raise CheckError(problems)
-    method, models = METHODS[recipe.method], Pair(target=target, source=source)
+    models = Pair(target=target, source=source)
     facts = models.each(lambda party: party.facts)
     matching = _tried(problems, "transport.projections", lambda: method.match(recipe, models))
     if matching is not None:
@@ -82,7 +85,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     problems += output_problems(recipe, needs, (source, target))
     if device is not None:
         too_much, streamed = in_memory(recipe, needs, device)
-        problems, notes = problems + too_much, notes + streamed
+        problems, notes = problems + too_much + _too_slow(recipe, needs, facts, device), notes + streamed
     if problems:
         raise CheckError(problems)
     assert corpus is not None and reading is not None and matching is not None and device is not None
@@ -97,6 +100,19 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         )
 
     return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+
+
+def _too_slow(recipe: Recipe, needs: Estimate, models: Pair[ModelFacts], device: torch.device) -> list[str]:
+    """Why nobody would wait for the method's own work on this CPU."""
+    method, batch = METHODS[recipe.method], recipe.calibration.batch_size * recipe.calibration.max_length
+    name = method.needs(recipe, models, 1, 1).work
+    work = needs.work[name]
+    if device.type != "cpu" or work < QUICK:
+        return []
+    alone = Estimate(0, 0, work, (), {name: work}, needs.touched, {"pairs": needs.steps["pairs"]})
+    seconds = timed(alone, models.source, models.target, batch, device).seconds or 0.0
+    problem = method.too_slow(recipe, models, seconds)
+    return [] if problem is None else [f"{problem} ({work / 1e12:,.0f} TFLOP)"]
 
 
 @dataclass(frozen=True)

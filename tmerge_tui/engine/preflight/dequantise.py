@@ -23,7 +23,7 @@ from torch import Tensor
 from tmerge_tui import machine
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.errors import MemoryShortage, ModelError, TmergeError
-from tmerge_tui.files import renamed, storage, write_atomic
+from tmerge_tui.files import as_the_umask_leaves, renamed, storage, write_atomic
 from tmerge_tui.hub.headers import read_range
 from tmerge_tui.hub.listing import Listing, RemoteFile
 from tmerge_tui.hub.locate import Located
@@ -36,7 +36,7 @@ from tmerge_tui.models.quantised.packed_folder import PackedFolder, plain_tensor
 from tmerge_tui.models.quantised.schemes import scheme_of
 from tmerge_tui.models.weight_files import INDEX
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe import hub_file, is_gguf
+from tmerge_tui.recipe import is_gguf
 from tmerge_tui.run_folder import key
 from tmerge_tui.system import insist
 
@@ -66,11 +66,16 @@ Advance = Callable[[int, bool], None]  # bytes written, and whether just now
 
 def is_packed(located: Located) -> bool:
     """Whether the model is quantised in a way that is unpacked here."""
-    if is_gguf(located.folder):
+    if _is_file(located.folder):
         return True
     with suppress(OSError, ValueError, AttributeError):  # no configuration, or none that can be read: said elsewhere
         return scheme_of(located.folder) is not None
     return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a model lies in a GGUF file, which may not be here yet, and not in a folder of whatever name."""
+    return is_gguf(path) and not path.is_dir()
 
 
 def unpacked_folder(located: Located) -> Path:
@@ -108,7 +113,7 @@ def expected(located: Located, trust_remote_code: bool) -> dict[str, TensorInfo]
     model = build_on_meta(config, located.name, trust_remote_code)
     once = set({id(v): name for name, v in reversed(model.state_dict(keep_vars=True).items())}.values())  # tied ones
     built = {name: tuple(value.shape) for name, value in model.state_dict().items() if name in once}
-    scheme = None if is_gguf(located.packed) else scheme_of(located.packed)
+    scheme = None if _is_file(located.packed) else scheme_of(located.packed)
     if scheme is not None:
         weights = outline(located.pending, trust_remote_code) if located.pending else Checkpoint(located.packed)
         return plain_tensors({name: weights.info(name) for name in weights.names}, scheme, built, located.name)
@@ -165,6 +170,7 @@ def _unpack(located: Located, out: Path, advance: Advance) -> None:
         index = {"metadata": {}, "weight_map": places}
         write_atomic(making / INDEX, json.dumps(index, indent=2).encode())
         shutil.copytree(located.folder, making, dirs_exist_ok=True)
+        as_the_umask_leaves(making)
         insist(lambda: making.rename(out))
 
 
@@ -180,7 +186,7 @@ def _room(located: Located, packed: Packed, group: tuple[str, ...]) -> None:
 
 
 def _open(located: Located) -> Packed:
-    if is_gguf(located.folder):
+    if _is_file(located.folder):
         parts = local_parts(located.folder) if located.pending is None else _remote_parts(located.pending)
         return GgufModel(parts, located.name)
     scheme = scheme_of(located.folder)
@@ -220,11 +226,9 @@ def _write_head(located: Located, head: Path) -> None:
 
 def _card(located: Located) -> Path | None:
     """The model card of the repository that a GGUF file comes from."""
-    file = hub_file(located.name)[1]
-    if located.commit is None or file is None:
-        return None
-    card = located.folder.parents[file.count("/")] / "README.md"
-    return card if card.is_file() else None
+    snapshot = next((folder for folder in located.folder.parents if folder.name == located.commit), None)
+    card = None if snapshot is None else snapshot / "README.md"
+    return card if card is not None and card.is_file() else None
 
 
 @contextmanager

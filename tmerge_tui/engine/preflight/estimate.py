@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from tmerge_tui.engine.methods.transport_merge.structure import groups
-from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
+from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.models.layout import SIDES
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe import PROJECTIONS, Recipe, Transport
+from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
 WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
-SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 2_000, 4, 60  # of a usual task of lm-evaluation-harness
 RATES, WEIGHTS, SEARCH_STEPS = 5, 3, 60  # trainings that choose learning_rate and distill_weight, steps of each
 SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kinds of projections
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One side of one layer pair."""
-
-    side: str
-    l: int
-    n: int
-    n_source: int
-    stack: int = 1  # sides that one plan serves
 
 
 def estimate(
@@ -47,40 +32,32 @@ def estimate(
     """
     target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
-    own = ot_fusion_needs(recipe, models, rows) if recipe.method == "ot_fusion" else None
-    reads = own is None or recipe.ot_fusion.cost == "activations"
-    kinds = recipe.transport.projections if own is None else PROJECTIONS if reads else ()
-    pairs = _pairs(models, kinds, recipe.transport) if own is None else []
+    passes = _passes(recipe)
+    told = passes + (SEARCHES if recipe.fusion.searched else 0)
+    own = METHODS[recipe.method].needs(recipe, models, rows, told)
+    kinds, reads = own.kinds, bool(own.kinds)
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
-    transport = own.memory if own else _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
     training, teacher, kept = _training(recipe, models, kinds)
-    memory = RUNTIME + WORKSPACE + max(forward, transport, training + teacher)
+    memory = RUNTIME + WORKSPACE + max(forward, own.memory, training + teacher)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
-    duals = own.plans if own else sum(4 * (pair.n + pair.n_source) for pair in pairs)
-    carried = (4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
-    fused = own.moved if own else sum(carried)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
-    disk = state + duals + fused + merged + kept
+    disk = state + own.plans + own.moved + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
-    rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
-    passes = _passes(recipe)
     asked = _asked(recipe)
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
     held = each * recipe.calibration.holdout
-    searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
+    searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
-        "transport": own.flops
-        if own
-        else sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
+        own.work: own.flops,
         "measuring": 2.0
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
@@ -97,10 +74,10 @@ def estimate(
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
         "batches": batches + said * answering + learned / max(each, 1.0),
-        "pairs": own.solves if own else float(len(pairs)),
+        "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
-    told = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
+    parts = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
     return Estimate(
         memory,
         disk,
@@ -108,19 +85,18 @@ def estimate(
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else "")
             if reads
-            else "weights are compared with weights: no text is read for the plans",
-            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
-            f"{size(transport)}"
+            else "weights meet weights: no text is read for them",
+            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and {own.work} {size(own.memory)}"
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
-            f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
-            f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
+            f"disk {size(disk)}: activations {size(state)}, plans {size(own.plans)}, moved weights "
+            f"{size(own.moved)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
+            f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {parts}",
         ),
         work,
-        own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
+        own.touched,
         steps,
-        {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
+        {"weights": weights, own.work: own.memory, "training": training, "teacher": teacher},
         read is None,
     )
 
@@ -133,7 +109,16 @@ def unpacked_bytes(*parties: Party) -> int:
 
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
-    return 1 + len(recipe.fusion.alpha) * (1 + len(recipe.evaluation.controls))
+    measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
+    return 1 + measured * (1 + len(METHODS[recipe.method].placebos(recipe)))
+
+
+def _weighed(recipe: Recipe) -> int:
+    """Times the validation text is read by a model of the target's size, to choose a strength."""
+    if recipe.fusion.searched:
+        return SEARCHES
+    several = len(recipe.fusion.alpha) > 1 and recipe.evaluation.controls_at == "chosen"
+    return 1 + len(recipe.fusion.alpha) if several or recipe.select == "validation" else 0
 
 
 def _asked(recipe: Recipe) -> float:
@@ -201,21 +186,6 @@ def _most(recipe: Recipe) -> tuple[int, int]:
     return calibration.samples * words, calibration.samples * calibration.max_length
 
 
-def _pairs(models: Pair[ModelFacts], kinds: Sequence[str], options: Transport) -> list[_Problem]:
-    """Every side of every layer pair that both models have; sides under one plan are one problem of all their rows."""
-    target, source = models.target, models.source
-    shared, _ = groups(models.each(lambda model: model.layout), kinds, options)
-    stack = {side: len(group) if side == group[0] else 0 for group in shared for side in group}
-    pairs = []
-    for side in (side for side in SIDES if stack.get(side, 1)):
-        widths = [source.layout.width(m, side) for m in range(source.layers) if side in source.layout.sides(m, kinds)]
-        for layer in range(target.layers):
-            n = target.layout.width(layer, side) if side in target.layout.sides(layer, kinds) else None
-            if n is not None:
-                pairs += [_Problem(side, layer, n, width, stack.get(side, 1)) for width in widths if width is not None]
-    return pairs
-
-
 def _pooled(facts: ModelFacts, kinds: Sequence[str], rows: int) -> int:
     """Bytes of all pooled activations, T x widths of every layer in fp32."""
     places = [(layer, side) for layer in range(facts.layers) for side in facts.layout.sides(layer, kinds)]
@@ -265,25 +235,3 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
         )
         disk += 2 * (1 + options.hints.permuted_control) * options.samples * options.hints.words * widths
     return memory, teacher, disk
-
-
-def _transport(pairs: Sequence[_Problem], rows: int) -> int:
-    """One target layer's z-scores with those of all source layers, on the widest side, and one kernel with its plan."""
-    sides: dict[tuple[str, int], int] = {}
-    for pair in pairs:
-        place = (pair.side, pair.l)
-        sides[place] = sides.get(place, pair.stack * pair.n) + pair.stack * pair.n_source
-    scores = 4 * rows * max(sides.values(), default=0)
-    return scores + max((2 * 4 * pair.n * pair.n_source for pair in pairs), default=0)
-
-
-def _largest(facts: ModelFacts) -> int:
-    """Entries of the largest weight that may be fused."""
-    return max((p.d_out * p.d_in for p in facts.layout.projections), default=0)
-
-
-def _moved(recipe: Recipe, kind: str, d_out: int, d_in: int) -> int:
-    """Entries of the transported rows (columns of o and down) of one projection."""
-    count, length = (d_in, d_out) if kind in ("o", "down") else (d_out, d_in)
-    k = count if recipe.fusion.k == "all" else min(recipe.fusion.k, count)
-    return k * length

@@ -46,6 +46,11 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
             f"adaptation: training takes about {size(parts['training'])} of memory, {where}; "
             "use adaptation.method: lora, a smaller batch_size or block_length, or a larger machine"
         )
+    if parts.get("autoencoder", 0) > free:
+        problems.append(
+            f"ls_merge: its autoencoder takes about {size(parts['autoencoder'])} of memory, {where}; "
+            "use a smaller ls_merge.width, window or batch_size"
+        )
     if parts.get("transport", 0) > free:
         problems.append(
             f"transport: plans take about {size(parts['transport'])} of memory, {where}; "

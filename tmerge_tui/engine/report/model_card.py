@@ -26,12 +26,12 @@ from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
 from tmerge_tui.recipe import hub_file
+from tmerge_tui.recipe.evaluation import EVERY
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
 AS_GGUF = """python convert_hf_to_gguf.py . --outtype bf16 --outfile {name}-bf16.gguf
 llama-quantize {name}-bf16.gguf {name}-Q4_K_M.gguf Q4_K_M"""
-OT_FUSION = "ot_fusion"  # the method, and its section of the recipe
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -75,6 +75,7 @@ def _card(
         alpha=alpha,
         norm=(recipe.get("fusion") or {}).get("norm", "free"),
         strength=results.get("strength"),
+        claims=results["method"]["claims"],
     )
     name = PurePosixPath(str(recipe.get("output") or "merged model")).name
     ids = {role: hub_id((recipe.get(role) or {}).get("model")) for role in ("target", "source")}
@@ -99,7 +100,7 @@ def _card(
         "alpha": alpha,
         "verdict": verdict,
         "models": [(role, ids[role], _name(recipe, role), _shape(results, role)) for role in ("target", "source")],
-        "method": recipe.get("method"),
+        "method": results["method"]["about"],
         "settings": _settings(recipe, alpha, results),
         "scores": [
             (
@@ -204,26 +205,11 @@ def _measured(
 
 def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The hyperparameters a reader compares, in words."""
-    corpus, transport, fusion = (recipe.get(part) or {} for part in ("calibration", "transport", "fusion"))
+    corpus = recipe.get("calibration") or {}
     ratio = median_ratio(results.get("projections") or [])
-    own = [
-        ("projections", ", ".join(fusion.get("projections") or transport.get("projections") or [])),
-        ("neurons fused per projection (k)", fusion.get("k")),
-        ("plan entries kept (r)", fusion.get("r")),
-        ("coupling", fusion.get("coupling")),
-        ("norm", fusion.get("norm")),
-        ("epsilon", transport.get("epsilon")),
-        ("eta", transport.get("eta")),
-        ("source layers per target layer", transport.get("top_layers")),
-        ("solver", transport.get("solver")),
-    ]
-    if recipe.get("method") == OT_FUSION:
-        own = [(name, value) for name, value in (recipe.get(OT_FUSION) or {}).items() if name != "epsilon"]
-        if dict(own).get("solver") == "sinkhorn":
-            own.append(("epsilon", recipe[OT_FUSION].get("epsilon")))
     rows = [
         ("alpha", _alpha(alpha, results.get("strength"))),
-        *own,
+        *((name, value) for name, value in results["method"]["settings"]),
         ("calibration", corpus.get("repo_id") or (corpus.get("path") and "local text")),
         ("calibration samples", corpus.get("samples")),
         ("pooling", corpus.get("pooling")),
@@ -235,7 +221,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
 
 def _alpha(alpha: float | None, strength: Mapping[str, Any] | None) -> str:
     """The strength, or one for each kind of projection when they were chosen."""
-    if strength is None:
+    if strength is None or EVERY in strength["strengths"]:
         return NONE if alpha is None else f"{alpha:g}"
     return ", ".join(f"{kind} {chosen:g}" for kind, chosen in strength["strengths"].items())
 

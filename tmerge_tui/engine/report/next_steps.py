@@ -38,7 +38,7 @@ def _steps(results: Results) -> Iterator[Step]:
     if verdict.get("helped") and verdict.get("beats_placebos"):
         yield from _confirm(results, recipe)
         return
-    yield from _controls(recipe)
+    yield from _controls(results)
     yield from _movement(results, fusion)
     yield from _training(results)
     yield from _strength(verdict, fused, fusion)
@@ -73,12 +73,12 @@ def _confirm(results: Results, recipe: Results) -> Iterator[Step]:
     yield from _training(results)
 
 
-def _controls(recipe: Results) -> Iterator[Step]:
-    controls = (recipe.get("evaluation") or {}).get("controls")
-    if controls is not None and set(controls) != {"shrink", "permuted"}:
+def _controls(results: Results) -> Iterator[Step]:
+    method = results["method"]
+    if not set(method["claims"]) <= {contrast["against"] for contrast in results["contrasts"]}:
         yield _step(
-            "Measure both placebos: without them nothing can be said about transfer.",
-            "evaluation.controls=[shrink,permuted]",
+            "Measure every placebo: without them nothing can be said about transfer.",
+            f"{method['controls']}=[{','.join(method['claims'])}]",
         )
 
 

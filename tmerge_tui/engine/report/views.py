@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui.engine.report import plan_views, space_views
+from tmerge_tui.engine.report import latent_views, plan_views, space_views
 from tmerge_tui.engine.report.alpha_search_figure import strength_curve
 from tmerge_tui.engine.report.names import OUTCOMES, beside_trained, title
 from tmerge_tui.engine.report.training_figure import training_curves
@@ -42,7 +42,7 @@ def samples(rows: Sequence[Row]) -> Shown:
 def strength(found: Row) -> Shown:
     """What `alpha: auto` chose, and the trials it chose from."""
     trials = [
-        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], "kept" if t["kept"] else "no")
+        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], _kept(t, found["texts"]))
         for t in found["trials"]
     ]
     return {
@@ -52,6 +52,11 @@ def strength(found: Row) -> Shown:
         f"{bits(found['chosen'])} after",
         "figures": [strength_curve(found["trials"])],
     }
+
+
+def _kept(trial: Row, texts: int) -> str:
+    early = trial.get("texts", texts)
+    return "kept" if trial["kept"] else "no" if early == texts else f"no, after {count(early)} texts"
 
 
 def benchmarks(rows: Sequence[Row]) -> Shown:
@@ -136,6 +141,8 @@ VIEWS = {  # in the report's order
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),
     "samples": View("Samples", samples),
+    "autoencoder": View("Autoencoder", latent_views.autoencoder),
+    "latents": View("Latent space", latent_views.latents),
     "projections": View("What moved", plan_views.projections),
     "layer_plans": View("Layers", plan_views.layer_plans),
     "spaces": View("Spaces", space_views.spaces),

@@ -26,6 +26,7 @@ from tmerge_tui.engine.training.checkpoints import WEIGHTS, last_checkpoint
 from tmerge_tui.engine.training.examples import IGNORED, Block, collate
 from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.errors import NumericsError
+from tmerge_tui.files import renamed
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.run_folder import open_piece
 
@@ -227,7 +228,8 @@ class _Trainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self._trainable().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "tokens": str(self.counter.tokens)})
+        with renamed(folder / WEIGHTS) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt", "tokens": str(self.counter.tokens)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.counter.tokens = self.counter.before = self._restore(Path(resume_from_checkpoint))

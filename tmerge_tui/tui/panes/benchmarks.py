@@ -8,13 +8,13 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from tmerge_tui.engine.report.names import beside_trained, title
 from tmerge_tui.engine.report.verdict import benchmark_better
 from tmerge_tui.quantities import NONE, bits, count, signed
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets.scores import FAINT, WORDS
+from tmerge_tui.tui.widgets.static import Static
 
 
 class BenchmarksPane(VerticalScroll, can_focus=True):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from tmerge_tui.quantities import size
 from tmerge_tui.tui.panes.report import Report, label
 from tmerge_tui.tui.widgets.scores import FAINT
+from tmerge_tui.tui.widgets.static import Static
 
 REST = (("report", "report.html"), ("recipe", "recipe.yaml"))  # of a run folder, beside its models
 

@@ -6,12 +6,12 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from tmerge_tui.quantities import number
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets.matrix import Matrix
 from tmerge_tui.tui.widgets.scores import FAINT
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 

@@ -10,12 +10,13 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from tmerge_tui.engine.report.next_steps import as_options
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart
+from tmerge_tui.tui.widgets.static import Static
 
 
 class ScoresPane(VerticalScroll, can_focus=True):

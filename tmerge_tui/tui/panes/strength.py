@@ -8,12 +8,12 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from tmerge_tui.quantities import bits, count, signed
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.scores import FAINT
+from tmerge_tui.tui.widgets.static import Static
 
 STYLES = (("$primary", "●"), ("$accent", "■"), ("$secondary", "◆"), ("$warning", "▲"), ("$foreground", "○"))
 

@@ -8,13 +8,14 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import duration
 from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.panes.report import Report, label
 from tmerge_tui.tui.widgets.scores import FAINT
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 COLUMNS = {"target": "Target", "fused": "Fused"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.training_verdict import facts
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart
+from tmerge_tui.tui.widgets.static import Static
 
 
 class TrainingPane(VerticalScroll, can_focus=True):

@@ -8,8 +8,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Footer
 
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 
 ROOM = 48  # columns for answers side by side; else one under the other

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -39,7 +40,7 @@ class CompareScreen(Page):
         each = max((self.app.size.width - NAMES - 12) // 2, 16)
         table.add_column("", width=NAMES)
         for path in self.paths:
-            table.add_column(human.tail(str(path), each), width=each)
+            table.add_column(Text(human.tail(str(path), each)), width=each)
         table.focus()
         self.fill()
 
@@ -53,4 +54,4 @@ class CompareScreen(Page):
             table.add_row(Content.styled(title, "$primary bold"), "", "")
             for name, first, second in rows or [("none", "", "")]:
                 style = "" if first == second else "bold"
-                table.add_row(f"  {name}", Content.styled(first, style), Content.styled(second, style))
+                table.add_row(Content(f"  {name}"), Content.styled(first, style), Content.styled(second, style))

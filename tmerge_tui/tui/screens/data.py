@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Input, Static
+from textual.widgets import ContentSwitcher, Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import size
@@ -25,6 +25,7 @@ from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.finder import DATA_SETS, Finder, type_into
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 SUFFIXES = (

@@ -9,8 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Collapsible, Footer, Static
+from textual.widgets import Collapsible, Footer
 
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 
 Row = tuple[str, str]  # keys, what they do

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import DataTable, Input, OptionList, Static
+from textual.widgets import DataTable, Input, OptionList
 from textual.widgets.option_list import Option
 
 from tmerge_tui.errors import RecipeError, TmergeError
@@ -20,6 +20,7 @@ from tmerge_tui.tui.draft import ROLES, demo_draft
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.tui.widgets.runs_table import SORTS, RunsTable
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker import follow, run_index
 from tmerge_tui.worker.summary import Summary
 
@@ -247,8 +248,11 @@ class Home(Page):
         run = RunDir(selected)
         state = follow.state_of(run)
         if state not in ("running", "finished") or follow.later_attempt(run):
+            from tmerge_tui.recipe import load_recipe
+
             try:
-                await self.wizard.launch(run.path)
+                if await self.wizard.may_run(load_recipe(run.recipe)):
+                    await self.wizard.launch(run.path)
             except TmergeError as error:
                 self.notify(str(error), title="Cannot resume", severity="error")
             return

@@ -8,12 +8,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Footer
 
 from tmerge_tui.tui import human
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.draft import STEPS, step_problems
 from tmerge_tui.tui.widgets.rail import Rail
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 from tmerge_tui.tui.widgets.unpacking import Unpacking
 
@@ -40,7 +41,7 @@ class Page(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
-            yield Static("[b]tmerge[/b]", id="brand")
+            yield Static("[b]tmerge[/b]", id="brand", markup=True)
             yield Static(self.heading, id="heading", markup=False)
             yield Static(self.sub_heading, id="sub-heading", markup=False)
             yield Unpacking(id="unpacking")

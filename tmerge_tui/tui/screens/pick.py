@@ -14,12 +14,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Key
 from textual.screen import ModalScreen
-from textual.widgets import Button, DirectoryTree, Footer, Input, Static
+from textual.widgets import Button, DirectoryTree, Footer, Input
 from textual.widgets.directory_tree import DirEntry
 from textual.widgets.tree import TreeNode
 
 from tmerge_tui.run_folder import MARK
 from tmerge_tui.tui.catalog import tidy
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 
 

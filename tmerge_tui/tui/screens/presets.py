@@ -10,10 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import Footer, OptionList
 from textual.widgets.option_list import Option
 
 from tmerge_tui.recipe.presets import Card, preset_cards
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 
 

@@ -9,8 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Input
 
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 from tmerge_tui.tui.widgets.toosmall import TooSmall
 

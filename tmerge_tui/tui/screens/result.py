@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Button, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Button, TabbedContent, TabPane, Tabs
 
 from tmerge_tui import bundle
 from tmerge_tui.errors import RecipeError
@@ -37,6 +37,7 @@ from tmerge_tui.tui.panes.training import TrainingPane
 from tmerge_tui.tui.screens.page import Page
 from tmerge_tui.tui.screens.push import PushScreen
 from tmerge_tui.tui.widgets.rail import Rail
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker.follow import later_attempt
 from tmerge_tui.worker.spawn import command, environment
 

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.highlight import highlight
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Input
 
 from tmerge_tui.errors import RecipeError, TmergeError
 from tmerge_tui.files import write_atomic
@@ -27,6 +27,7 @@ from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.card import last_part
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.rail import Rail
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker import follow
 
 RECIPE_NAME = "recipe.yaml"
@@ -98,6 +99,9 @@ class ReviewScreen(WizardPage):
         """Everything that would stop the run in its first seconds, found before it starts; and what it takes."""
         shown = self.query_one("#checked", Static)
         draft = self.wizard.draft
+        if not await self.wizard.may_run(draft.recipe()):
+            shown.update(Content.styled("! not checked: the models' own code was not allowed to run", "$warning"))
+            return
         shown.update(Content.styled("○ checking models, text, memory and room …", "$text-muted"))
         try:
             said = await self.wizard.probe.ask("check", recipe=draft.data())
@@ -218,6 +222,8 @@ class ReviewScreen(WizardPage):
         """A folder for the run, the recipe in it, a worker, and the screen that follows it."""
         recipe = self.wizard.draft.recipe()
         try:
+            if not await self.wizard.may_run(recipe):
+                return
             run = RunDir.create(recipe.output)
             if follow.state_of(run) != "new":
                 text = "Pieces that are still right are used again; the recipe there is replaced by this one."

@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.errors import RecipeError, TmergeError
@@ -36,6 +36,7 @@ from tmerge_tui.tui.widgets.logpane import Entry, LogPane
 from tmerge_tui.tui.widgets.matrix import Matrix
 from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.tui.widgets.stages import Stages, bar
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker.follow import Ended, Follower, has_report
 from tmerge_tui.worker.state import RunState
 
@@ -307,6 +308,8 @@ class RunScreen(Page):
             return
         follower = Follower(self.run, from_start=False)
         try:
+            if not await self.wizard.may_run(load_recipe(self.run.recipe)):
+                return
             follower.worker = await self.wizard.start_worker(self.path)
         except TmergeError as error:
             self.notify(str(error), title="Cannot resume", severity="error")

@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import ContentSwitcher, Input, Static
+from textual.widgets import ContentSwitcher, Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import NONE, magnitude, size
@@ -23,6 +23,7 @@ from tmerge_tui.recipe import is_folder, is_gguf
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder, type_into
+from tmerge_tui.tui.widgets.static import Static
 
 TITLES = {"source": "Source", "target": "Target"}
 ROLES = {"source": "is only read", "target": "is changed and kept"}
@@ -89,7 +90,8 @@ class ModelCard(VerticalScroll, can_focus=False):
         """Takes `name` as the choice and looks up its facts."""
         name = catalog.tidy(name)
         self.chosen = name
-        self.border_title = f"{TITLES[self.role]} · {last_part(name)}" if name else TITLES[self.role]
+        title = f"{TITLES[self.role]} · {last_part(name)}" if name else TITLES[self.role]
+        self.border_title = Content(title)  # a string would be markup
         with self.prevent(Input.Changed):
             self.input.value = name
         self.input.cursor_position = len(name)

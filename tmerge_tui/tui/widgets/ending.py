@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker.follow import Ended
 from tmerge_tui.worker.state import RunState
 

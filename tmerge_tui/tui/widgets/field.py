@@ -14,9 +14,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from tmerge_tui.tui import draft as drafts
+from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import AnyOf, OneOf
 
 YES_NO = ("yes", "no")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+
+from tmerge_tui.tui.widgets.static import Static
 
 Entry = tuple[float, str, str]  # unix seconds, level, message
 MARKS = {"warning": "! ", "error": "✗ ", "score": "● "}

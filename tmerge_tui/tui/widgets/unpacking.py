@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textual.widgets import Static
+from tmerge_tui.tui.widgets.static import Static
 
 REFRESH = 0.2  # seconds
 

@@ -7,9 +7,9 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from tmerge_tui.recipe import PROJECTIONS
+from tmerge_tui.tui.widgets.static import Static
 
 FAINT = "$text-muted"
 WIDE = 60  # columns from which on it is a strip below the models, not a column between them

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tmerge_tui.engine.activations.extract import Activations
-from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
+from tmerge_tui.engine.methods.method import At, Merge, Needs, Shares, Stage
 from tmerge_tui.engine.methods.ot_fusion import depth
 from tmerge_tui.engine.methods.ot_fusion.carry import PARTS, Carrier, Maps
 from tmerge_tui.engine.methods.ot_fusion.channel_map import ChannelMap
@@ -23,6 +23,7 @@ from tmerge_tui.engine.methods.ot_fusion.fusion import Carried, OtUpdate, save
 from tmerge_tui.engine.methods.ot_fusion.ground import ActivationGround, Ground, WeightGround
 from tmerge_tui.engine.methods.ot_fusion.heads import HeadSpaces
 from tmerge_tui.engine.methods.ot_fusion.maps import Matcher
+from tmerge_tui.engine.methods.ot_fusion.needs import needs
 from tmerge_tui.engine.methods.ot_fusion.parts import parts, spaces_of
 from tmerge_tui.engine.methods.ot_fusion.tokens import shared_tokens
 from tmerge_tui.engine.methods.transport_merge.stage import extract_both
@@ -31,6 +32,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import Emit, Warned
 from tmerge_tui.models.config import read_config
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.families.norms import embedding_scale
 from tmerge_tui.models.families.rotary import is_sloped, turned_pairs
 from tmerge_tui.models.forward import LoadedModel
@@ -44,6 +46,31 @@ PLACEBOS = ("shrink", "permuted")  # matrices times (1 - alpha); source channels
 
 class OtFusionMethod:
     name = "ot_fusion"
+    about = (
+        "The two models' residual streams, heads and neurons are matched by optimal transport, one map for each space, "
+        "and every tensor of the target is mixed with the source's carried through the maps of its spaces, after "
+        "OTFusion ([arXiv:1910.05653](https://arxiv.org/abs/1910.05653)) and Transformer Fusion "
+        "([arXiv:2310.05719](https://arxiv.org/abs/2310.05719))."
+    )
+    controls = "evaluation.controls"
+    validated = False
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.evaluation.controls
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        options = recipe.ot_fusion
+        return [
+            (name, value)
+            for name, value in options.model_dump(mode="json").items()
+            if name != "epsilon" or options.solver == "sinkhorn"
+        ]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return needs(recipe, models, rows)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return None
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         reads = recipe.ot_fusion.cost == "activations"

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
-from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
+from tmerge_tui.engine.methods.method import At, Merge, Needs, Shares, Stage
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
 from tmerge_tui.engine.methods.transport_merge.fuse import check_k, fuse
 from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, Fusion
+from tmerge_tui.engine.methods.transport_merge.needs import needs
 from tmerge_tui.engine.methods.transport_merge.parts import parts
 from tmerge_tui.engine.methods.transport_merge.ray_solver import check as check_cluster
 from tmerge_tui.engine.methods.transport_merge.ray_solver import on_ray
@@ -23,6 +25,7 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import NumericsError, ProblemsError, TmergeError
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
@@ -34,6 +37,37 @@ PLACEBOS = ("shrink", "permuted")  # rows times (1 - alpha); plans with the sour
 
 class TransportMerge:
     name = "transport_merge"
+    about = (
+        "Channels of the two models are matched by entropic optimal transport on the correlation of their activations, "
+        "layers by optimal transport on the cost of those matchings, and weights are carried through both plans into "
+        "the strongest neurons of the target: "
+        "[Transport and Merge, arXiv:2602.05495](https://arxiv.org/abs/2602.05495)."
+    )
+    controls = "evaluation.controls"
+    validated = False
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.evaluation.controls
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        transport, fusion = recipe.transport, recipe.fusion
+        return [
+            ("projections", ", ".join(recipe.fused_projections)),
+            ("neurons fused per projection (k)", fusion.k),
+            ("plan entries kept (r)", fusion.r),
+            ("coupling", fusion.coupling),
+            ("norm", fusion.norm),
+            ("epsilon", transport.epsilon),
+            ("eta", transport.eta),
+            ("source layers per target layer", transport.top_layers),
+            ("solver", transport.solver),
+        ]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return needs(recipe, models, rows)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return None
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         return (
