@@ -10,7 +10,7 @@ from textual.widgets import Input, Static
 from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
 from tests.tui.fakes import write_run
 from tmerge_tui.errors import ModelError
-from tmerge_tui.tui import catalog
+from tmerge_tui.tui import catalog, needs
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.models import ModelsScreen
@@ -245,6 +245,12 @@ async def test_a_source_may_be_a_gguf_file(app: TmergeApp, models, tmp_path: Pat
         await pilot.press("enter")
         await settle(pilot)
         assert app.draft.get("source.model") == str(file), "the picker takes it too"
+
+
+def test_what_is_unpacked_is_told_beside_the_disk() -> None:
+    said = {"seconds": 9.0, "device": "cpu", "memory": 1 << 30, "disk": 10**6, "download": 0}
+    assert "unpacked" not in needs.told(said).plain
+    assert needs.told({**said, "unpack": 16 * 10**9}).plain.endswith("disk 1.00 MB   unpacked 16.0 GB")
 
 
 def test_what_a_file_of_a_repository_is(monkeypatch: pytest.MonkeyPatch) -> None:
