@@ -76,6 +76,18 @@ def test_steps_know_what_is_missing() -> None:
     assert any(problem.startswith("ls_merge.epochs") for problem in step_problems(draft, "method"))
 
 
+def test_the_sections_of_all_methods_that_are_compared_are_offered() -> None:
+    draft = Draft(BASE)
+    assert not draft.offers("ls_merge.epochs") and not draft.offers("ot_fusion.solver")
+    draft.set("compare_methods", ["transport_merge", "ls_merge"])
+    draft.set("ls_merge.epochs", "7")
+    assert draft.offers("ls_merge.epochs") and not draft.offers("ot_fusion.solver")
+    made = draft.recipe()
+    assert made.compare_methods == ("transport_merge", "ls_merge") and made.ls_merge.epochs == 7
+    draft.set("compare_methods", ["ls_merge"])
+    assert any(problem.startswith("compare_methods") for problem in step_problems(draft, "method"))
+
+
 def test_dump_and_load() -> None:
     draft = Draft(BASE)
     draft.go("method")

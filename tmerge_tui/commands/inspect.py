@@ -16,7 +16,7 @@ from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, is_gguf, make_re
 from tmerge_tui.recipe.presets import read_recipe_mapping
 
 if TYPE_CHECKING:
-    from tmerge_tui.engine.prepared import Estimate, Prepared
+    from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(:[^@:]+\.gguf)?(@[\w./-]+)?", re.IGNORECASE)
 
@@ -47,11 +47,10 @@ def plan(path: str, options: Options) -> int:
         ("memory", size(needs.memory_bytes)),
         ("disk", size(needs.disk_bytes)),
     ]
-    unpacked = unpacked_bytes(prepared.source, prepared.target)
-    if unpacked:
-        rows.append(
-            ("unpack", f"{prepared.source.facts.label}: {size(unpacked)} of plain weights, kept for later runs")
-        )
+    for party in _parties(prepared):
+        unpacked = unpacked_bytes(party)
+        if unpacked:
+            rows.append(("unpack", f"{party.facts.label}: {size(unpacked)} of plain weights, kept for later runs"))
     for name, value in [
         *rows,
         *(("download", f"{name}: {size(b)} in {n} files") for name, b, n in _downloads(prepared)),
@@ -78,19 +77,21 @@ def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "projections": list(prepared.matching.kinds),
         "device": str(prepared.device),
         "download": [{"name": name, "bytes": total, "files": n} for name, total, n in _downloads(prepared)],
-        "unpack": unpacked_bytes(prepared.source, prepared.target),
+        "unpack": unpacked_bytes(*_parties(prepared)),
         "estimate": needs.as_json(),
         "notes": [*prepared.matching.notes, *needs.notes],
         "warnings": list(prepared.warnings),
     }
 
 
+def _parties(prepared: Prepared) -> list[Party]:
+    return [prepared.source, prepared.target, *([] if prepared.reference is None else [prepared.reference])]
+
+
 def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
     """(model, bytes, files) of what a run has to fetch; what both need once."""
     pending = {
-        (listing.folder, listing.file): listing
-        for p in (prepared.source, prepared.target)
-        for listing in p.located.downloads
+        (listing.folder, listing.file): listing for party in _parties(prepared) for listing in party.located.downloads
     }
     return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.preflight import download
 from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
@@ -70,6 +71,16 @@ MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 Announced = tuple[str, str, float]
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What a method has found for a recipe, not yet written or measured."""
+
+    prepared: Prepared  # its recipe has lengths that fit, and what can be compared
+    merge: Merge
+    candidates: list[Candidate]  # at every strength of the recipe, or at the one that was searched
+    strength: dict[str, Any] | None  # how it was searched
+
+
 def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "trained"] = "") -> None:
     """Runs a recipe into its run folder, from RunStarted to RunFinished; `until` ends it before or after "adapt".
 
@@ -80,15 +91,9 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in stages_of(recipe)]
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
-    prepared = _check(recipe, run, log)
-    recipe = prepared.recipe  # lengths that fit, and what can be compared
-    merge = METHODS[recipe.method].merge(
-        replace(prepared, told=_teller(prepared, run, log)),
-        run,
-        log,
-        lambda source: _measure_source(source, prepared, run, log),
-    )
-    candidates, strength = _candidates(merge, prepared, run, log)
+    found = merged(recipe, run, log)
+    prepared, candidates, strength = found.prepared, found.candidates, found.strength
+    recipe = prepared.recipe
     selected = recipe.select == "validation"
     folded = [] if until or selected else _fold(candidates, prepared, run, log)
     adapted = _adapt(candidates[0], prepared, run, log, until)
@@ -106,6 +111,18 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, str(result), str(page)))
+
+
+def merged(recipe: Recipe, run: RunDir, log: Log) -> Merged:
+    """check -> the method's own stages -> (strength). Raises CheckError with all problems, and what stages raise."""
+    prepared = _check(recipe, run, log)
+    merge = METHODS[recipe.method].merge(
+        replace(prepared, told=_teller(prepared, run, log)),
+        run,
+        log,
+        lambda source: _measure_source(source, prepared, run, log),
+    )
+    return Merged(prepared, merge, *_candidates(merge, prepared, run, log))
 
 
 def reopen(recipe: Recipe, run: RunDir) -> Transports:
@@ -158,6 +175,7 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     prepared = download.download_models(prepared, log)
     resolved = {
         **{role: _resolved(getattr(recipe, role), getattr(prepared, role)) for role in ("source", "target")},
+        **_resolved_reference(prepared),
         "calibration": {
             "repo_id": recipe.calibration.repo_id,
             "commit": prepared.corpus.commit,
@@ -173,6 +191,13 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     return replace(prepared, recipe=recipe)
 
 
+def _resolved_reference(prepared: Prepared) -> dict[str, Any]:
+    choice = reference_choice(prepared.recipe)
+    if choice is None or prepared.reference is None:
+        return {}
+    return {"reference": _resolved(choice, prepared.reference)}
+
+
 def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     """What names a model exactly; `preflight.check` takes the commit when the same recipe is run again."""
     located = party.located
@@ -180,16 +205,17 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
 
 
-def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
     recipe = prepared.recipe
     return Evaluator(subject, recipe.evaluation, recipe.calibration.max_length, recipe.seed, run, log)
 
 
-def _of_target(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def of_target(prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
+    """What is measured on the target, loaded when something of it is missing."""
     return _evaluator(prepared.model(prepared.target, log), prepared, run, log)
 
 
-def _of_source(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def of_source(prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
     return _evaluator(prepared.model(prepared.source, log), prepared, run, log)
 
 
@@ -205,7 +231,7 @@ def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: L
 
 def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
     """Validation text told by the target with an update; the model is loaded at the first question and then kept."""
-    evaluator, held = _of_target(prepared, run, log), prepared.corpus.validation
+    evaluator, held = of_target(prepared, run, log), prepared.corpus.validation
 
     def told(update: Update) -> float:
         with Progress(
@@ -224,7 +250,7 @@ def _candidates(
     candidates = [merge.candidate(alpha) for alpha in strengths]
     if strengths and not strength_is_chosen(prepared.recipe):
         return candidates, None
-    target = _of_target(prepared, run, log)
+    target = of_target(prepared, run, log)
     strength = choose(target, candidates, validation, log) if strengths else search(target, merge, validation, log)
     del target
     release()
@@ -264,7 +290,7 @@ def _select(
 ) -> tuple[Selection, Folded]:
     """What validation text chooses of all that was merged and trained, written to model/."""
     variants = [*fused_variants(candidates), *([] if adapted is None else adapted.candidates)]
-    selection = select(_of_target(prepared, run, log), variants, prepared.corpus.validation, log)
+    selection = select(of_target(prepared, run, log), variants, prepared.corpus.validation, log)
     release()
     target = prepared.target.checkpoint
     update = selection.variant.update or Unchanged(target)
@@ -295,17 +321,17 @@ def _measure(
     options, corpus = prepared.recipe.evaluation, prepared.corpus
     if options.controls_at == "chosen":
         candidates = candidates[:1]
-    source = (lambda: _of_source(prepared, run, log)) if options.source else None
-    measured = evaluate(_of_target(prepared, run, log), source, candidates, corpus.holdout, log)
+    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    measured = evaluate(of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]
     rows: list[dict[str, Any]] = []
     if options.benchmarks:
-        asked = (lambda: _of_source(prepared, run, log)) if options.benchmark_source else None
-        rows = benchmark(_of_target(prepared, run, log), asked, [*fused_variants(candidates), *trained], log)
+        asked = (lambda: of_source(prepared, run, log)) if options.benchmark_source else None
+        rows = benchmark(of_target(prepared, run, log), asked, [*fused_variants(candidates), *trained], log)
         release()
     adaptation = None
     if adapted is not None:
-        target = _of_target(prepared, run, log)
+        target = of_target(prepared, run, log)
         adaptation = adapted.measure(target, candidates[0], corpus, log)
         measured = replace(measured, samples=[*measured.samples, *continued(target, trained, log)])
     parts = [Part("benchmarks", rows), Part("adaptation", adaptation), Part("samples", measured.samples)]

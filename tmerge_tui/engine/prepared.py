@@ -88,6 +88,7 @@ class Prepared:
     warnings: tuple[str, ...]
     # update of the target -> bits per byte of the validation text; the pipeline sets it for methods that choose by it
     told: Callable[[Any], float] | None = None
+    reference: Party | None = None  # what the source was tuned from, where the recipe names it
 
     @property
     def models(self) -> Pair[Party]:

@@ -60,7 +60,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     calibration = recipe.calibration.model_copy(
         update={"path": absolute(recipe.calibration.path), "holdout_path": absolute(recipe.calibration.holdout_path)}
     )
-    measured = recipe.evaluation
+    fusion, measured = recipe.fusion, recipe.evaluation
+    if fusion.reference is not None and is_folder(fusion.reference):
+        fusion = fusion.model_copy(update={"reference": absolute(fusion.reference)})
     evaluation = measured.model_copy(
         update={
             "choices": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in measured.choices),
@@ -77,6 +79,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             "source": model(recipe.source),
             "target": model(recipe.target),
             "calibration": calibration,
+            "fusion": fusion,
             "evaluation": evaluation,
             "output": absolute(recipe.output),
         }

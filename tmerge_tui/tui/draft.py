@@ -204,7 +204,8 @@ class Draft:
     def offers(self, name: str) -> bool:
         """Whether every section that the field lies in is switched on; that of a method by the method itself."""
         section = name.partition(".")[0]
-        if section in choices("method") and section != self.get("method"):
+        methods = self.get("compare_methods") or [self.get("method")]
+        if section in choices("method") and section not in methods:
             return False
         return all(self.values.get(switch) for switch in SWITCHES if name.startswith(f"{switch}."))
 

@@ -19,8 +19,8 @@ from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, read_corpus, rea
 from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
-from tmerge_tui.engine.preflight.check import examine, open_party
-from tmerge_tui.engine.preflight.estimate import estimate, unpacked_bytes
+from tmerge_tui.engine.preflight.check import compared, examine, open_party
+from tmerge_tui.engine.preflight.estimate import estimate, together, unpacked_bytes
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
@@ -118,7 +118,8 @@ def estimated(request: Request) -> dict[str, Any]:
     except DataError:
         read, texts = None, None  # the Data step says why; the figures are those of the text asked for
     request.check()
-    needs = estimate(recipe, Pair(target=target.facts, source=source.facts), read, texts)
+    facts = Pair(target=target.facts, source=source.facts)
+    needs = together([estimate(one, facts, read, texts) for one in compared(recipe)])
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     needs = timed(needs, source.facts, target.facts, batch, device)
@@ -134,7 +135,12 @@ def estimated(request: Request) -> dict[str, Any]:
 
 
 def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
-    """What of the method does not fit the two models: k, layers, projections."""
+    """What of the method does not fit the two models: k, layers, projections. Of several, nothing while one does."""
+    found = [_unfit_alone(one, source, target) for one in compared(recipe)]
+    return found[0] if all(found) else []
+
+
+def _unfit_alone(recipe: Recipe, source: Party, target: Party) -> list[str]:
     method = METHODS[recipe.method]
     try:
         return method.check(recipe, target, method.match(recipe, Pair(target=target, source=source)), False)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from tmerge_tui.engine.data.corpus import Corpus, Sample, read_corpus, read_samp
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
-from tmerge_tui.engine.preflight.estimate import estimate
+from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.lora_merge import already_merged, brings_tokenizer, require_peft
 from tmerge_tui.engine.preflight.reading import read_text
+from tmerge_tui.engine.preflight.reference import reference_choice, unlike
 from tmerge_tui.engine.preflight.remote_checkpoint import Outline, outline
 from tmerge_tui.engine.preflight.room import in_memory, output_problems
 from tmerge_tui.engine.preflight.scouted import pace_of
@@ -48,12 +50,26 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def examine(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """(every problem, what is to be known beside), the latter empty as long as there are problems."""
-    try:
-        prepared = prepare(recipe)
-    except ProblemsError as error:
-        return list(error.problems), []
-    return [], list(prepared.warnings)
+    """(every problem, what is to be known beside), the latter empty as long as there are problems.
+
+    Of methods that are compared, one that cannot run is no problem as long as another can.
+    """
+    problems: dict[str, tuple[str, ...]] = {}
+    warnings: list[str] = []
+    for one in compared(recipe):
+        try:
+            warnings += prepare(one).warnings
+        except ProblemsError as error:
+            problems[one.method] = error.problems
+    if len(problems) == len(compared(recipe)):
+        return list(dict.fromkeys(problem for each in problems.values() for problem in each)), []
+    left_out = [f"{name} is left out: {problem}" for name, each in problems.items() for problem in each]
+    return [], [*dict.fromkeys(warnings), *left_out]
+
+
+def compared(recipe: Recipe) -> list[Recipe]:
+    """The recipe once for each method that it compares; itself where it compares none."""
+    return [recipe.model_copy(update={"method": name}) for name in recipe.compare_methods] or [recipe]
 
 
 def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
@@ -67,6 +83,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         raise CheckError(problems)
     models = Pair(target=target, source=source)
     facts = models.each(lambda party: party.facts)
+    reference = _reference(recipe, source, problems)
     matching = _tried(problems, "transport.projections", lambda: method.match(recipe, models))
     if matching is not None:
         problems += method.check(recipe, target, matching, cluster)
@@ -82,7 +99,7 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
         problems += _teaching(recipe, source, target, training or corpus.calibration)
     seen = None if reading is None else (reading.rows, reading.tokens)
     needs = estimate(recipe, facts, seen, len(corpus.calibration) if corpus else None)
-    problems += output_problems(recipe, needs, (source, target))
+    problems += output_problems(recipe, needs, (source, target, *([] if reference is None else [reference])))
     if device is not None:
         too_much, streamed = in_memory(recipe, needs, device)
         problems, notes = problems + too_much + _too_slow(recipe, needs, facts, device), notes + streamed
@@ -99,7 +116,19 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
             f"the result is bound by both"
         )
 
-    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings))
+    return Prepared(recipe, source, target, corpus, matching, device, needs, tuple(warnings), reference=reference)
+
+
+def _reference(recipe: Recipe, source: Party, problems: list[str]) -> Party | None:
+    choice = reference_choice(recipe)
+    if choice is None:
+        return None
+    found: Party | None = _tried(
+        problems, "fusion.reference", lambda: open_party("reference", find(choice), choice.trust_remote_code)
+    )
+    if found is not None:
+        problems += unlike(source.facts, found.facts)
+    return found
 
 
 def _too_slow(recipe: Recipe, needs: Estimate, models: Pair[ModelFacts], device: torch.device) -> list[str]:
@@ -154,11 +183,19 @@ def without_source(recipe: Recipe) -> Recipe:
 
 
 def with_time(prepared: Prepared) -> Estimate:
-    """The estimate with the time that it takes on this machine: as scouted, or what a second of measuring says."""
+    """The estimate with the time that it takes on this machine: as scouted, or what a second of measuring says.
+
+    Of methods that are compared, those that can run, together.
+    """
     recipe, facts = prepared.recipe, prepared.models.each(lambda party: party.facts)
+    needs = [prepared.estimate]
+    for one in compared(recipe) if recipe.compare_methods else ():
+        if one.method != recipe.method:
+            with suppress(ProblemsError):
+                needs.append(prepare(one, cluster=False).estimate)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
     seen = pace_of(recipe, facts, prepared.device)
-    return timed(prepared.estimate, facts.source, facts.target, batch, prepared.device, seen)
+    return timed(together(needs), facts.source, facts.target, batch, prepared.device, seen)
 
 
 def _tried(problems: list[str], where: str, action: Any) -> Any:

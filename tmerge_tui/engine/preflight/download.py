@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tmerge_tui.engine.preflight.check import open_party
 from tmerge_tui.engine.preflight.dequantise import is_packed, unpacked
 from tmerge_tui.engine.preflight.finite import check_ends
 from tmerge_tui.engine.preflight.lora_merge import merged
+from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import NumericsError
@@ -36,7 +38,8 @@ def needs_stage(recipe: Recipe) -> bool:
         folder = Path(choice.model).expanduser()
         return choice.is_folder and folder.is_dir() and not (folder / ADAPTER).is_file() and not packed(folder)
 
-    return not (whole(recipe.source) and whole(recipe.target))
+    reference = reference_choice(recipe)
+    return not all(whole(one) for one in (recipe.source, recipe.target, reference) if one is not None)
 
 
 def download_models(prepared: Prepared, emit: Emit) -> Prepared:
@@ -61,20 +64,27 @@ def download_models(prepared: Prepared, emit: Emit) -> Prepared:
 def _brought(prepared: Prepared, emit: Emit) -> Prepared:
     if not needs_stage(prepared.recipe):
         return prepared
-    models = brought(prepared.models, emit)
-    return replace(prepared, source=models.source, target=models.target)
+    source, target, *others = _here([prepared.source, prepared.target, *_own(prepared.reference)], emit)
+    return replace(prepared, source=source, target=target, reference=others[0] if others else None)
 
 
 def brought(models: Pair[Party], emit: Emit) -> Pair[Party]:
     """Both models with their weights on this disk, adapters merged and what is quantised unpacked."""
-    pending = {
-        (listing.folder, listing.file): listing for _, party in models.items() for listing in party.located.downloads
-    }
+    source, target = _here([models.source, models.target], emit)
+    return Pair(target=target, source=source)
+
+
+def _own(party: Party | None) -> list[Party]:
+    return [] if party is None else [party]
+
+
+def _here(parties: Sequence[Party], emit: Emit) -> list[Party]:
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     if pending:
         _fetch(list(pending.values()), emit)
-    elif all(party.located.whole for _, party in models.items()):
+    elif all(party.located.whole for party in parties):
         emit(StageFinished(STAGE, 0.0, "cached"))
-    return models.each(lambda party: _whole(party, emit))
+    return [_whole(party, emit) for party in parties]
 
 
 def _whole(party: Party, emit: Emit) -> Party:

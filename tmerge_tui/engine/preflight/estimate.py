@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
@@ -107,6 +107,27 @@ def unpacked_bytes(*parties: Party) -> int:
     return sum(party.facts.bytes_on_disk for party in packed)
 
 
+def together(needs: Sequence[Estimate]) -> Estimate:
+    """Of methods that are compared one after the other: models read once, all else for each; an upper figure."""
+    if len(needs) == 1:
+        return needs[0]
+    names = dict.fromkeys(name for one in needs for name in one.work)
+    work = {name: sum(one.work.get(name, 0.0) for one in needs) for name in names}
+    work["reading"] = max(one.work["reading"] for one in needs)
+    memory = dict.fromkeys(name for one in needs for name in one.memory)
+    return Estimate(
+        max(one.memory_bytes for one in needs),
+        sum(one.disk_bytes for one in needs),
+        sum(work.values()),
+        tuple(dict.fromkeys(note for one in needs for note in one.notes)),
+        work,
+        sum(one.touched for one in needs),
+        {name: sum(one.steps[name] for one in needs) for name in needs[0].steps},
+        {name: max(one.memory.get(name, 0) for one in needs) for name in memory},
+        any(one.bound for one in needs),
+    )
+
+
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
     measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
@@ -117,8 +138,8 @@ def _weighed(recipe: Recipe) -> int:
     """Times the validation text is read by a model of the target's size, to choose a strength."""
     if recipe.fusion.searched:
         return SEARCHES
-    several = len(recipe.fusion.alpha) > 1 and recipe.evaluation.controls_at == "chosen"
-    return 1 + len(recipe.fusion.alpha) if several or recipe.select == "validation" else 0
+    asked = strength_is_chosen(recipe) or recipe.select == "validation"
+    return 1 + len(recipe.fusion.alpha) if asked else 0
 
 
 def _asked(recipe: Recipe) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
 
 
-def output_problems(recipe: Recipe, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -> list[str]:
     """What keeps the run folder from being written: its name, its place, the right to write there, the room."""
     output = Path(recipe.output)
     try:
@@ -67,7 +68,7 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
     return problems, notes
 
 
-def _overlapping(output: Path, parties: tuple[Party, Party]) -> str | None:
+def _overlapping(output: Path, parties: Sequence[Party]) -> str | None:
     place = output.resolve()
     for party in parties:
         folder = party.located.folder.resolve()
@@ -79,7 +80,7 @@ def _overlapping(output: Path, parties: tuple[Party, Party]) -> str | None:
     return None
 
 
-def _disk(output: Path, there: Path, needs: Estimate, parties: tuple[Party, Party]) -> list[str]:
+def _disk(output: Path, there: Path, needs: Estimate, parties: Sequence[Party]) -> list[str]:
     """Room for the run folder and, in the cache, for what has to be downloaded or unpacked; together on one disk."""
     from huggingface_hub import constants
 

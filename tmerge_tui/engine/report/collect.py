@@ -52,7 +52,7 @@ def collect(
         measured.scores,
         measured.contrasts,
         own.get("projections") or [],
-        norm=recipe.fusion.norm,
+        norm=recipe.fusion.mixing,
         strength=own.get("strength"),
         claims=merge.claims,
     )

@@ -73,7 +73,7 @@ def _card(
         results.get("contrasts") or [],
         results.get("projections") or [],
         alpha=alpha,
-        norm=(recipe.get("fusion") or {}).get("norm", "free"),
+        norm=_mixing(recipe.get("fusion") or {}),
         strength=results.get("strength"),
         claims=results["method"]["claims"],
     )
@@ -121,6 +121,11 @@ def _card(
     }
     body = environment().get_template("card.md.jinja").render(shown)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _mixing(fusion: Mapping[str, Any]) -> str:
+    """As `FusionOptions.mixing`."""
+    return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
 
 
 def hub_id(name: Any) -> str | None:
