@@ -19,7 +19,7 @@ from tmerge_tui.engine.preflight.check import check, prepare
 from tmerge_tui.errors import ModelError
 from tmerge_tui.hub.locate import find
 from tmerge_tui.models.quantised import gguf_file
-from tmerge_tui.recipe import ModelChoice
+from tmerge_tui.recipe import ModelChoice, load_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui import catalog
 
@@ -72,6 +72,8 @@ def test_a_merge_from_a_file_of_a_repository(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # all of it is here
     again = prepare(recipe)
     assert again.source.located.whole and again.source.located.pending is None
+    pinned = prepare(load_recipe(RunDir.open(recipe.output).recipe))  # at the commit that the run has written down
+    assert pinned.source.located.folder == again.source.located.folder
     assert catalog.in_cache(name) == catalog.Found(
         name, "cache", None, len(served[name.partition(":")[2]]), family="GGUF"
     )

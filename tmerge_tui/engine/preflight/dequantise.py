@@ -82,12 +82,13 @@ def unpacked_folder(located: Located) -> Path:
     """Where the unpacked model lies, or will lie."""
     from huggingface_hub import constants
 
-    name = located.commit
-    if name is None:
+    if located.commit is not None:
+        name = f"{located.name.partition('@')[0]} {located.commit}"  # the same whichever way the commit was named
+    else:
         file = located.folder if located.folder.is_file() else located.folder / "config.json"
         stat = file.stat()
         name = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return Path(constants.HF_HOME) / "tmerge" / "unpacked" / key(WAY, located.name, name)
+    return Path(constants.HF_HOME) / "tmerge" / "unpacked" / key(WAY, name)
 
 
 def described(located: Located) -> Located:
