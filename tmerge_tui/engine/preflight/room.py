@@ -70,13 +70,12 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
 
 def _overlapping(output: Path, parties: Sequence[Party]) -> str | None:
     place = output.resolve()
-    read = [
-        (party.role, folder) for party in parties for folder in (party.located.folder, party.located.packed) if folder
-    ]
-    for role, folder in ((role, folder.resolve()) for role, folder in read):
-        if place == folder or folder in place.parents or place in folder.parents:
+    for party in parties:
+        own = [folder.resolve() for folder in (party.located.folder, party.located.packed) if folder is not None]
+        folder = next((one for one in own if place == one or one in place.parents or place in one.parents), None)
+        if folder is not None:
             return (
-                f"output: {output} and the {role} model {folder} lie in one another, and models are only read; "
+                f"output: {output} and the {party.role} model {folder} lie in one another, and models are only read; "
                 f"choose another output"
             )
     return None
