@@ -12,7 +12,7 @@ from tmerge_tui.files import is_pointer
 from tmerge_tui.hub.download import download, download_texts
 from tmerge_tui.hub.listing import Listing, list_model, remember
 from tmerge_tui.hub.manifest import ADAPTER, is_adapter
-from tmerge_tui.recipe import ModelChoice
+from tmerge_tui.recipe import ModelChoice, hub_file, is_gguf
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find(choice: ModelChoice) -> Located:
     """As `locate`, but of a Hub model only the small files are downloaded: configuration, tokenizer, card."""
     if choice.is_folder:
         folder = Path(choice.model).expanduser()
-        if folder.is_file() and folder.suffix.lower() == ".gguf":
+        if folder.is_file() and is_gguf(folder):
             return Located(choice.model, folder, None)
         if not folder.is_dir():
             raise ModelError(
@@ -73,18 +73,18 @@ def find(choice: ModelChoice) -> Located:
         _refuse_pointers(folder)
         adapter = is_adapter(path.name for path in folder.iterdir())
         found = Located(choice.model, folder, None)
-    elif choice.model.lower().endswith(".gguf"):
-        raise ModelError(
-            f"no file {choice.model}",
-            "a GGUF file on this disk",
-            "download it (hf download REPO FILE) and give its path; the model it was made from loses nothing",
-        )
     else:
-        listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
+        repo, file = hub_file(choice.model)
+        if file is None and is_gguf(repo):
+            raise ModelError(
+                f"no file {choice.model}", "a GGUF file on this disk, or org/name:file.gguf", "check the path"
+            )
+        listing = list_model(repo, choice.revision, choice.trust_remote_code, file)
         download_texts(listing)
         remember(listing)
         pending, adapter = listing if listing.missing else None, listing.is_adapter
-        found = Located(listing.name, listing.folder, listing.commit, pending, listing.note)
+        folder = listing.folder if file is None else listing.folder / listing.manifest.weights[0]
+        found = Located(listing.name, folder, listing.commit, pending, listing.note)
     if not adapter:
         _refuse_both(found)
         return found

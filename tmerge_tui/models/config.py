@@ -18,6 +18,11 @@ from tmerge_tui.models.remote_code import refuse_shared
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
+READ = "GGUF, FP8, compressed-tensors, GPTQ, AWQ or bitsandbytes"
+TOOLS = {  # other methods -> the package that knows them
+    "hqq": "hqq", "aqlm": "aqlm", "quanto": "optimum-quanto", "torchao": "torchao", "eetq": "eetq", "vptq": "vptq",
+    "auto-round": "auto-round", "quark": "amd-quark", "modelopt": "nvidia-modelopt",
+}  # fmt: skip
 QUANTISER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # before config.json said it
 
 
@@ -62,10 +67,12 @@ def refuse_quantised(folder: Path, name: str) -> None:
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     base = base if isinstance(base, str) else None
+    method = found["quant_method"] or "unknown method"
+    tool = f", or unpack it once with {TOOLS[method]} (pip install {TOOLS[method]})" if method in TOOLS else ""
     raise ModelError(
-        f"{name} is quantised ({found['quant_method'] or 'unknown method'})",
-        "plain float32, float16 or bfloat16 weights",
-        f"name the model it was made from{f': {base}' if base else ''}",
+        f"{name} is quantised ({method})",
+        f"plain float32, float16 or bfloat16 weights, or as a source {READ}",
+        f"name the model it was made from{f': {base}' if base else ''}{tool}",
     )
 
 

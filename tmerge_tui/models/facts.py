@@ -20,7 +20,7 @@ from tmerge_tui.models.layout import Heads, Layout
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.models.projections import decoder_layers, find_projections
 from tmerge_tui.models.spaces import with_spaces
-from tmerge_tui.recipe import is_folder
+from tmerge_tui.recipe import is_folder, is_gguf
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class ModelFacts:
     @property
     def label(self) -> str:
         """The name where a line has little room: of a folder its last part."""
-        return self.folder.name if is_folder(self.name) else self.name
+        if not is_folder(self.name):
+            return self.name
+        return Path(self.name).name if is_gguf(self.name) else self.folder.name
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -6,6 +6,7 @@ own is kept as README.target.md. Nothing that leaves with the model names a loca
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -25,10 +26,13 @@ from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.models.licence import card_head, licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
+from tmerge_tui.recipe import hub_file
 from tmerge_tui.recipe.evaluation import EVERY
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
+AS_GGUF = """python convert_hf_to_gguf.py . --outtype bf16 --outfile {name}-bf16.gguf
+llama-quantize {name}-bf16.gguf {name}-Q4_K_M.gguf Q4_K_M"""
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -113,6 +117,7 @@ def _card(
         "adaptation": adaptation(results["adaptation"]) if trained else None,
         "besides": _besides(results, ("fused", alpha) if trained is None else (trained["model"], None)),
         "flags": flags,
+        "as_gguf": AS_GGUF.format(name=re.sub(r"[^\w.-]+", "-", name)),
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
     }
@@ -141,14 +146,15 @@ def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[
 
 
 def hub_id(name: Any) -> str | None:
-    """`name` when it can be a model on the Hub; None for a folder."""
+    """The repository of `name` when it can be a model on the Hub; None for a folder."""
     if not isinstance(name, str) or LOCAL.match(name):
         return None
+    repo, _ = hub_file(name)
     try:
-        validate_repo_id(name)
+        validate_repo_id(repo)
     except HFValidationError:
         return None
-    return name
+    return repo
 
 
 def _alpha_of(results: Mapping[str, Any], model_folder: Path) -> float | None:
@@ -255,6 +261,7 @@ def _shape(results: Mapping[str, Any], role: str) -> str:
     facts = (results.get("models") or {}).get(role) or {}
     parts = [facts.get("architecture")]
     parts += [f"{facts[name]} {name}" for name in ("layers", "hidden") if facts.get(name)]
+    parts += [f"read from {facts['precision']}"] if facts.get("precision") else []
     return ", ".join(str(p) for p in parts if p)
 
 
