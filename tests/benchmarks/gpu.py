@@ -27,18 +27,11 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.shapes import MODELS, merge
+from tests.benchmarks.shapes import MODELS, TINY, merge
 from tests.engine.optimal_transport.problems import make_pair
 from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import plan, solve_fast
 
-TINY: dict[str, dict[str, Any]] = {
-    "source": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "tie_word_embeddings": False},
-    "target": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
-        "tie_word_embeddings": True,
-    },
-}  # fmt: skip
 SCORES = 2e-3  # bits per byte that a score on the GPU may differ from the CPU's: a bf16 forward pass, and training
 PLANS = 1e-5  # of a plan's largest entry
 

@@ -45,6 +45,13 @@ MODELS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+TINY: dict[str, dict[str, Any]] = {
+    "source": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "tie_word_embeddings": False},
+    "target": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
 SHARD = 4 << 30
 
 

@@ -13,7 +13,7 @@ import yaml
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import UsageError
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.recipe import make_recipe
+from tmerge_tui.recipe import is_text_file, make_recipe
 from tmerge_tui.recipe.starts import NAMES
 from tmerge_tui.recipe.yamlfile import parse_mapping
 
@@ -44,9 +44,8 @@ def init(source: str, target: str, text: str, output: str, start: str, file: str
 
 
 def _recipe(source: str, target: str, text: str, output: str, start: str) -> str:
-    is_file = Path(text).suffix != "" or Path(text).exists() or text.count("/") != 1
     said = NAMES[start].says
-    origin = "calibration.path" if is_file else "calibration.repo_id"
+    origin = "calibration.path" if is_text_file(text) else "calibration.repo_id"
     names = list(dict.fromkeys([origin, *SHOWN, *said]))
     lines = [
         *textwrap.wrap(

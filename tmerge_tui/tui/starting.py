@@ -38,5 +38,6 @@ def _wanted(name: str) -> dict[str, Any]:
     from tmerge_tui.recipe.starts import settings
 
     said = settings(name)
-    on = {switch: any(n.startswith(f"{switch}.") and v is not None for n, v in said.items()) for switch in SWITCHES}
+    mine = [switch for switch in SWITCHES if any(n.startswith(f"{switch}.") for n in said)]
+    on = {switch: any(n.startswith(f"{switch}.") and v is not None for n, v in said.items()) for switch in mine}
     return {**on, **{n: default(n) if value is None else value for n, value in said.items()}}

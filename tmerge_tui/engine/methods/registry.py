@@ -14,6 +14,8 @@ METHODS: dict[str, Method] = {
 
 
 def strength_is_chosen(recipe: Recipe) -> bool:
-    """Whether validation text chooses the strength: where it is searched, and among several unless all are measured."""
+    """Whether validation text chooses the strength: where it is searched, and among several unless all are measured;
+    always where methods are compared, which are ranked by what they tell of it."""
     count = len(METHODS[recipe.method].strengths(recipe))
-    return count == 0 or (count > 1 and recipe.evaluation.controls_at == "chosen")
+    several = count > 1 and recipe.evaluation.controls_at == "chosen"
+    return count == 0 or several or bool(recipe.compare_methods)

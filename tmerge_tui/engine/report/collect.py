@@ -15,6 +15,7 @@ from tmerge_tui.engine.methods.method import Merge
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.report.besides import with_besides
 from tmerge_tui.engine.report.next_steps import next_steps
 from tmerge_tui.engine.report.selection import with_selection
 from tmerge_tui.engine.report.training_verdict import with_adaptation
@@ -52,7 +53,7 @@ def collect(
         measured.scores,
         measured.contrasts,
         own.get("projections") or [],
-        norm=recipe.fusion.norm,
+        norm=recipe.fusion.mixing,
         strength=own.get("strength"),
         claims=merge.claims,
     )
@@ -61,6 +62,7 @@ def collect(
         verdict = with_adaptation(verdict, adaptation)
     else:
         verdict = with_selection(verdict, selection, measured.scores, adaptation)
+    verdict = with_besides(verdict, own)
     trained = adaptation is not None if selection is None else selection["model"] not in ("fused", "target")
     output = _output(folded, measured, verdict["alpha"], trained)
     results = {
@@ -112,4 +114,4 @@ def _output(folded: Sequence[Folded], measured: Measured, alpha: float | None, t
 def _model(party: Party) -> dict[str, Any]:
     facts = party.facts.summary()
     facts.pop("folder")
-    return {**facts, "commit": party.located.commit}
+    return {**facts, "commit": party.located.commit, "precision": party.located.precision}

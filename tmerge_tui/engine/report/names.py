@@ -80,6 +80,9 @@ NAMES = {
     "control_unigram": Name("placebo: the source's unigram"),
     "control_self": Name("placebo: the target as its own teacher"),
     "control_untuned": Name("control: the source as it was, untuned"),
+    "synthetic": Name("distilled, text of the source first"),
+    "control_self_written": Name("control: text of the target first"),
+    "control_more_passes": Name("control: more passes over the real text"),
 }
 PLACEBOS = {model: name.placebo for model, name in NAMES.items() if name.placebo}
 DRAWN = {model: name for model, name in NAMES.items() if name.shape}  # over alpha

@@ -191,6 +191,8 @@ def _transported(projections: Sequence[Row], norm: str) -> list[str]:
     if ratio is None:
         return []
     told = f"What was transported is {number(ratio)} of the target's norm (median over projections)"
+    if norm == "added":
+        return [f"{told}, and was added to it: source minus its reference, a task vector."]
     if norm == "keep":
         return [f"{told}, before each row was rescaled to the target's norm."]
     return [f"{told}: this is shrinkage, not transfer." if ratio < SHRINKAGE else f"{told}."]

@@ -25,13 +25,14 @@ from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.form import Form, changed
 from tmerge_tui.tui.widgets.starts import Starts
 from tmerge_tui.tui.widgets.static import Static
-from tmerge_tui.tui.widgets.toggles import OneOf
 
+METHODS = ("method", "compare_methods")  # their sections come and go with them
 SMALL = 0.025  # epsilon below which plans are solved in the log domain
 COUPLED = (
     "plan, the paper's rule, moves about 1e-5 of the norm: such a merge only shrinks rows, and has not beaten its "
     "placebos; barycentric carries weights at their own scale"
 )
+METHODS = ("method", "compare_methods")  # their sections come and go with them
 QUIET = 0.5  # seconds without a change before the estimate is made anew
 
 
@@ -74,10 +75,10 @@ class MethodScreen(WizardPage):
 
     async def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
-        if event.name in (*SWITCHES, "method"):  # fields come or go
+        if event.name in (*SWITCHES, *METHODS):  # fields come or go
             await self._compose_form()
             switch = next(field for field in self.query(OptionField) if field.option == event.name)
-            switch.query_one(OneOf).focus()
+            switch.query("AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
 

@@ -81,6 +81,7 @@ class LatentSpaceMerge:
         fusion, adaptation = recipe.fusion, recipe.adaptation
         refused = {
             "fusion.projections": (fusion.projections is not None, "ls_merge.projections names them"),
+            "fusion.reference": (fusion.reference is not None, "whole weights are mixed and no difference of two"),
             "fusion.norm: keep": (fusion.norm == "keep", "ls_merge.row_norms does that"),
             "adaptation.hints": (
                 adaptation is not None and adaptation.hints is not None,

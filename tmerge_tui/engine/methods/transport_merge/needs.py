@@ -36,13 +36,22 @@ def needs(recipe: Recipe, models: Pair[ModelFacts], rows: int) -> Needs:
     return Needs(
         work="transport",
         kinds=kinds,
-        memory=_transport(pairs, rows) + 4 * (_largest(target) + _largest(source)),
+        memory=_transport(pairs, rows)
+        + 4 * (_largest(target) + _largest(source) * (1 + (recipe.fusion.reference is not None))),
         plans=sum(4 * (pair.n + pair.n_source) for pair in pairs),
         moved=sum(carried),
         flops=sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
         touched=sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
-        solves=float(len(pairs)),
+        solves=len(pairs) + _heads(recipe, models),
     )
+
+
+def _heads(recipe: Recipe, models: Pair[ModelFacts]) -> float:
+    """Small exact plans where whole heads are matched: of channels in each pair of heads, then of heads."""
+    if "heads" not in recipe.transport.structure:
+        return 0.0
+    target, source = models.target, models.source
+    return float(target.layers * source.layers * (2 * target.kv_heads * source.kv_heads + 2))
 
 
 def _pairs(models: Pair[ModelFacts], kinds: Sequence[str], options: Transport) -> list[_Problem]:
