@@ -34,7 +34,6 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "evaluation.safety": "screen what the merge did to declining: prompts that a careful assistant declines, and "
     "harmless twins that it should answer",
 }
-BASIC = ("adaptation", "adaptation.teacher")  # switches that the basic view shows
 
 
 @cache
@@ -47,7 +46,7 @@ def options() -> dict[str, Any]:
     for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
-                known[switch] = option(False, meaning, expert=switch not in BASIC)
+                known[switch] = option(False, meaning, expert=switch == "adaptation.hints")
                 known[switch].annotation = bool
         if name != "resolved":
             known[name] = field
