@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 import yaml
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 from tmerge_tui.models.remote_code import refuse_shared
+from tmerge_tui.recipe.yamlfile import read_yaml
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
@@ -27,14 +28,31 @@ def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     unknown types, and models that bring their own code when that is not allowed.
     """
     config = _load(folder, name, trust_remote_code)
-    _refuse_other_tasks(config, name)
+    with understood(name):
+        _refuse_other_tasks(config, name)
     return config
+
+
+@contextlib.contextmanager
+def understood(name: str) -> Iterator[None]:
+    """For what reads a configuration that anyone may have written: values of a type that no model has are its fault.
+
+    Raises ModelError for what Python says of them.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+        raise ModelError(
+            f"{name}: config.json cannot be understood: {type(error).__name__}: {first_line(error)}",
+            "values as save_pretrained writes them",
+            "correct that value, or download the model again",
+        ) from error
 
 
 def quantisation(folder: Path) -> str | None:
     """The method that config.json names, None where it names none or cannot be read."""
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         found = next((data[key] for key in QUANTISED if data.get(key)), None)
     except (OSError, ValueError, AttributeError):
         return None
@@ -44,7 +62,7 @@ def quantisation(folder: Path) -> str | None:
 def refuse_quantised(folder: Path, name: str) -> None:
     """Raises ModelError when config.json names a quantisation, or is no JSON object."""
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         sections = [data, data.get("text_config") or {}]
         found = next((s[key] for s in sections for key in QUANTISED if s.get(key)), None)
         found = found or next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
@@ -129,7 +147,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
     """The fields at the head of the model card, README.md; none when there is no card or it has no such head."""
     try:
         _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
-        data = yaml.safe_load(head)
+        data = read_yaml(head)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return data if isinstance(data, dict) else {}

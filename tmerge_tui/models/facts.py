@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,16 @@ import torch
 from torch import nn
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
+from tmerge_tui.models.config import (
+    build_on_meta,
+    front_matter,
+    positions,
+    read_config,
+    refuse_quantised,
+    understood,
+)
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Heads, Layout
 from tmerge_tui.models.licence import licence_of
@@ -92,8 +99,15 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     checkpoint = weights or Checkpoint(folder)
     config = read_config(folder, name, trust_remote_code)
     model = build_on_meta(config, name, trust_remote_code)
+    with understood(name):
+        return _facts(folder, name, trust_remote_code, checkpoint, config, model)
+
+
+def _facts(
+    folder: Path, name: str, trust_remote_code: bool, checkpoint: Weights, config: Any, model: nn.Module
+) -> ModelFacts:
     text = config.get_text_config()
-    shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+    shapes = {tensor: checkpoint.info(tensor).shape for tensor in checkpoint.names}
     layout = with_spaces(find_projections(model, config, checkpoint.names), model, config, shapes)
     _, layers = decoder_layers(model, layout.layers)
     dtype = _dtype(checkpoint)
@@ -159,7 +173,7 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+        return bool(parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
     except (OSError, ValueError, AttributeError):
         return False  # the tokenizer itself is checked when it is loaded
 

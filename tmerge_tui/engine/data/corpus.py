@@ -18,6 +18,7 @@ from typing import Any
 from tmerge_tui.engine.data.records import without_halves
 from tmerge_tui.engine.data.text_files import Read, read_file
 from tmerge_tui.errors import DataError
+from tmerge_tui.models.chat_template import limit_templates
 from tmerge_tui.recipe import Calibration
 
 Message = dict[str, str]
@@ -190,6 +191,7 @@ def render_contents(sample: Sample, contents: Sequence[str], tokenizer: Any, mod
     """`render` with other contents in place of the sample's own."""
     if sample.messages is None or not uses_template(sample, tokenizer, mode):
         return sample.join(contents)
+    limit_templates()
     messages = [{**m, "content": content} for m, content in zip(sample.messages, contents, strict=True)]
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, date_string=TEMPLATE_DATE)

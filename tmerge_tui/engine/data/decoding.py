@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -21,6 +22,9 @@ DETECTED = [  # what files of one language are found in, Windows' own encodings 
     *("koi8_r", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
 ]
 LOOKED_AT = 1 << 18  # bytes
+PART = 1 << 20  # bytes unpacked at a time
+FEW = 100 << 20  # bytes that any file may unpack to
+MOST = 100  # times its size that a packed file may unpack to beyond that; text packs to a third or a tenth
 
 
 def read_text(path: Path) -> tuple[str, list[str]]:
@@ -31,13 +35,27 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
-            data = gzip.decompress(data)
+            data = _unpacked(data, path)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not a whole gzip file: {error}", "a .gz file", "pack it again") from error
     text, encoding = _decoded(data, path)
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
     notice = f"{path}: read as {encoding}, which was found by its content; save it as UTF-8 if letters are wrong"
     return plain, [notice] if encoding else []
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """Raises DataError for a file that is all packing: a few bytes that stand for gigabytes."""
+    parts, total = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        while part := stream.read(PART):
+            parts.append(part)
+            total += len(part)
+            if total > FEW and total > MOST * len(data):
+                raise DataError(
+                    f"{path}: unpacks to more than {MOST} times its size", "packed text", "pack the text itself again"
+                )
+    return b"".join(parts)
 
 
 def _decoded(data: bytes, path: Path) -> tuple[str, str]:

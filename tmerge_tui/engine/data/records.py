@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import DataError
+from tmerge_tui.files import parse_json
 
 Value = str | tuple[dict[str, str], ...]
 KNOWN_COLUMNS = ("text", "messages", "conversations")
@@ -113,7 +114,7 @@ def _unpacked(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:
-        inside = json.loads(value)
+        inside = parse_json(value)
     except ValueError:
         return value
     spoken = all(isinstance(one, dict) and ("role" in one or "from" in one) for one in inside)

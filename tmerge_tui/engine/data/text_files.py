@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 from tmerge_tui.engine.data.decoding import read_text
 from tmerge_tui.engine.data.records import Value, fields_of, left_out, pick_column, shown, value_of
 from tmerge_tui.errors import DataError
+from tmerge_tui.files import parse_json
 
 CSV_BLOCK = 16 << 20  # bytes; no row may be longer
 DELIMITERS = ",;\t|"
@@ -46,9 +46,7 @@ def read_file(path: Path, column: str | None) -> Read:
     try:
         read = _read_folder(path, column) if path.is_dir() else _reader(path)(path, column)
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror or error}", "a file that can be read", "check calibration.path"
-        ) from error
+        raise _unreadable(path, error) from error
     if not read.values:
         raise _no_samples(path)
     return read
@@ -57,12 +55,19 @@ def read_file(path: Path, column: str | None) -> Read:
 def columns_of(path: Path) -> list[str]:
     """The fields one may choose from: of the first record, the header or the schema; none for plain text.
 
-    Raises DataError as `read_file`, OSError.
+    Raises DataError as `read_file`.
     """
+    try:
+        return _columns(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _columns(path: Path) -> list[str]:
     kind = _kind(path)
     if path.is_dir():
         parts = [part for part in _files(path) if _kind(part) not in (".txt", ".md")]
-        return columns_of(parts[0]) if parts else []
+        return _columns(parts[0]) if parts else []
     if kind == ".parquet":
         import pyarrow.parquet as pq
 
@@ -73,6 +78,10 @@ def columns_of(path: Path) -> list[str]:
     if kind in (".json", ".jsonl"):
         return list(records(path)[0][0][1])
     return []
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: {error.strerror or error}", "a file that can be read", "check calibration.path")
 
 
 def records(path: Path) -> tuple[Records, list[str]]:
@@ -165,7 +174,7 @@ def _read_json(path: Path, column: str | None) -> Read:
 def _array(path: Path, text: str) -> Records | None:
     """The items of a file that is one JSON value; None where it is not, and may be lines."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         first = text.lstrip().split("\n", 1)[0]
         if "Extra data" in str(error) or _is_json(first):
@@ -189,7 +198,7 @@ def _array(path: Path, text: str) -> Records | None:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return False
     return True
@@ -197,7 +206,7 @@ def _is_json(line: str) -> bool:
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         raise DataError(
             f"{path}, line {number}: not valid JSON: {error}", "one JSON object a line", "correct or remove that line"
@@ -286,7 +295,7 @@ def _arrow(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(f"{path}: {error}", f"a whole {path.suffix} file", "correct or export it again") from error
 
 

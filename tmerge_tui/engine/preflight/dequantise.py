@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from tmerge_tui import machine
 from tmerge_tui.errors import MemoryShortage, ModelError, TmergeError
-from tmerge_tui.files import as_the_umask_leaves, storage
+from tmerge_tui.files import as_the_umask_leaves, parse_json, storage
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import auto_class, build_on_meta, first_line, quantisation, quiet, read_config
@@ -129,7 +129,7 @@ def _unpack_gguf(located: Located, trust_remote_code: bool, out: Path) -> None:
 def _unpack_fp8(packed: Path, out: Path) -> None:
     """One file of weights after the other: W = W8 * scale, a scale for each block of rows and columns."""
     checkpoint = Checkpoint(packed)
-    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    config = parse_json((packed / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     block = config.get("weight_block_size")
     places: dict[str, str] = {}
     for file in checkpoint.weight_files:
@@ -184,7 +184,7 @@ def _write_head(located: Located, kind: str, head: Path) -> None:
 def _drop_quantisation(folder: Path) -> None:
     """Takes the mention of a packing that is gone out of the configuration."""
     path = folder / "config.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = parse_json(path.read_text(encoding="utf-8"))
     data.pop("quantization_config", None)
     with storage(path):
         path.write_text(json.dumps({**data, "dtype": "bfloat16"}, indent=2, ensure_ascii=False), encoding="utf-8")

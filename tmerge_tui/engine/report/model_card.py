@@ -140,8 +140,8 @@ def _front_matter(readme: Path | None) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     try:
         return metadata_load(readme) or {}, []
-    except (ValueError, yaml.YAMLError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, yaml.YAMLError, OSError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         return {}, [f"the target's README.md has a header that cannot be read ({reason}); nothing is inherited from it"]
 
 
