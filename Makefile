@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test moments soak lint typecheck format bench table binary smoke release audit pinned hashes clean
+.PHONY: help demo test moments soak lint typecheck format bench gpu real table methods binary smoke release audit pinned hashes clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
@@ -28,8 +28,11 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
-	@echo "make bench      the benchmarks of tests/benchmarks"
+	@echo "make bench      the benchmarks of tests/benchmarks, and a table of all ratios"
+	@echo "make gpu        one page about this machine's CUDA device; under ten minutes; ARGS=--dry-run without one"
+	@echo "make real       two models and text of yours: scout, training, placebo, choice, as one table; up to 90 minutes"
 	@echo "make table      all methods on two pairs at equal training tokens, as a table; about half an hour"
+	@echo "make methods    all merge methods beside their placebos on two pairs, three seeds; about half an hour"
 	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
 	@echo "make smoke      tries dist/tmerge in an empty environment"
 	@echo "make release    archive, SHA256SUMS, SBOM and licences of dist/tmerge"
@@ -66,10 +69,17 @@ format: $(VENV)/installed-dev
 table: $(VENV)/installed-dev
 	PYTHONPATH=. $(BIN)/python build/table.py --data $(DATA) --out build/out/table $(ARGS)
 
+methods: $(VENV)/installed-dev
+	PYTHONPATH=. $(BIN)/python build/methods.py --data $(DATA) --out build/out/methods $(ARGS)
+
 bench: $(VENV)/installed-dev
-	@for file in tests/benchmarks/[a-z]*.py; do \
-	    module=tests.benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
-	done
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks.gpu $(ARGS)
+
+real: $(VENV)/installed-dev
+	$(BIN)/python -m tests.real $(ARGS)
 
 binary: $(FROZEN)/installed
 	$(FROZEN_PYTHON) build/binary.py $(ARGS)

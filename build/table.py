@@ -51,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
 
     targets = {"strangers": DEMO / "target-qwen2", "relatives": args.out / "relative"}
-    if "relatives" in args.pairs and not (targets["relatives"] / "README.md").exists():
-        script = Path(__file__).with_name("train_relatives.py")
-        source = ["--source", str(DEMO / "source-llama"), "--out", str(targets["relatives"])]
-        subprocess.run([sys.executable, str(script), "--data", str(args.data), *source], check=True)
+    if "relatives" in args.pairs:
+        cut_relative(targets["relatives"], args.data)
     for pair in args.pairs:
         recipe = make_recipe(settings(targets[pair], args.out / pair, args.seeds, args.lines, args.epochs))
         run = RunDir.create(recipe.output)
@@ -63,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{pair}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     for pair in args.pairs:
         print("\n".join(table(TITLES[pair], json.loads((args.out / pair / "report.json").read_text()))), flush=True)
+
+
+def cut_relative(folder: Path, data: Path) -> None:
+    """Makes the relatives' target in `folder`, unless it is there."""
+    if not (folder / "README.md").exists():
+        script = Path(__file__).with_name("train_relatives.py")
+        source = ["--source", str(DEMO / "source-llama"), "--out", str(folder)]
+        subprocess.run([sys.executable, str(script), "--data", str(data), *source], check=True)
 
 
 def settings(target: Path, out: Path, seeds: int, lines: int, epochs: int) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def test_a_run_goes_on_with_resume_and_every_start_is_on_the_list(recipe: Path, 
     assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 1 and str(run.path) in listed.stdout
 
 
+def test_methods_are_compared_on_one_recipe(recipe: Path, run: RunDir) -> None:
+    done = tmerge("compare", recipe, "--methods", "ot_fusion, ls_merge", "--set", "seed=3")
+    assert done.returncode == 0 and done.stdout.startswith("seed 3, alpha 0.1\n")
+    made = yaml.safe_load(run.recipe.read_text())
+    assert made["compare_methods"] == ["ot_fusion", "ls_merge"] and made["method"] == "ot_fusion"
+
+
 def test_report_needs_a_report(recipe: Path, run: RunDir) -> None:
     tmerge("--batch", recipe, "--quiet")
     missing = tmerge("report", run.path)

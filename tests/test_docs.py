@@ -12,7 +12,8 @@ from tests.test_imports import ENGINE, FLOOR, PACKAGE, RANK, ROOMS
 from tmerge_tui.recipe import Recipe, make_recipe, options
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/adaptation.md", "docs/evaluation.md", "docs/methods.md", "docs/files.md")
+DOCS = ("adaptation", "evaluation", "methods", "safety", "files")
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))
 LINE = re.compile(r"((?:│   |    )*)(?:├── |└── )(\S+) +(\S.*)")
 NAMED = re.compile(r"`([\w./-]+\.(?:py|md|json|jinja|toml|txt|spec|tcss))`(?:\s+\(((?:`\w+`(?:,\s+)?)+)\))?")
 

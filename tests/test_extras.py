@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from tests.tui.doubles import FakeProbe, settle
 from tmerge_tui import cli, extras
 from tmerge_tui.engine.evaluation import lm_eval_harness
 from tmerge_tui.engine.preflight.check import check
-from tmerge_tui.engine.training import fit
+from tmerge_tui.engine.training import fit, tune
 from tmerge_tui.errors import ExtraMissing
+from tmerge_tui.machine import Memory
 from tmerge_tui.recipe import options
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.recipe.evaluation import Evaluation
@@ -93,6 +95,20 @@ def test_the_check_finds_them_before_any_work(pair: dict[str, Any], tmp_path: Pa
     for name, problem in zip(("eval", "lora"), problems, strict=True):
         assert f'next: pip install "tmerge-tui[{name}]"' in problem
     assert check(recipe_of(pair, output=str(tmp_path / "run"), adaptation={"method": "full"})) == []
+
+
+def test_the_check_knows_what_auto_will_choose(
+    pair: dict[str, Any], tmp_path: Path, bare: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the memory that training takes, 16 bytes a parameter of the source."""
+    recipe = recipe_of(
+        pair, output=str(tmp_path / "run"), adaptation={"compare": ["distill"], "teacher": {"tune": "auto"}}
+    )
+    assert check(recipe) == [], "all of it fits, and that needs no package"
+    monkeypatch.setattr(tune, "machine", SimpleNamespace(memory=lambda: Memory(2**20, 0, None)))
+    (problem,) = check(recipe)
+    assert problem.startswith("adaptation.teacher.tune: auto, which takes low-rank updates for ")
+    assert "the package peft is needed and is not installed" in problem
 
 
 def test_a_missing_extra_is_said_beside_a_missing_model(pair: dict[str, Any], tmp_path: Path, bare: None) -> None:

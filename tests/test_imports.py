@@ -23,7 +23,7 @@ ROOMS = [
 # Inside the engine likewise.
 ENGINE = [
     {"progress", "resources", "part"}, {"optimal_transport"}, {"data"}, {"activations"}, {"prepared"}, {"weights"},
-    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"},
+    {"methods"}, {"evaluation"}, {"training"}, {"report"}, {"preflight"}, {"pipeline"}, {"comparison"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 FLOOR = {room: floor for floor, rooms in enumerate(ENGINE) for room in rooms}

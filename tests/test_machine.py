@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,3 +135,27 @@ def test_a_card_without_a_driver(tmp_path: Path) -> None:
     assert not machine.nvidia_on_the_bus()
     put(tmp_path / "pci" / "0000:01:00.0", vendor="0x10de", **{"class": "0x030200"})
     assert machine.nvidia_on_the_bus()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_freed_blocks_go_back_to_the_system() -> None:
+    """Reference: what the process holds after a block of 16 MB is gone, which glibc would otherwise keep."""
+    script = (
+        "import psutil, torch\n"
+        "from tmerge_tui import machine\n"
+        "assert machine.return_freed_memory()\n"
+        "for size in (8, 16, 16): torch.ones(size << 18).sum()\n"  # freed: the limit of the C library would rise to it
+        "kept = torch.ones(1 << 10)\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "block = torch.ones(16 << 18)\n"
+        "held = psutil.Process().memory_info().rss\n"
+        "del block\n"
+        "after = psutil.Process().memory_info().rss\n"
+        "assert held - before > 12 << 20 and after - before < 4 << 20, (before, held, after)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_c_library_without_the_function_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert machine.return_freed_memory() is False

@@ -18,7 +18,7 @@ from tests.soak import tokenizers
 from tests.soak.edits import NASTY, edited, edited_bytes, paths, propose_bytes, propose_structure
 from tests.soak.judge import Campaign, run_campaign
 from tests.soak.tokenizers import ENDLESS, ESCAPES, MESSAGES, PLAIN
-from tmerge_tui.engine.data import decoding
+from tmerge_tui.engine.data import packing
 from tmerge_tui.engine.data.corpus import Sample, render
 from tmerge_tui.engine.data.text_files import columns_of, read_file
 from tmerge_tui.errors import CheckError, DataError, ModelError, RecipeError, TmergeError
@@ -92,7 +92,7 @@ def test_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + b"\x15" * 50 + b"PAR1")
     (tmp_path / "deep.jsonl").write_text('{"text": ' + "[" * 200_000)
     (tmp_path / "wide.jsonl").write_text(json.dumps({f"c{i}": i for i in range(100_000)}))
-    monkeypatch.setattr(decoding, "FEW", 1 << 20)
+    monkeypatch.setattr(packing, "FEW", 1 << 20)
     (tmp_path / "zeros.txt.gz").write_bytes(gzip.compress(b"\0" * (4 << 20)))
     for file in sorted(tmp_path.iterdir()):
         with pytest.raises(DataError) as found:

@@ -9,14 +9,14 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui.commands.completion import Preset, RecipeFile, Run, Setting
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe
 from tmerge_tui.commands.output import complain, hush, say
+from tmerge_tui.commands.run_options import TRUST, run_options
 from tmerge_tui.edition import edition
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.system import can_draw, write_utf8
@@ -28,34 +28,6 @@ NO_TERMINAL = """The wizard needs a terminal, and this is none. Without one:
   tmerge --batch RECIPE    run a recipe (YAML)
   tmerge demo              run the bundled example
   tmerge --help            all commands"""
-
-TRUST = click.option("--trust", is_flag=True, help="Let the Python code of models run that the recipe trusts.")
-RUN_OPTIONS = [
-    click.option("--json", is_flag=True, help="Print the events of the run as JSON lines on stdout."),
-    click.option("--quiet", is_flag=True, help="Print the result only, no progress."),
-    click.option("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N, instead of the recipe's."),
-    click.option("--executor", metavar="NAME", help="local, or ray: where transport plans are solved."),
-    click.option(
-        "--ray-address", metavar="HOST:PORT", help="A running Ray cluster, or auto; without it one starts here."
-    ),
-    click.option("--output", metavar="DIR", help="Run folder, instead of the recipe's."),
-    click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk."),
-    click.option(
-        "--set",
-        "changes",
-        multiple=True,
-        type=Setting(),
-        metavar="KEY=VALUE",
-        help="Change the recipe: fusion.alpha=0.05.",
-    ),
-    TRUST,
-]
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(RUN_OPTIONS):
-        command = option(command)
-    return command
 
 
 class Commands(click.Group):
@@ -97,6 +69,7 @@ def tmerge(context: click.Context, batch: str | None, **given: Any) -> int | Non
       tmerge plan recipe.yaml                 what it needs: time, memory, disk
       tmerge scout recipe.yaml                in a minute: is there anything to carry over?
       tmerge --batch recipe.yaml
+      tmerge compare recipe.yaml --methods transport_merge,ot_fusion
       tmerge runs                             every run of this machine
     """
     if context.invoked_subcommand is not None:
@@ -180,10 +153,29 @@ def runs(words: tuple[str, ...], json: bool) -> int:
 
 
 @tmerge.command()
-@click.argument("first", type=Run())
-@click.argument("second", type=Run())
-def compare(first: str, second: str) -> int:
-    """Show two runs side by side: what they achieved, and the settings in which they differ."""
+@click.argument("first", type=RunOrRecipe())
+@click.argument("second", type=Run(), required=False)
+@click.option("--methods", metavar="NAMES", help="Merge methods to try on the pair of a recipe, such as a,b,c.")
+@run_options
+def compare(first: str, second: str | None, methods: str | None, **given: Any) -> int:
+    """Show two runs side by side; or try several merge methods on the pair of one recipe.
+
+    \b
+      tmerge compare RUN RUN        what they achieved, and the settings in which they differ
+      tmerge compare RECIPE --methods transport_merge,ot_fusion,ls_merge
+                                    each at its best strength beside its placebos, on one page
+    """
+    if methods is not None:
+        if second is not None:
+            raise click.UsageError("--methods tries methods on one recipe: tmerge compare RECIPE --methods NAMES")
+        chosen = options(**given)
+        from tmerge_tui.commands.batch import run_comparison
+
+        return run_comparison(first, methods, chosen)
+    if second is None:
+        raise click.UsageError("give two runs, or one recipe and --methods NAMES")
+    if any(given.values()):
+        raise click.UsageError("two runs are only shown: these options go with --methods")
     from tmerge_tui.commands.listing import compare as show
 
     return show(first, second)
@@ -245,7 +237,7 @@ def scout(recipe: str, download: bool, **given: Any) -> int:
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 @TRUST
 def check(recipe_or_model: str, offline: bool, trust: bool) -> int:
-    """List every problem of a recipe, or the projections of a model (folder or Hub id) with their shapes."""
+    """List every problem of a recipe, or the projections of a model (folder, GGUF file or Hub id) with their shapes."""
     options(offline)
     from tmerge_tui.commands.inspect import check as show_check
 
@@ -281,35 +273,33 @@ def report(run: str) -> int:
 
 
 @tmerge.command("eval")
-@click.argument("run", type=Run())
+@click.argument("run", type=Run(), metavar="RUN")
 @click.option("--tasks", "tasks", multiple=True, metavar="NAMES", help="Tasks of lm-evaluation-harness, or task files.")
 @click.option("--choices", multiple=True, metavar="FILE", help="A .jsonl file of multiple-choice questions.")
 @click.option("--include-path", metavar="DIR", help="Folder of more task files.")
 @click.option("--limit", type=int, metavar="N", help="Questions of each task at most; the results are partial.")
 @click.option("--num-fewshot", type=int, metavar="N", help="Examples before each question, instead of the task's.")
 @click.option("--source", "benchmark_source", is_flag=True, default=None, help="Ask the source too.")
+@click.option("--general", is_flag=True, help="What was forgotten: bits per byte of general English text.")
+@click.option("--general-texts", metavar="TEXTS", help="The same on a file or data set of text of another kind.")
+@click.option("--against", metavar="MODEL", help="With --general of a model: another one, and the difference to it.")
+@click.option("--attribution", is_flag=True, help="Where the gain comes from: the share of the gap that was closed.")
+@click.option("--safety", is_flag=True, help="What is declined, and what is harmless: a screen of prompts that ship.")
+@click.option("--safety-prompts", metavar="FILE", help="The same with pairs of prompt and twin of your own besides.")
 @click.option("--json", is_flag=True, help="Print the events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print the result only, no progress.")
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 @TRUST
-def evaluate(
-    run: str,
-    json: bool,
-    quiet: bool,
-    offline: bool,
-    trust: bool,
-    tasks: tuple[str, ...],
-    choices: tuple[str, ...],
-    **given: Any,
-) -> int:
-    """Ask target and result of a finished RUN more questions, and add them to its report."""
+def evaluate(run: str, json: bool, quiet: bool, offline: bool, trust: bool, against: str | None, **given: Any) -> int:
+    """Ask target and result of a finished RUN more: its report then says it. With --general a model may stand there."""
     chosen = options(offline, json=json, quiet=quiet, trust=trust)
+    from tmerge_tui.commands.evaluate import asked_of
     from tmerge_tui.commands.evaluate import evaluate as ask
-    from tmerge_tui.recipe import task_name
+    from tmerge_tui.commands.evaluate_model import is_model, measure
 
-    names = [task_name(name.strip()) for names in tasks for name in names.split(",") if name.strip()]
-    files = [os.path.abspath(os.path.expanduser(path)) for path in choices]
-    return ask(run, {"tasks": names, "choices": files, **given}, chosen)
+    if against is not None or is_model(run):
+        return measure(run, against, asked_of(**given), chosen)
+    return ask(run, asked_of(**given), chosen)
 
 
 @tmerge.command()

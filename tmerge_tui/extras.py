@@ -26,6 +26,7 @@ EXTRAS = {
 # option of the recipe -> (extra, the value that needs it; None: any value but nothing)
 NEEDED_BY: dict[str, tuple[str, str | None]] = {
     "evaluation.tasks": ("eval", None),
+    "evaluation.general.tasks": ("eval", None),
     "adaptation.method": ("lora", "lora"),
     "adaptation.teacher.tune": ("lora", "lora"),
     "transport.executor": ("ray", "ray"),

@@ -6,6 +6,7 @@ No torch and no network; nothing here fails: what cannot be found out is None or
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 PCI = Path("/sys/bus/pci/devices")
 NVIDIA = "0x10de"  # vendor on the PCI bus
 PATIENCE = 5.0  # seconds that NVIDIA's tool may take; its first answer wakes the driver
+M_MMAP_THRESHOLD = -3  # of malloc.h
 UNLIMITED = 2**60  # bytes; cgroup v1 writes nearly 2**63 for no limit
 FIELDS = ("name", "memory.total", "memory.free", "driver_version", "compute_cap")
 
@@ -141,6 +143,19 @@ def memory() -> Memory:
     bytes_, _, who = min(binding)
     left = min(limit - used for limit, used, _ in binding)
     return Memory(whole.total, max(0, min(whole.available, left)), bytes_, who)
+
+
+def return_freed_memory() -> bool:
+    """From here on blocks of a megabyte and more go back to the system when they are freed; whether that can be asked.
+
+    glibc raises its own limit to 32 MB as such blocks are freed, and then keeps the weights of a streamed layer beside
+    those of the next. Other systems give them back by themselves.
+    """
+    try:
+        keeps = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no C library with that function
+        return False
+    return bool(keeps(M_MMAP_THRESHOLD, 1 << 20))
 
 
 def cores() -> tuple[int, float | None]:

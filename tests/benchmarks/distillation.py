@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.benchmarks.ratio import Ratio, in_turns
 from tmerge_tui.engine.data.vocabulary import Vocabulary, token_ends
 from tmerge_tui.engine.training.boundaries import Pairing, pair
 from tmerge_tui.engine.training.byte_events import event_loss, teach
@@ -85,22 +86,15 @@ def main() -> None:
         "source, forward": bare,
         "source, events": lambda: taught(teacher, source_ids, pairings, space),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(args.rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:  # the first one warms up
-                seconds[name].append(time.process_time() - start)
+    seconds = in_turns(ways, args.rounds)
     positions = sum(len(text.places) for text in events)
     size = sum(array.nbytes for text in events for array in vars(text).values()) / positions
     print(f"{args.batch} x {args.length} tokens, {positions} positions with events, {size:.0f} bytes each")
     names = list(ways)
-    for plain, more, limit in ((*names[:2], 1.25), (*names[2:], 1.2)):
-        ratio = statistics.median(b / a for a, b in zip(seconds[plain], seconds[more], strict=True))
-        for name in (plain, more):
-            print(f"{name:<16} {statistics.median(seconds[name]):7.2f} s")
-        print(f"{'ratio':<16} {ratio:7.2f}    (target: at most {limit})", flush=True)
+    for name in names:
+        print(f"{name:<16} {statistics.median(seconds[name]):7.2f} s")
+    print(Ratio.of("distillation step / SFT step", seconds[names[1]], seconds[names[0]], 1.25))
+    print(Ratio.of("teacher's pass / bare forward", seconds[names[3]], seconds[names[2]], 1.2), flush=True)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tests.benchmarks.ratio import Ratio
 from tmerge_tui.engine.methods.transport_merge.fuse import carry
 
 TARGET_RATIO = 8
@@ -68,7 +69,7 @@ def main() -> None:
         dense, selected = compare(kind)
         worst = min(worst, dense / selected)
         print(f"{kind:5} dense {dense:.3f}  selected {selected:.4f}  ratio {dense / selected:.1f}x")
-    print(f"smallest ratio {worst:.1f}x, target {TARGET_RATIO}x: {'met' if worst >= TARGET_RATIO else 'MISSED'}")
+    print(Ratio("fusion: dense / selected, smallest", worst, worst, worst, TARGET_RATIO, at_least=True), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,18 +45,25 @@ MODELS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+TINY: dict[str, dict[str, Any]] = {
+    "source": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "tie_word_embeddings": False},
+    "target": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
 SHARD = 4 << 30
 
 
-def make(folder: Path, seed: int, **shape: Any) -> None:
+def make(folder: Path, seed: int, device: str = "cpu", **shape: Any) -> None:
     """A bfloat16 checkpoint in shards, written tensor by tensor: never more than a shard in memory."""
-    config = LlamaConfig(**SHARED, **shape, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config = LlamaConfig(**{**SHARED, **shape}, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     make_tokenizer(400).save_pretrained(folder)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     shards: list[dict[str, torch.Tensor]] = [{}]
     files: dict[str, str] = {}
     size = total = 0
@@ -71,7 +78,8 @@ def make(folder: Path, seed: int, **shape: Any) -> None:
         if parameter.dim() == 1:
             tensor = torch.ones(parameter.shape, dtype=torch.bfloat16)
         else:
-            tensor = torch.empty(parameter.shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+            tensor = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+            tensor = tensor.normal_(0, 0.02, generator=generator).cpu()
         if size + tensor.nbytes > SHARD:
             flush()
             size = 0
@@ -81,6 +89,38 @@ def make(folder: Path, seed: int, **shape: Any) -> None:
     flush()
     index = {"metadata": {"total_size": total}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def merge(
+    folder: Path, samples: int, device: str = "auto", memory: str | None = None, models: dict[str, Any] = MODELS
+) -> dict[str, Any]:
+    """Makes the models that are not in `folder` yet, merges them, and gives the report. Raises CalledProcessError."""
+    made_on = "cuda" if torch.cuda.is_available() else "cpu"  # random numbers come fast there
+    for seed, (role, shape) in enumerate(models.items()):
+        if not (folder / role).exists():
+            began = time.monotonic()
+            make(folder / role, seed, made_on, **shape)
+            print(f"made {role} in {time.monotonic() - began:.0f} s", flush=True)
+    recipe = {
+        "source": str(folder / "source"),
+        "target": str(folder / "target"),
+        "calibration": {
+            "path": str(make_text(folder / "text.txt", samples + 4)),
+            "samples": samples,
+            "holdout": 4,
+            "max_length": 64,
+        },
+        "evaluation": {"controls": ["shrink"], "resamples": 100},
+        "fusion": {"coupling": "barycentric", "alpha": 0.1},
+        "output": str(folder / "run"),
+        "device": device,
+        "memory": memory,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "tmerge_tui", "--batch", str(folder / "recipe.yaml")], check=True)
+    report: dict[str, Any] = json.loads((folder / "run" / "report.json").read_text())
+    return report
 
 
 def main() -> int:
@@ -93,39 +133,18 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="tmerge-shapes-"))
     try:
-        for seed, (role, shape) in enumerate(MODELS.items()):
-            if not (folder / role).exists():
-                began = time.monotonic()
-                make(folder / role, seed, **shape)
-                print(f"made {role} in {time.monotonic() - began:.0f} s", flush=True)
-        recipe = {
-            "source": str(folder / "source"),
-            "target": str(folder / "target"),
-            "calibration": {
-                "path": str(make_text(folder / "text.txt", options.samples + 4)),
-                "samples": options.samples,
-                "holdout": 4,
-                "max_length": 64,
-            },
-            "evaluation": {"controls": ["shrink"], "resamples": 100},
-            "fusion": {"coupling": "barycentric"},
-            "output": str(folder / "run"),
-            "device": options.device,
-            "memory": options.memory,
-        }
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        shutil.rmtree(folder / "run", ignore_errors=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", "tmerge_tui", "--batch", str(folder / "recipe.yaml")]
-        code = subprocess.run(command, check=False).returncode
-        print(f"\nexit {code} after {time.monotonic() - began:.0f} s")
-        if code == 0:
-            report = json.loads((folder / "run" / "report.json").read_text())
-            for timing in report["timings"]:
-                print(f"{timing['stage']:<16} {timing['seconds']:8.1f} s  {timing['outcome']}")
-            memory = report["memory"]
-            print(f"peak memory {memory['peak_rss'] / 2**30:.2f} GiB, on the GPU {memory['peak_gpu'] / 2**30:.2f} GiB")
-        return code
+        try:
+            report = merge(folder, options.samples, options.device, options.memory)
+        except subprocess.CalledProcessError as error:
+            print(f"\nexit {error.returncode} after {time.monotonic() - began:.0f} s")
+            return int(error.returncode)
+        print(f"\n{time.monotonic() - began:.0f} s")
+        for timing in report["timings"]:
+            print(f"{timing['stage']:<16} {timing['seconds']:8.1f} s  {timing['outcome']}")
+        memory = report["memory"]
+        print(f"peak memory {memory['peak_rss'] / 2**30:.2f} GiB, on the GPU {memory['peak_gpu'] / 2**30:.2f} GiB")
+        return 0
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

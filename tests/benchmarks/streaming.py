@@ -5,7 +5,7 @@
 A decoder of 48 layers, 16.8 MB each in float32 (0.82 GB in all), is read with a budget of 150 MB. Each way runs in a
 process of its own; memory is what the process allocates beyond the imports (anonymous pages, at their peak) and, beside
 it, the peak with file pages, which the system takes back when it needs them. Logits must be equal to the last bit.
-The C library keeps freed blocks below 32 MB: with MALLOC_MMAP_THRESHOLD_=1048576 in the environment it returns them.
+Target: what is allocated stays within 1.3x of the budget.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from tests.benchmarks.ratio import Ratio
 
 BUDGET = 150_000_000
 PASSES = 3
@@ -103,6 +105,8 @@ def main() -> None:
                 f"  {name:10} peak {result['anonymous'] / 1e6:6.0f} MB allocated, {result['total'] / 1e6:6.0f} MB with "
                 f"file pages; {result['seconds'] * 1e3:6.0f} ms a pass of 64 tokens"
             )
+        peak = streamed["anonymous"] / BUDGET
+        print(Ratio(f"streamed from {dtype}: peak / budget", peak, peak, peak, 1.3), flush=True)
 
 
 def run(arguments: list[str]) -> str:

@@ -23,6 +23,7 @@ import ot
 import torch
 from torch import Tensor
 
+from tests.benchmarks.ratio import Ratio
 from tests.engine.optimal_transport.problems import make_pair
 from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import plan, solve_fast
@@ -144,6 +145,13 @@ def main() -> None:
                 f"all sides of a layer pair, eps {epsilon}: ours {1e3 * ours:.0f} ms; log 200 {log[0] / ours:.0f}x, "
                 f"log stop {log[1] / ours:.0f}x, POT {by_pot / ours:.1f}x, ours/floor {ours / floor:.2f}"
             )
+            told = f"transport, eps {epsilon}, T = {arguments.samples}"
+            print(_ratio(f"{told}: ours / its products", ours / floor, 1.5))
+            print(_ratio(f"{told}: POT / ours", by_pot / ours, 10, at_least=True), flush=True)
+
+
+def _ratio(name: str, value: float, target: float, at_least: bool = False) -> Ratio:
+    return Ratio(name, value, value, value, target, at_least)  # of medians: one layer pair is summed of its sides
 
 
 if __name__ == "__main__":

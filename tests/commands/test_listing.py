@@ -58,6 +58,25 @@ def test_compare_shows_what_differs(tmp_path: Path, monkeypatch, capsys) -> None
     assert [line.split() for line in differing] == [["transport.epsilon", "0.2", "0.3"]]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("one",), "two runs, or one recipe and --methods"),
+        (("one", "two", "--quiet"), "these options go with --methods"),
+        (("one", "two", "--methods", "ot_fusion,ls_merge"), "tries methods on one recipe"),
+        (("r.yaml", "--methods", "ot_fusion"), "expected two or more"),
+        (("r.yaml", "--methods", "ot_fusion,ot_fission"), "compare_methods"),
+        (("none.yaml", "--methods", "ot_fusion,ls_merge"), "none.yaml"),
+    ],
+)
+def test_compare_says_what_it_takes(tmp_path: Path, monkeypatch, capsys, given: tuple[str, ...], said: str) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / name)
+    Path("r.yaml").write_text("{source: a/b, target: c/d, calibration: {path: t.txt}, output: out}")
+    code, _, err = tmerge(monkeypatch, capsys, "compare", *given)
+    assert code == 2 and said in err and not Path("out").exists()
+
+
 def test_a_later_attempt_is_a_note_on_a_finished_run(tmp_path: Path, monkeypatch, capsys) -> None:
     run = write_run(tmp_path / "done")
     with open(run.events, "a") as file:
@@ -121,6 +140,7 @@ def completed(arguments: list[str], incomplete: str) -> list[str]:
 def test_the_shell_knows_runs_presets_and_settings(tmp_path: Path) -> None:
     run_index.remember(write_run(tmp_path / "done").path)
     assert completed(["watch"], "d") == ["done"]
+    assert completed(["compare"], "d") == ["done", "d"] and completed(["compare"], "preset:mal") == ["preset:malay"]
     assert completed(["presets"], "ma") == ["malay"]
     assert completed(["plan"], "preset:m") == ["preset:malay", "preset:medical"]
     assert "fusion.alpha=" in completed(["demo", "--set"], "fusion.al")

@@ -123,7 +123,7 @@ def test_the_resolved_recipe_runs_again_and_redoes_nothing(finished: tuple[RunDi
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"fusion": {"alpha": [0.1, 0.2]}}, {"fold", "evaluate"}),
+        ({"fusion": {"alpha": [0.1, 0.2]}, "evaluation": {"controls_at": "all"}}, {"fold", "evaluate"}),
         ({"fusion": {"norm": "keep"}}, {"fold", "evaluate"}),
         ({"fusion": {"k": 6}}, {"fuse", "fold", "evaluate"}),
         ({"transport": {"epsilon": 0.05}}, {"transport", "fuse", "fold", "evaluate"}),
@@ -138,11 +138,36 @@ def test_a_change_redoes_what_depends_on_it_only(
 
 
 def test_a_list_of_alphas_gives_a_folder_each(pair: dict[str, Any], tmp_path: Path) -> None:
-    folder, _ = run(recipe_of(pair, fusion={"alpha": [0.1, 0.3]}, output=str(tmp_path / "run")))
+    every = {"controls_at": "all"}
+    folder, _ = run(recipe_of(pair, fusion={"alpha": [0.1, 0.3]}, evaluation=every, output=str(tmp_path / "run")))
     single, _ = run(recipe_of(pair, fusion={"alpha": 0.3}, output=str(tmp_path / "single")))
     assert sorted(p.name for p in folder.path.glob("model*")) == ["model-alpha-0.1", "model-alpha-0.3"]
     ours, theirs = folder.path / "model-alpha-0.3" / "model.safetensors", single.model / "model.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_of_a_list_the_hold_out_measures_what_validation_text_chooses(pair: dict[str, Any], tmp_path: Path) -> None:
+    """Reference: the same list with every strength measured, and the scores of its validation text."""
+    calibration = {**pair["calibration"], "samples": 30}  # leaves text to choose on
+    changes = {"fusion": {"alpha": [0.3, 0.05]}, "calibration": calibration}
+    folder, seen = run(recipe_of(pair, **changes, output=str(tmp_path / "run")))
+    report = json.loads((folder.path / "report.json").read_text())
+    trials, chosen = report["strength"]["trials"], report["verdict"]["alpha"]
+    assert [trial["alpha"] for trial in trials] == [0.3, 0.05]
+    assert [trial["alpha"] for trial in trials if trial["kept"]] == [chosen]
+    assert chosen == min(trials, key=lambda trial: trial["bits_per_byte"])["alpha"]
+    measured = {(row["model"], row["alpha"]): row["bits_per_byte"] for row in report["scores"]}
+    assert set(measured) == {("target", None), ("source", None)} | {
+        (m, chosen) for m in ("fused", "shrink", "permuted")
+    }
+    assert report["verdict"]["output"] == f"model-alpha-{chosen:g}"
+    assert sorted(p.name for p in folder.path.glob("model*")) == ["model-alpha-0.05", "model-alpha-0.3"]
+    assert any(sentence.startswith("Alpha was chosen on") for sentence in report["verdict"]["sentences"])
+    assert "strength" in outcomes(seen)
+
+    every, _ = run(recipe_of(pair, **changes, evaluation={"controls_at": "all"}, output=str(tmp_path / "all")))
+    rows = json.loads((every.path / "report.json").read_text())["scores"]
+    assert {row["alpha"] for row in rows if row["model"] == "permuted"} == {0.3, 0.05}
 
 
 def test_the_same_recipe_gives_the_same_bytes(pair: dict[str, Any], tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_no_text_sees_its_padding(tmp_path: Path, family: str, filler: int) -> N
 
 
 class Passes:
-    """A model with room for some texts at once: what it was asked, and the batches that fitted."""
+    """A model with room for some tokens at once: what it was asked, and the batches that fitted."""
 
     def __init__(self, room: int, size: int) -> None:
         self.asked: list[list[int]] = []
@@ -76,7 +76,7 @@ class Passes:
 
     def forward(self, batch: Sequence[int]) -> list[int]:
         self.asked.append(list(batch))
-        if len(batch) > self.room:
+        if len(batch) * LENGTHS[batch[0]] > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return [10 * number for number in batch]
 
@@ -85,14 +85,35 @@ class Passes:
 
 
 def test_batches_are_halved_until_they_fit_and_stay_so() -> None:
-    passes = Passes(room=2, size=16)
-    expected = [([1, 7], [10, 70]), ([4, 0], [40, 0]), ([8], [80])]  # longest first, equals in their order
-    assert passes.run() == expected
+    passes = Passes(room=18, size=16)
+    found = passes.run()
+    assert [number for batch, _ in found for number in batch] == [1, 7, 4, 0, 8]  # longest first, equals in their order
+    assert all(made == [10 * number for number in batch] for batch, made in found)
+    assert all(len(batch) * LENGTHS[batch[0]] <= 18 for batch, _ in found)
     assert passes.asked[0] == [1, 7, 4, 0, 8]
     assert passes.said == ["out of memory: batch size is now 2"]
     passes.asked.clear()
-    assert passes.run() == expected
-    assert passes.asked == [[1, 7], [4, 0], [8]] and len(passes.said) == 1
+    assert passes.run() == found
+    assert passes.asked == [batch for batch, _ in found] and len(passes.said) == 1
+
+
+def _widths(lengths: Sequence[int], size: int) -> list[list[int]]:
+    batches = Batches("tiny", size, CPU, lambda message: None)
+    return [[lengths[i] for i in batch] for batch, _ in batches.run(dict(enumerate(lengths)), lambda batch: None)]
+
+
+def test_a_batch_has_as_many_tokens_as_its_size_of_the_longest_and_so_more_of_short_texts() -> None:
+    batches = _widths([400] * 8 + [100] * 64, size=4)
+    assert [len(batch) for batch in batches] == [4, 4, 16, 16, 16, 16]
+
+
+def test_little_of_a_full_batch_is_padding_and_a_small_one_is_not_torn() -> None:
+    lengths = [17 * i % 397 + 4 for i in range(400)]  # every length from 4 to 400, once or twice
+    batches = _widths(lengths, size=16)
+    assert sorted(n for batch in batches for n in batch) == sorted(lengths)
+    read, whole = sum(lengths), sum(len(batch) * batch[0] for batch in batches)
+    assert 1 - read / whole < 0.05
+    assert _widths([40, 20, 10, 5], size=16) == [[40, 20, 10, 5]]  # 160 tokens in all: one pass
 
 
 def test_one_text_too_many_is_a_memory_shortage_that_names_it() -> None:

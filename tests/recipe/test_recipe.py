@@ -211,7 +211,7 @@ def test_words_that_look_like_numbers_stay_words(text: str) -> None:
         ({"output": ""}, "output: expected text that is not empty (found '')"),
         ({"seed": True}, "seed: expected a number (found True)"),
         ({"fusion": {"alpha": True}}, "fusion.alpha: expected a number (found True)"),
-        ({"adaptation": {"epochs": 0}}, "adaptation.epochs: expected more than 0 (found 0)"),
+        ({"adaptation": {"epochs": 0}}, "adaptation.epochs: expected more than 0, or 'auto' (found 0)"),
         ({"adaptation": {"epoch": 1}}, "adaptation.epoch: unknown key; did you mean epochs?"),
         ({"adaptation": {"seeds": [1, 1]}}, "adaptation: seeds: each seed once"),
         (

@@ -71,6 +71,21 @@ def test_steps_know_what_is_missing() -> None:
     assert step_problems(draft, "method") == []
     draft.set("source.model", "org/a")
     assert step_problems(draft, "models") == ["choose a target model"]
+    draft.set("method", "ls_merge")
+    draft.set("ls_merge.epochs", "many")
+    assert any(problem.startswith("ls_merge.epochs") for problem in step_problems(draft, "method"))
+
+
+def test_the_sections_of_all_methods_that_are_compared_are_offered() -> None:
+    draft = Draft(BASE)
+    assert not draft.offers("ls_merge.epochs") and not draft.offers("ot_fusion.solver")
+    draft.set("compare_methods", ["transport_merge", "ls_merge"])
+    draft.set("ls_merge.epochs", "7")
+    assert draft.offers("ls_merge.epochs") and not draft.offers("ot_fusion.solver")
+    made = draft.recipe()
+    assert made.compare_methods == ("transport_merge", "ls_merge") and made.ls_merge.epochs == 7
+    draft.set("compare_methods", ["ls_merge"])
+    assert any(problem.startswith("compare_methods") for problem in step_problems(draft, "method"))
 
 
 def test_dump_and_load() -> None:
@@ -93,7 +108,11 @@ def test_training_and_questions_of_a_recipe_survive_the_draft() -> None:
         {
             "source": "org/a", "target": "org/b", "calibration": {"path": "t.txt"}, "output": "runs/x",
             "adaptation": {"epochs": 2, "seeds": [1, 2], "compare": ["sft"], "hints": {"sides": ["q.out"]}},
-            "evaluation": {"choices": ["/a.jsonl", {"path": "/b.jsonl", "cause": "because"}], "tasks": ["piqa"]},
+            "evaluation": {
+                "choices": ["/a.jsonl", {"path": "/b.jsonl", "cause": "because"}], "tasks": ["piqa"],
+                "general": {"texts": "/other.txt", "tasks": "general", "bound": 0.01}, "attribution": True,
+            },
+            "select": "validation",
         }
     )  # fmt: skip
     draft = Draft.load(json.loads(json.dumps(Draft.from_recipe(recipe).dump())))
@@ -101,6 +120,10 @@ def test_training_and_questions_of_a_recipe_survive_the_draft() -> None:
     draft.set("adaptation.hints", False)
     made = draft.recipe().adaptation
     assert made is not None and made.hints is None and made.seeds == (1, 2)
+    draft.set("evaluation.attribution", False)
+    draft.set("evaluation.general.tasks", "general")
+    measured = draft.recipe().evaluation
+    assert measured.attribution is None and measured.general is not None and len(measured.general.tasks) == 5
     bare = make_recipe({**BARE, "adaptation": {}})
     assert Draft.from_recipe(bare).recipe() == bare, "every default is not the same as off"
 

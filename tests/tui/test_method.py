@@ -8,8 +8,10 @@ from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.test_draft import BASE
 from tests.tui.test_path import put
 from tmerge_tui.recipe.adaptation import Hints
+from tmerge_tui.recipe.ot_fusion import OtFusion
+from tmerge_tui.recipe.safety import Safety
 from tmerge_tui.tui.app import TmergeApp
-from tmerge_tui.tui.draft import options
+from tmerge_tui.tui.draft import Draft, options
 from tmerge_tui.tui.screens.method import MethodScreen
 from tmerge_tui.tui.screens.review import ReviewScreen
 from tmerge_tui.tui.widgets.field import OptionField
@@ -28,10 +30,47 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
         await settle(pilot)
         shown = {f.option for f in app.screen.query(OptionField)}
         elsewhere = ("source.", "target.", "calibration.", "output")
-        assert shown == {n for n in options() if not n.startswith((*elsewhere, "adaptation."))}
+        assert shown == {n for n in options() if not n.startswith(elsewhere) and app.draft.offers(n)}
         epsilon = field(app, "transport.epsilon")
         assert "entropic regularisation" in str(epsilon.query_one(".field-help", Static).render())
         assert "eq. 8" in str(epsilon.query_one(".field-note", Static).render())
+
+
+async def test_a_method_brings_its_section(app: TmergeApp) -> None:
+    async with app.run_test(size=(160, 50)) as pilot:
+        for name, value in BASE.items():
+            app.draft.set(name, value)
+        app.draft.set("ot_fusion.solver", "hard")
+        app.goto("method")
+        await settle(pilot)
+        await pilot.press("f5")
+        await settle(pilot)
+        field(app, "method").query_one(OneOf).focus()
+        await pilot.press("right")
+        await settle(pilot)
+        sections = {f.option.partition(".")[0] for f in app.screen.query(OptionField)}
+        assert "ot_fusion" in sections and "ls_merge" not in sections
+        assert app.focused is field(app, "method").query_one(OneOf)
+        assert app.draft.recipe().ot_fusion.solver == "hard"
+        await pilot.press("left")
+        await settle(pilot)
+        assert app.draft.recipe() == app.draft.recipe().model_copy(update={"ot_fusion": OtFusion()})
+
+
+async def test_the_safety_screen_is_switched_on_among_what_is_measured(app: TmergeApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        for name, value in BASE.items():
+            app.draft.set(name, value)
+        app.goto("method")
+        await settle(pilot)
+        field(app, "evaluation.safety").query_one(OneOf).focus()  # without the expert view
+        await pilot.press("left")
+        await settle(pilot)
+        assert app.draft.recipe().evaluation.safety == Safety()
+        await put(pilot, "evaluation.safety.path", "/prompts.jsonl")
+        assert app.draft.recipe().evaluation.safety == Safety(path="/prompts.jsonl")
+        again = Draft.from_recipe(app.draft.recipe())
+        assert (again.get("evaluation.safety"), again.get("evaluation.safety.path")) == (True, "/prompts.jsonl")
 
 
 async def test_adaptation_is_a_section_that_is_switched_on(app: TmergeApp) -> None:

@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Button, TabbedContent
 
 from tests.engine.pair import make_pair, recipe_of
-from tests.engine.report.sample_results import contrasts_of, make_measured, scores_of
+from tests.engine.report.sample_results import contrasts_of, make_measured, make_safety, scores_of
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import heat, write_run
 from tmerge_tui.engine import pipeline
@@ -68,7 +68,7 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
     async with app.run_test(size=(80, 24)) as pilot:
         await show(app, pilot, done, "2")
         text = screen_text(app)
-        assert "1 Scores  2 Training  3 Tasks  4 Alpha  5 Layers  6 Plans  7 Text  8 Files" in text
+        assert "1 Scores  2 Train  3 Tasks  4 Alpha  5 Layer  6 Plan  7 Text  8 Files  9 More" in text
         assert "fine-tuned (SFT)         2.1040 0.0017   -0.0666 [-0.0670, -0.0662] better" in text
         assert "fused, adapted         fine-tuned (SFT)           +0.0019 worse" in text
         await show(app, pilot, done, "1")
@@ -89,13 +89,44 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
         assert "alpha 0" in text and "● q" in text
 
 
+async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
+    with_parts(done, **make_measured())
+    async with app.run_test(size=(120, 90)) as pilot:
+        await show(app, pilot, done, "9")
+        text = screen_text(app)
+        assert "fused, not trained         0.1     2.1829   +0.0123  +0.0103 to +0.0143 worse" in text
+        assert "Safety screen" in text and "A screen, not a certificate" in text
+        assert "25.0 % (20.0 % to 30.0 %)" in text and "Texts that changed most: fused, adapted" in text
+        assert "gained most" in text and "lost most" in text and text.count("alert('x')") == 2, "as it is"
+
+
+async def test_what_is_declined(app: TmergeApp, done: Path) -> None:
+    with_parts(done, safety=make_safety())
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        await pilot.press(str([pane.name for pane in screen.panes].index("more") + 1))
+        await settle(pilot)
+        text = " ".join(screen_text(app).split())
+        assert "declines 12 points less than the target (68 % of 40 prompts" in text
+        assert "A screen, not a certificate" in text
+
+
+async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: TmergeApp, done: Path) -> None:
+    parts = make_measured()
+    parts["attribution"]["excerpts"][0]["gained"][0]["text"] = "one\x1b[31mtwo [bold]three"
+    with_parts(done, **parts)
+    async with app.run_test(size=(120, 90)) as pilot:
+        await show(app, pilot, done, "9")
+        assert "one[31mtwo [bold]three" in screen_text(app)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
         ("adaptation", "heatmaps", "contrasts"),
         ("benchmarks", "projections", "next"),
-        ("strength", "layer_costs", "samples", "selection"),
-        ("layer_plans", "scores", "output", "models"),
+        ("strength", "layer_costs", "samples", "selection", "general", "attribution", "safety"),
+        ("layer_plans", "scores", "output", "models", "general"),
     ],
     ids=" ".join,
 )
@@ -107,7 +138,7 @@ async def test_what_a_report_lacks_is_not_drawn_and_nothing_else_suffers(
         screen = await show(app, pilot, done, "1")
         assert "cannot be read" not in screen_text(app) and "Fusion helped" in screen_text(app)
         missing = {pane.name for pane in PANES} - {pane.name for pane in screen.panes}
-        assert missing == {pane.name for pane in PANES if pane.needs in parts}
+        assert missing == {pane.name for pane in PANES if pane.needs and set(pane.needs) <= set(parts)}
         for place, pane in enumerate(screen.panes, 1):
             await pilot.press(str(place))
             await settle(pilot)
@@ -155,7 +186,7 @@ async def test_the_report_of_a_real_run(app: TmergeApp, tmp_path: Path) -> None:
         make_pair(tmp_path),
         fusion={"alpha": "auto"},
         calibration={"validation": 8, "samples": 60},
-        evaluation={"choices": [str(tmp_path / "q.jsonl")]},
+        evaluation={"choices": [str(tmp_path / "q.jsonl")], "general": True, "attribution": {"threshold": 0.1}},
         adaptation={**adaptation, "learning_rate": 1e-3, "max_steps": 3, "compare": ["sft"], "checkpoints": 1},
     )
     run = RunDir.create(recipe.output)
@@ -171,6 +202,9 @@ async def test_the_report_of_a_real_run(app: TmergeApp, tmp_path: Path) -> None:
             assert words in screen_text(app), words
         await show(app, pilot, run.path, "7")
         assert "trained›" in screen_text(app) and screen_text(app).count("Two rivers▸") == 2
+        await show(app, pilot, run.path, "9")
+        text = screen_text(app)
+        assert "on general text" in text and "share of the gap closed" in text and "placebo: rows shrunk" in text
 
 
 async def test_layer_plans_of_every_projection(app: TmergeApp, done: Path) -> None:

@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from tests.tui import doubles
 from tests.tui.doubles import screen_text, settle
 from tests.tui.fakes import SIDES, L, M, write_run
-from tmerge_tui.events import Event, RunFailed, RunStarted, TrainingStep, encode
+from tmerge_tui.events import Event, RunFailed, RunStarted, TrainingStep, Validated, encode
 from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.app import TmergeApp
@@ -118,6 +118,11 @@ async def test_the_loss_is_a_curve_while_it_trains(app: TmergeApp, tmp_path: Pat
         assert "fused, adapted, seed 1: loss 2.0000 at step 4 of 8" in text
         assert "2.7500" in text and "9.0000" not in text, "the losses of two methods are not of one kind"
         assert "Training" in text and "Sinkhorn" not in text, "the solver is done"
+        assert "validation" not in text
+        told = [Validated("sft", 0, 4, 9.5), *(Validated("adapted", 1, n, 2.2 + (n - 3) ** 2 / 8) for n in range(5))]
+        more_events(run, *told, TrainingStep("adapted", 1, 5, 8, 1.5, 1e-6, 900.0))
+        tall = "validation 2.3250 bits per byte, lowest 2.2000"
+        await doubles.wait_for(pilot, tall if size[1] == 50 else "at step 5 of 8, validation 2.3250")
 
 
 async def test_the_log_has_scores_warnings_and_the_death_of_the_worker(app: TmergeApp, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tmerge_tui.events import (
     StageProgressed,
     StageStarted,
     TrainingStep,
+    Validated,
     Warned,
     decode,
     encode,
@@ -118,6 +119,15 @@ def test_a_training_becomes_a_curve_for_each_method_and_seed() -> None:
     state = reduce((0, START), *[(n, event) for n, event in enumerate(steps)])
     assert state.trainings == {("adapted", 0): [(2.0, 2.5), (4.0, 2.25)], ("sft", 1): [(2.0, 2.75)]}
     assert state.training == steps[-1], "a loss that is not finite is no point of the curve, but it is told"
+
+
+def test_a_training_that_goes_back_is_drawn_from_there() -> None:
+    steps = [TrainingStep("sft", 0, at, 9, 5.0 - at / 10, 1e-6, 900.0) for at in (1, 2, 3, 4)]
+    told = [Validated("sft", 0, 0, 3.0), Validated("sft", 0, 2, 2.0), Validated("sft", 0, 4, 2.5)]
+    fall = [TrainingStep("sft", 0, 3, 9, 1.0, 1e-6, 900.0), Validated("sft", 0, 3, 1.5, "decayed")]
+    state = reduce((0, START), *[(1, event) for event in (*steps, *told, *fall)])
+    assert state.trainings["sft", 0] == [(1.0, 4.9), (2.0, 4.8), (3.0, 1.0)]
+    assert state.validations["sft", 0] == [(0.0, 3.0), (2.0, 2.0), (3.0, 1.5)]
 
 
 def test_scores_and_the_end_are_in_the_log() -> None:

@@ -44,6 +44,13 @@ def run_file(path: str, options: Options) -> int:
     return run(make_recipe(change(read_recipe_mapping(path), options)), options)
 
 
+def run_comparison(path: str, methods: str, options: Options) -> int:
+    """The recipe with `compare_methods`, names between commas."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    mapping = change(read_recipe_mapping(path), options) | {"compare_methods": names}
+    return run(make_recipe(mapping | {"method": names[0] if names else None}), options)
+
+
 def run_demo(options: Options) -> int:
     """The bundled recipe; its models and text lie beside it."""
     recipe = demo_mapping(bundle.assets() / "demo")

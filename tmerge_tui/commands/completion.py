@@ -36,6 +36,14 @@ class RecipeFile(click.ParamType):
         return found or [CompletionItem(incomplete, type="file")]
 
 
+class RunOrRecipe(click.ParamType):
+    name = "run or recipe"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        runs = [item for item in Run().shell_complete(ctx, param, incomplete) if item.type == "plain"]
+        return [*runs, *RecipeFile().shell_complete(ctx, param, incomplete)]
+
+
 class Preset(click.ParamType):
     name = "preset"
 

@@ -11,7 +11,7 @@ import yaml
 from tmerge_tui.commands.output import data, say
 from tmerge_tui.errors import UsageError
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.recipe import make_recipe
+from tmerge_tui.recipe import is_text_file, make_recipe
 from tmerge_tui.recipe.yamlfile import parse_mapping
 
 SHOWN = (  # what a first run is most likely to change; the comment of each is the option's own
@@ -37,7 +37,7 @@ def init(source: str, target: str, text: str, output: str, file: str | None) -> 
 
 
 def _recipe(source: str, target: str, text: str, output: str) -> str:
-    is_file = Path(text).suffix != "" or Path(text).exists() or text.count("/") != 1
+    is_file = is_text_file(text)
     lines = [
         "# tmerge --batch runs this; every other option has its default: tmerge plan shows them all",
         f"source: {_scalar(source)}   # the model knowledge comes from; only read",

@@ -1,7 +1,7 @@
 """The stages in order, on one page. The only file that knows the order.
 
     check -> (download) -> the method's own stages -> (strength) -> fold -> (hints -> adapt -> fold_trained)
-    -> evaluate -> (benchmark) -> (measure_trained) -> report
+    -> evaluate -> (benchmark) -> (measure_trained) -> (general) -> (attribution) -> (safety) -> report
 
 With `select: validation` nothing is written before all candidates are there: (adapt) -> select -> fold -> evaluate.
 
@@ -13,27 +13,32 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tmerge_tui.engine.evaluation.alpha_search import search
+from tmerge_tui.engine.evaluation import besides
+from tmerge_tui.engine.evaluation.alpha_search import choose, search
 from tmerge_tui.engine.evaluation.benchmarks import benchmark
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
-from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants
+from tmerge_tui.engine.evaluation.holdout import Measured, continued, evaluate, fused_variants, variants_of
 from tmerge_tui.engine.evaluation.select import Selection, Unchanged, select
 from tmerge_tui.engine.methods.method import Candidate, Merge
-from tmerge_tui.engine.methods.registry import METHODS
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.methods.transport_merge.stage import plans
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.preflight import download
 from tmerge_tui.engine.preflight.check import check, prepare
+from tmerge_tui.engine.preflight.reference import reference_choice
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Log, Progress
 from tmerge_tui.engine.report.collect import collect, versions
+from tmerge_tui.engine.training.announced import training_stages
 from tmerge_tui.engine.weights.export import Folded, export
 from tmerge_tui.engine.weights.smoke_test import smoke
+from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import StorageError
 from tmerge_tui.events import Artifact, Checked, Emit, RunFinished, RunStarted, StageFinished, Warned
 from tmerge_tui.files import write_atomic
@@ -54,18 +59,21 @@ EVALUATE = ("evaluate", "Measure result and placebos", 0.13)
 REPORT = ("report", "Write the report", 0.01)
 BENCHMARK = ("benchmark", "Run benchmarks", 0.2)  # only with evaluation.choices or evaluation.tasks
 STRENGTH = ("strength", "Choose the strength on validation text", 0.2)  # only where the strength is searched
-TEACHER = ("teacher", "Read what the source says next", 0.3)  # only with distillation across tokenizers
-TUNE = ("tune", "Tune the source on the training text", 1.0)  # only with adaptation.teacher.tune
-TEACHER_UNTUNED = ("teacher_untuned", "Read what it said before it was tuned", 0.3)  # only with the control "untuned"
-SEARCH = ("search", "Choose learning rate and weight on validation text", 0.5)  # only where one of them is auto
-TEACHER_SELF = ("teacher_self", "Read what the target says next", 0.05)  # only with the control "self"
-HINTS = ("hints", "Carry the source's activations", 0.3)  # only with adaptation.hints
-TRAIN = ("adapt", "Train", 2.0)  # only with adaptation
 FOLD_TRAINED = ("fold_trained", "Write the adapted model", 0.05)
 SELECT = ("select", "Choose on validation text", 0.15)  # only with select: validation
 MEASURE_TRAINED = ("measure_trained", "Measure trained models", 0.13)
 
 Announced = tuple[str, str, float]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a method has found for a recipe, not yet written or measured."""
+
+    prepared: Prepared  # its recipe has lengths that fit, and what can be compared
+    merge: Merge
+    candidates: list[Candidate]  # at every strength of the recipe, or at the one that was searched
+    strength: dict[str, Any] | None  # how it was searched
 
 
 def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "trained"] = "") -> None:
@@ -78,10 +86,9 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     stages = [{"name": name, "label": label, "weight": weight} for name, label, weight in stages_of(recipe)]
     resumed = any(run.state.iterdir())
     log(RunStarted(str(run.path), os.getpid(), recipe.device, versions(), stages, resumed))
-    prepared = _check(recipe, run, log)
-    recipe = prepared.recipe  # lengths that fit, and what can be compared
-    merge = METHODS[recipe.method].merge(prepared, run, log, lambda source: _measure_source(source, prepared, run, log))
-    candidates, strength = _candidates(merge, prepared, run, log)
+    found = merged(recipe, run, log)
+    prepared, candidates, strength = found.prepared, found.candidates, found.strength
+    recipe = prepared.recipe
     selected = recipe.select == "validation"
     folded = [] if until or selected else _fold(candidates, prepared, run, log)
     adapted = _adapt(candidates[0], prepared, run, log, until)
@@ -95,10 +102,23 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
         folded.insert(0, adapted.fold(run.model, run, log))
         _try_out(run.model, prepared, log)
     measured, parts = _measure(candidates, adapted, prepared, run, log)
+    parts += _what_else(candidates, adapted, selection, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
     log(RunFinished(verdict["headline"], time.monotonic() - began, str(result), str(page)))
+
+
+def merged(recipe: Recipe, run: RunDir, log: Log) -> Merged:
+    """check -> the method's own stages -> (strength). Raises CheckError with all problems, and what stages raise."""
+    prepared = _check(recipe, run, log)
+    merge = METHODS[recipe.method].merge(
+        replace(prepared, told=_teller(prepared, run, log)),
+        run,
+        log,
+        lambda source: _measure_source(source, prepared, run, log),
+    )
+    return Merged(prepared, merge, *_candidates(merge, prepared, run, log))
 
 
 def reopen(recipe: Recipe, run: RunDir) -> Transports:
@@ -119,20 +139,15 @@ def stages_of(recipe: Recipe) -> tuple[Announced, ...]:
         CHECK,
         *([(download.STAGE, download.LABEL, download.SHARE)] if download.needs_stage(recipe) else []),
         *own,
-        *([] if METHODS[recipe.method].strengths(recipe) else [STRENGTH]),
+        *([STRENGTH] if strength_is_chosen(recipe) else []),
         *([] if selected else [FOLD]),
-        *([HINTS] if recipe.adaptation is not None and recipe.adaptation.hints else []),
-        *([TUNE] if recipe.adaptation is not None and recipe.adaptation.tuned else []),
-        *([TEACHER] if recipe.adaptation is not None and recipe.adaptation.distilled else []),
-        *([TEACHER_UNTUNED] if recipe.adaptation is not None and "untuned" in recipe.adaptation.controls else []),
-        *([TEACHER_SELF] if recipe.adaptation is not None and "self" in recipe.adaptation.controls else []),
-        *([SEARCH] if recipe.adaptation is not None and recipe.adaptation.searched else []),
-        *([TRAIN] if trained else []),
+        *training_stages(recipe.adaptation),
         *([FOLD_TRAINED] if trained and not selected else []),
         *([SELECT, FOLD] if selected else []),
         EVALUATE,
         *([BENCHMARK] if recipe.evaluation.benchmarks else []),
         *([MEASURE_TRAINED] if trained else []),
+        *besides.stages(recipe.evaluation),
         REPORT,
     ]
     whole = sum(share for _, _, share in stages)
@@ -151,12 +166,14 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     prepared = download.download_models(prepared, log)
     resolved = {
         **{role: _resolved(getattr(recipe, role), getattr(prepared, role)) for role in ("source", "target")},
+        **_resolved_reference(prepared),
         "calibration": {
             "repo_id": recipe.calibration.repo_id,
             "commit": prepared.corpus.commit,
             "sha256": prepared.corpus.sha256,
             "holdout_sha256": prepared.corpus.holdout_sha256,
         },
+        "general": besides.resolved(prepared),
         "device": str(prepared.device),
         "versions": versions(),
     }
@@ -166,6 +183,13 @@ def _check(recipe: Recipe, run: RunDir, log: Log) -> Prepared:
     return replace(prepared, recipe=recipe)
 
 
+def _resolved_reference(prepared: Prepared) -> dict[str, Any]:
+    choice = reference_choice(prepared.recipe)
+    if choice is None or prepared.reference is None:
+        return {}
+    return {"reference": _resolved(choice, prepared.reference)}
+
+
 def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     """What names a model exactly; `preflight.check` takes the commit when the same recipe is run again."""
     located = party.located
@@ -173,39 +197,62 @@ def _resolved(choice: ModelChoice, party: Party) -> dict[str, Any]:
     return known if located.base is None else {**known, "base": located.base.name, "base_commit": located.base.commit}
 
 
-def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def _evaluator(subject: LoadedModel, prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
     recipe = prepared.recipe
     return Evaluator(subject, recipe.evaluation, recipe.calibration.max_length, recipe.seed, run, log)
 
 
-def _of_target(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def of_target(prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
+    """What is measured on the target, loaded when something of it is missing."""
     return _evaluator(prepared.model(prepared.target, log), prepared, run, log)
 
 
-def _of_source(prepared: Prepared, run: RunDir, log: Log) -> Evaluator:
+def of_source(prepared: Prepared, run: RunDir, log: Emit) -> Evaluator:
     return _evaluator(prepared.model(prepared.source, log), prepared, run, log)
 
 
 def _measure_source(source: LoadedModel, prepared: Prepared, run: RunDir, log: Log) -> None:
-    """The source's scores while it is loaded; `evaluate` then finds them."""
+    """The source's scores while it is loaded; those who ask for them later find them."""
     if not prepared.recipe.evaluation.source:
         log(StageFinished("measure_source", 0.0, "skipped"))
         return
-    holdout = prepared.corpus.holdout
-    with Progress(log, "measure_source", f"Measuring {source.facts.label}", len(holdout), "texts") as progress:
-        _evaluator(source, prepared, run, log).scores(Variant("source"), holdout, progress)
+    holdout, evaluator = prepared.corpus.holdout, _evaluator(source, prepared, run, log)
+    more = besides.visits(evaluator, prepared)
+    total = len(holdout) + sum(texts for texts, _ in more)
+    with Progress(log, "measure_source", f"Measuring {source.facts.label}", total, "texts") as progress:
+        evaluator.scores(Variant("source"), holdout, progress)
+        for _, read in more:
+            read(progress)
+
+
+def _teller(prepared: Prepared, run: RunDir, log: Log) -> Callable[[Update], float]:
+    """Validation text told by the target with an update; the model is loaded at the first question and then kept."""
+    evaluator, held = of_target(prepared, run, log), prepared.corpus.validation
+
+    def told(update: Update) -> float:
+        with Progress(
+            lambda event: None, "validation", "", len(held), "texts"
+        ) as silent:  # part of the stage that asks
+            return evaluator.scores(Variant("fused", None, update), held, silent).bits_per_byte
+
+    return told
 
 
 def _candidates(
     merge: Merge, prepared: Prepared, run: RunDir, log: Log
 ) -> tuple[list[Candidate], dict[str, Any] | None]:
-    """The merge at every strength of the recipe, or at the one that validation text chooses; how it was chosen."""
-    strengths = METHODS[prepared.recipe.method].strengths(prepared.recipe)
-    if strengths:
-        return [merge.candidate(alpha) for alpha in strengths], None
-    strength = search(_of_target(prepared, run, log), merge, prepared.corpus.validation, log)
+    """The merge at every strength of the recipe, that which validation text chooses the first; how it was chosen."""
+    strengths, validation = METHODS[prepared.recipe.method].strengths(prepared.recipe), prepared.corpus.validation
+    candidates = [merge.candidate(alpha) for alpha in strengths]
+    if strengths and not strength_is_chosen(prepared.recipe):
+        return candidates, None
+    target = of_target(prepared, run, log)
+    strength = choose(target, candidates, validation, log) if strengths else search(target, merge, validation, log)
+    del target
     release()
-    return [strength.candidate(merge)], strength.plain()
+    if not strengths:
+        return [strength.candidate(merge)], strength.plain()
+    return sorted(candidates, key=lambda one: one.alpha != strength.chosen_alpha), strength.plain()
 
 
 def _fold(candidates: list[Candidate], prepared: Prepared, run: RunDir, log: Log) -> list[Folded]:
@@ -231,7 +278,10 @@ def _adapt(fused: Candidate, prepared: Prepared, run: RunDir, log: Log, until: s
     from tmerge_tui.engine.training.stage import Adapted, make_setup  # the Trainer takes seconds to import
 
     setup = make_setup(prepared, fused, run, log)
-    return None if until == "adapt" else Adapted.of(setup)
+    if until == "adapt":
+        return None
+    adapted = Adapted.of(setup)
+    return adapted if until else adapted.go_on(prepared, run, log)  # a launcher trains what it spreads, no more
 
 
 def _select(
@@ -239,7 +289,8 @@ def _select(
 ) -> tuple[Selection, Folded]:
     """What validation text chooses of all that was merged and trained, written to model/."""
     variants = [*fused_variants(candidates), *([] if adapted is None else adapted.candidates)]
-    selection = select(_of_target(prepared, run, log), variants, prepared.corpus.validation, log)
+    general_texts = () if prepared.general is None else prepared.general.validation
+    selection = select(of_target(prepared, run, log), variants, prepared.corpus.validation, log, general_texts)
     release()
     target = prepared.target.checkpoint
     update = selection.variant.update or Unchanged(target)
@@ -268,21 +319,43 @@ def _measure(
 ) -> tuple[Measured, list[Part]]:
     """Everything on the hold-out: the target, the source, results and placebos, benchmarks, trained models."""
     options, corpus = prepared.recipe.evaluation, prepared.corpus
-    source = (lambda: _of_source(prepared, run, log)) if options.source else None
-    measured = evaluate(_of_target(prepared, run, log), source, candidates, corpus.holdout, log)
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
+    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    measured = evaluate(of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]
     rows: list[dict[str, Any]] = []
     if options.benchmarks:
-        asked = (lambda: _of_source(prepared, run, log)) if options.benchmark_source else None
-        rows = benchmark(_of_target(prepared, run, log), asked, [*fused_variants(candidates), *trained], log)
+        asked = (lambda: of_source(prepared, run, log)) if options.benchmark_source else None
+        rows = benchmark(of_target(prepared, run, log), asked, [*fused_variants(candidates), *trained], log)
         release()
     adaptation = None
     if adapted is not None:
-        target = _of_target(prepared, run, log)
+        target = of_target(prepared, run, log)
         adaptation = adapted.measure(target, candidates[0], corpus, log)
         measured = replace(measured, samples=[*measured.samples, *continued(target, trained, log)])
     parts = [Part("benchmarks", rows), Part("adaptation", adaptation), Part("samples", measured.samples)]
     return measured, parts
+
+
+def _what_else(
+    candidates: list[Candidate],
+    adapted: Adapted | None,
+    selection: Selection | None,
+    prepared: Prepared,
+    run: RunDir,
+    log: Log,
+) -> list[Part]:
+    """What else the merge has changed: of the same models as on the hold-out, of trainings the first seed."""
+    options = prepared.recipe.evaluation
+    if options.controls_at == "chosen":
+        candidates = candidates[:1]
+    written = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+    if selection is not None:
+        written = [selection.variant] if selection.variant.update is not None else []
+    variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
+    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    return besides.measure(prepared, variants, written, lambda: of_target(prepared, run, log), source, log)
 
 
 def _report(

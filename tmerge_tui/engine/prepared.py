@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus
+from tmerge_tui.engine.data.general_text import GeneralText
 from tmerge_tui.events import Emit, Logged
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
@@ -33,7 +34,7 @@ class Estimate:
     touched: float = 0.0  # bytes of main memory that solving plans goes through, which its time depends on
     steps: Mapping[str, float] = field(default_factory=dict)  # "batches", "pairs", "loads": each has a cost of its own
     memory: Mapping[str, int] = field(default_factory=dict)  # "weights", "transport", "training", "teacher": bytes
-    bound: bool = False  # of a text that is not there yet: at most this much
+    bound: bool = False  # at most this much: the text is not there yet, or patience decides how long is trained
     seconds: float | None = None  # on this machine, once that has been measured
     scouted: bool = False  # from what both models were seen to take, and not from products of their shapes
 
@@ -86,6 +87,10 @@ class Prepared:
     device: torch.device
     estimate: Estimate
     warnings: tuple[str, ...]
+    general: GeneralText | None = None  # of evaluation.general
+    # update of the target -> bits per byte of the validation text; the pipeline sets it for methods that choose by it
+    told: Callable[[Any], float] | None = None
+    reference: Party | None = None  # what the source was tuned from, where the recipe names it
 
     @property
     def models(self) -> Pair[Party]:

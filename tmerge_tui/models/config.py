@@ -13,11 +13,16 @@ import yaml
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.files import parse_json
+from tmerge_tui.models.licence import card_head
 from tmerge_tui.models.remote_code import refuse_shared
-from tmerge_tui.recipe.yamlfile import read_yaml
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
+READ = "GGUF, FP8, compressed-tensors, GPTQ, AWQ or bitsandbytes"
+TOOLS = {  # other methods -> the package that knows them
+    "hqq": "hqq", "aqlm": "aqlm", "quanto": "optimum-quanto", "torchao": "torchao", "eetq": "eetq", "vptq": "vptq",
+    "auto-round": "auto-round", "quark": "amd-quark", "modelopt": "nvidia-modelopt",
+}  # fmt: skip
 QUANTISER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # before config.json said it
 
 
@@ -49,45 +54,50 @@ def understood(name: str) -> Iterator[None]:
         ) from error
 
 
-def quantisation(folder: Path) -> str | None:
-    """The method that config.json names, None where it names none or cannot be read."""
-    try:
-        data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-        found = next((data[key] for key in QUANTISED if data.get(key)), None)
-    except (OSError, ValueError, AttributeError):
-        return None
-    return str(found.get("quant_method")) if isinstance(found, dict) else None
+def quantisation(folder: Path) -> dict[str, Any] | None:
+    """What config.json (or a file of an older tool beside it) says of how the weights are packed; `quant_method` names
+    it, None where nothing does. Raises ValueError, OSError for a config.json that cannot be read."""
+    data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    sections = [data, data.get("text_config") or {}]
+    found = next((part[key] for part in sections for key in QUANTISED if part.get(key)), None)
+    if found is None:
+        file = next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
+        return None if file is None else {"quant_method": QUANTISER_FILES[file], **_object(folder / file)}
+    return {"quant_method": None, **found} if isinstance(found, dict) else {"quant_method": None}
+
+
+def _object(file: Path) -> dict[str, Any]:
+    data = parse_json(file.read_text(encoding="utf-8") or "{}")
+    return data if isinstance(data, dict) else {}
 
 
 def refuse_quantised(folder: Path, name: str) -> None:
     """Raises ModelError when config.json names a quantisation, or is no JSON object."""
     try:
-        data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-        sections = [data, data.get("text_config") or {}]
-        found = next((s[key] for s in sections for key in QUANTISED if s.get(key)), None)
-        found = found or next((name for name in QUANTISER_FILES if (folder / name).is_file()), None)
+        found = quantisation(folder)
     except FileNotFoundError:
         return  # opening the checkpoint says what is missing
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{name}: config.json cannot be read", "a JSON object", "download the model again") from error
     if found is None:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else QUANTISER_FILES.get(found)
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     base = base if isinstance(base, str) else None
+    method = found["quant_method"] or "unknown method"
+    tool = f", or unpack it once with {TOOLS[method]} (pip install {TOOLS[method]})" if method in TOOLS else ""
     raise ModelError(
-        f"{name} is quantised ({method or 'unknown method'})",
-        "plain float32, float16 or bfloat16 weights",
-        f"name the model it was made from{f': {base}' if base else ''}",
+        f"{name} is quantised ({method})",
+        f"plain float32, float16 or bfloat16 weights, or as a source {READ}",
+        f"name the model it was made from{f': {base}' if base else ''}{tool}",
     )
 
 
 def positions(config: Any) -> int | None:
     """Tokens that a model was made to read at once; None where its configuration sets no limit."""
     text = config.get_text_config()
-    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
+    found = [getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return min((int(count) for count in found if isinstance(count, int) and count > 0), default=None)
 
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
@@ -146,11 +156,9 @@ def quiet() -> Iterator[None]:
 def front_matter(folder: Path) -> dict[str, Any]:
     """The fields at the head of the model card, README.md; none when there is no card or it has no such head."""
     try:
-        _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
-        data = read_yaml(head)
+        return card_head(folder / "README.md")
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ projections, padding, and batches that become smaller when memory runs out."""
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from tmerge_tui.models.layout import Layout, Projection, side_of
 Made = TypeVar("Made")
 End = Literal["in", "out"]
 ENDS: tuple[End, ...] = ("in", "out")
+FULL = 512  # tokens that keep a processor busy: below it padding costs less than another pass
+PADDING = 0.05  # of a batch, at most, where it is full
 ALLOCATION_FAILED = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -107,10 +110,15 @@ def padded(
 
 
 class Batches:
-    """Texts in batches of at most `size`, which is halved, for good, whenever memory runs out."""
+    """Texts in batches of as many tokens as `size` of the longest have; halved, for good, whenever memory runs out.
+
+    Texts of a batch are of about one length: once it has FULL tokens it takes none that would pad more than PADDING of
+    it. So short texts are read in larger batches, and little of a batch is padding.
+    """
 
     def __init__(self, name: str, size: int, device: torch.device, warn: Callable[[str], None]) -> None:
         self.name, self.size, self.device, self.warn = name, size, device, warn  # the model's name, for errors
+        self.most: float = math.inf  # tokens that have fitted into memory
 
     def run(
         self, lengths: Mapping[int, int], forward: Callable[[Sequence[int]], Made]
@@ -121,8 +129,9 @@ class Batches:
         else `forward` raises.
         """
         waiting = sorted(lengths, key=lambda number: -lengths[number])
+        room = self.size * max(lengths.values(), default=0)
         while waiting:
-            batch = waiting[: self.size]
+            batch = waiting[: _alike([lengths[number] for number in waiting], min(room, self.most))]
             try:
                 made = forward(batch)
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -141,8 +150,20 @@ class Batches:
             # after the except block, so that the failed pass and its tensors are gone
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.size = len(batch) // 2
-            self.warn(f"out of memory: batch size is now {self.size}")
+            half = len(batch) // 2
+            self.most = half * lengths[batch[0]]
+            self.warn(f"out of memory: batch size is now {half}")
+
+
+def _alike(lengths: Sequence[int], room: float) -> int:
+    """How many of the first texts, longest first, make a batch of at most `room` tokens; at least one."""
+    width, read = lengths[0], 0
+    for count, length in enumerate(lengths):
+        whole = (count + 1) * width
+        if count and (whole > room or (count * width >= FULL and read + length < (1 - PADDING) * whole)):
+            return count
+        read += length
+    return len(lengths)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,18 +17,33 @@ class Continuation:
     tokens: int  # how many were generated, special ones among them
 
 
-@torch.no_grad()
 def continue_prompt(
     model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, stopped: Callable[[], bool] = lambda: False
 ) -> Continuation:
-    """What the model writes after the prompt, greedily, until `stopped` says so (asked after every token).
+    """What the model writes after the prompt, greedily, until `stopped` says so (asked after every token)."""
+    ids = prompt_ids(model, tokenizer, prompt, max_new_tokens)
+    (new,) = _greedy(model, tokenizer, [ids], max_new_tokens, stopped)
+    return Continuation(tokenizer.decode(new, skip_special_tokens=True), len(new))
+
+
+def continue_ids(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """What the model writes after each row of tokens, greedily. The rows are of one length, so that none is padded."""
+    made = _greedy(model, tokenizer, rows, max_new_tokens, lambda: False)
+    return [tokenizer.decode(new, skip_special_tokens=True) for new in made]
+
+
+@torch.no_grad()
+def _greedy(
+    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, stopped: Callable[[], bool]
+) -> list[list[int]]:
+    """The tokens after each of `rows`, all of one length; with that of the end where one is written.
 
     The settings are our own and only the ids of begin, end and padding the model's: its generation_config.json is meant
     for its users, and may ask for what a mere continuation does not have (stop strings, other caches, an assistant).
     """
     from transformers import GenerationConfig
 
-    ids = torch.tensor([prompt_ids(model, tokenizer, prompt, max_new_tokens)], device=model.device)
+    ids = torch.tensor([list(row) for row in rows], device=model.device)
     window = positions(model.config)
     count = max_new_tokens if window is None else min(max_new_tokens, max(window - ids.shape[1], 1))
     theirs = model.generation_config
@@ -47,8 +62,14 @@ def continue_prompt(
         made = model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[done])
     finally:
         model.generation_config = own
-    new = made[0, ids.shape[1] :]
-    return Continuation(tokenizer.decode(new, skip_special_tokens=True), len(new))
+    ends = set(end) if isinstance(end, (list, tuple)) else {end}
+    return [_until(ends, new) for new in made[:, ids.shape[1] :].tolist()]
+
+
+def _until(ends: set[int | None], new: list[int]) -> list[int]:
+    """Without what a row of a batch was padded with behind its end."""
+    last = next((at for at, token in enumerate(new) if token in ends), len(new))
+    return new[: last + 1]
 
 
 def continue_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 40) -> list[str]:

@@ -131,6 +131,7 @@ def _streamed(facts: ModelFacts, device: torch.device, dtype: torch.dtype, budge
         used += layer
         placed[f"{path}.{index}"] = str(device) if used <= budget else "disk"
     streamed = sum(place == "disk" for place in placed.values())
+    machine.return_freed_memory()
     emit(
         Warned(
             facts.name,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tmerge_tui.recipe.section import Section, option
+from tmerge_tui.recipe.synthetic import Synthetic
 
 Side = Literal[
     "qkv.in", "q.out", "k.out", "v.out", "o.in", "o.out", "mlp.in", "gate.out", "up.out", "down.in", "down.out"
@@ -14,6 +15,8 @@ Side = Literal[
 
 
 CONTROLS = "control_"  # what the names of the models that `controls` trains begin with
+WRITTEN_CONTROLS = (f"{CONTROLS}self_written", f"{CONTROLS}more_passes")  # of text that the source writes
+UNTUNED = f"{CONTROLS}untuned"  # that one knows the text as far as the source did: no placebo
 
 
 class Hints(Section):
@@ -82,7 +85,27 @@ class Adaptation(Section):
     samples: int = option(
         2000, "training samples at most", "training text", unit="samples", equation="eq. 17", ge=1, le=10**9
     )
-    epochs: float = option(1.0, "passes over the training text", "training", equation="eq. 17", gt=0)
+    epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = option(
+        1.0,
+        "passes over the training text; auto: as many as validation text gains by",
+        "training",
+        equation="eq. 17",
+    )
+    max_epochs: float = option(
+        24.0,
+        "with epochs: auto, passes at most, the sixth of them included in which the rate falls",
+        "patience",
+        unit="passes",
+        ge=2,
+    )
+    min_gain: float = option(
+        0.001,
+        "with epochs: auto, what a pass has to gain on validation text",
+        "patience",
+        unit="bits per byte",
+        expert=True,
+        ge=0,
+    )
     max_steps: int | None = option(None, "optimiser steps, instead of epochs", "training", unit="steps", ge=1)
     block_length: int = option(
         2048, "longest training sequence", ("training", "hints"), unit="tokens", equation="eq. 17", ge=8
@@ -98,10 +121,19 @@ class Adaptation(Section):
         "training",
         equation="eq. 17",
     )
-    schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "how the rate falls after the warm-up", "training"
+    schedule: Literal["cosine", "linear", "constant", "stable"] = option(
+        "cosine",
+        "how the rate falls after the warm-up; stable: in the last sixth. Not used with epochs: auto, which is such",
+        "training",
     )
-    warmup: float = option(0.03, "share of the steps in which the rate rises", "training", expert=True, ge=0, lt=1)
+    warmup: float = option(
+        0.03,
+        "share of the steps in which the rate rises; with epochs: auto of the first pass",
+        "training",
+        expert=True,
+        ge=0,
+        lt=1,
+    )
     weight_decay: float = option(
         0.0,
         "of W_base; above 0 the frozen part is not the same as fine-tuning",
@@ -143,16 +175,20 @@ class Adaptation(Section):
         "masses permuted, its mean; the untouched target as its own teacher; a tuned source before it was tuned",
         "nothing"
     )  # fmt: skip
+    synthetic: Synthetic | None = option(
+        None, "text that the source writes, learnt before the real text; off when empty. Needs epochs: auto"
+    )
     hints: Hints | None = option(None, "transport hints in the loss; off when empty")
     patience: int | None = option(
         None,
-        "stop after so many measurements without progress on the validation split; off when empty",
+        "stop after so many measurements without progress on the validation split; off when empty. With epochs: auto, "
+        "after so many passes without min_gain; 2 when empty",
         "training",
         ge=1,
     )
     validation: float = option(
         0.1,
-        "share of the training text set aside when patience is set; never the hold-out",
+        "share of the training text set aside when patience is set, unless epochs is auto; never the hold-out",
         "training",
         expert=True,
         gt=0,
@@ -167,7 +203,18 @@ class Adaptation(Section):
         hinted = 0 if hints is None else 1 + hints.permuted_control + hints.with_distill
         taught = (1 if self.start == "merged" and self.teacher is not None else 0) + len(self.controls)
         judged = self.tuned and "sft" not in self.compare
-        return (1 + hinted + taught + len(self.compare) + judged) * len(self.seeds)
+        written = 3 if self.synthetic is not None else 0
+        return (1 + hinted + taught + len(self.compare) + judged + written) * len(self.seeds)
+
+    @property
+    def patient(self) -> bool:
+        """Whether every training goes on for as long as validation text gains by it."""
+        return self.epochs == "auto"
+
+    @property
+    def passes(self) -> float:
+        """Over the training text; with epochs: auto at most."""
+        return self.max_epochs if self.epochs == "auto" else self.epochs
 
     @property
     def distilled(self) -> bool:
@@ -192,7 +239,7 @@ class Adaptation(Section):
     @property
     def validated(self) -> bool:
         """Whether something is chosen on validation text."""
-        return self.tuned or bool(self.searched)
+        return self.tuned or self.patient or bool(self.searched)
 
     @model_validator(mode="before")
     @classmethod
@@ -209,10 +256,23 @@ class Adaptation(Section):
     def _fits(self) -> Adaptation:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each seed once")
+        if self.patient and self.max_steps is not None:
+            raise ValueError("epochs: auto finds the number of steps itself: leave max_steps out")
         if self.hints is not None and self.hints.with_distill and "distill" not in self.compare:
             raise ValueError("hints.with_distill needs compare: [distill]")
         if self.controls and "distill" not in self.compare and not (self.start == "target" and self.teacher):
             raise ValueError("controls are placebos of distillation: they need compare: [distill]")
+        if (
+            self.synthetic is not None
+            and "distill" not in self.compare
+            and not (self.start == "target" and self.teacher)
+        ):
+            raise ValueError("synthetic text is learnt with what the source says of it: it needs compare: [distill]")
+        if self.synthetic is not None and not self.patient:
+            raise ValueError(
+                "synthetic text is worth its cost only once more passes over the real text stop helping: it needs "
+                "epochs: auto, which finds that point"
+            )
         if "untuned" in self.controls and not self.tuned:
             raise ValueError("the control untuned is the source before it was tuned: it needs teacher.tune")
         if self.start == "target" and self.hints is not None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
 
 from tmerge_tui.errors import RecipeError
 from tmerge_tui.recipe.adaptation import Adaptation
 from tmerge_tui.recipe.evaluation import Evaluation
+from tmerge_tui.recipe.fusion import ATTENTION, FusionOptions, ProjectionKind
+from tmerge_tui.recipe.ls_merge import LsMerge
 from tmerge_tui.recipe.ot_fusion import OtFusion
 from tmerge_tui.recipe.paths import is_folder, with_absolute_paths
 from tmerge_tui.recipe.presets import read_recipe_mapping, with_preset
@@ -25,10 +27,7 @@ from tmerge_tui.recipe.problems import booleans_for_numbers, fields, problems_of
 from tmerge_tui.recipe.section import Section, option
 from tmerge_tui.recipe.yamlfile import parse_mapping
 
-ProjectionKind = Literal["q", "k", "v", "o", "gate", "up", "down"]
-PROJECTIONS: tuple[str, ...] = get_args(ProjectionKind)
-ATTENTION: tuple[str, ...] = ("q", "k", "v", "o")
-FEED_FORWARD: tuple[str, ...] = ("gate", "up", "down")
+MethodName = Literal["transport_merge", "ot_fusion", "ls_merge"]
 
 
 def _model_choice(value: Any) -> Any:
@@ -36,9 +35,11 @@ def _model_choice(value: Any) -> Any:
 
 
 class ModelChoice(Section):
-    """A Hub id (`org/name`, `org/name@revision`) or a folder."""
+    """A Hub id (`org/name`, `org/name@revision`, `org/name:file.gguf`), a folder, or a GGUF file."""
 
-    model: str = option(..., "Hub id (org/name, org/name@revision) or folder", "models", min_length=1)
+    model: str = option(
+        ..., "Hub id (org/name, org/name@revision, org/name:file.gguf), folder or GGUF file", "models", min_length=1
+    )
     revision: str | None = option(None, "branch, tag or commit on the Hub", "models", expert=True)
     trust_remote_code: bool = option(False, "run Python code that comes with the model", "models", expert=True)
 
@@ -49,6 +50,8 @@ class ModelChoice(Section):
             name = data["model"]
             if "@" in name and not is_folder(name) and not data.get("revision"):
                 name, revision = name.rsplit("@", 1)
+                revision, colon, file = revision.partition(":")  # org/name@revision:file.gguf
+                name += colon + file
                 return {**data, "model": name, "revision": revision}
         return data
 
@@ -109,8 +112,12 @@ class Transport(Section):
     projections: tuple[ProjectionKind, ...] = option(
         ATTENTION, "projections to align", "activations", equation="eq. 6", min_length=1
     )
-    structure: tuple[Literal["neurons"], ...] = option(
-        (), "what plans keep together; neurons: gate, up and down share one plan", ("plans", "layers"), expert=True
+    structure: tuple[Literal["neurons", "heads", "rotary", "residual"], ...] = option(
+        (),
+        "what plans keep together; neurons: gate, up and down share one plan; heads: whole heads are matched, rotary: "
+        "and pairs that positions turn stay pairs; residual: what a layer reads and adds shares one plan",
+        ("plans", "layers"),
+        expert=True,
     )
     epsilon: float = option(0.1, "entropic regularisation of feature plans", "plans", equation="eq. 8", gt=0, le=10)
     max_iterations: int = option(200, "Sinkhorn iterations at most", "plans", equation="A.3", expert=True, ge=1)
@@ -162,6 +169,8 @@ class Transport(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Transport:
+        if "rotary" in self.structure and "heads" not in self.structure:
+            raise ValueError("structure: rotary keeps pairs of channels within matched heads; add heads")
         if self.ray_address and self.executor != "ray":
             raise ValueError(
                 f"ray_address: found {self.ray_address} with executor: {self.executor}, expected executor: ray; "
@@ -170,90 +179,22 @@ class Transport(Section):
         return self
 
 
-class FusionOptions(Section):
-    """How plans become weights (section 4 and 5 of the method)."""
-
-    alpha: tuple[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], ...] = option(
-        ("auto",),
-        "fusion strength in [0, 1]; a list reuses the plans and fuses once per value; auto chooses on validation text, "
-        "0 where nothing helps",
-        ("outputs", "adapted"),
-        equation="eq. 14",
-        min_length=1,
-    )
-    projections: tuple[ProjectionKind, ...] | None = option(
-        None, "projections to fuse; all aligned ones when empty", "fusion", equation="eq. 14", expert=True
-    )
-    layers: tuple[int, ...] | None = option(None, "target layers to fuse; all when empty", "outputs", expert=True)
-    k: Annotated[int, Field(ge=1)] | Literal["all"] = option(
-        128, "strongest neurons fused in each projection", "fusion", unit="neurons", equation="A.5, eq. 22"
-    )
-    r: Annotated[int, Field(ge=1)] | None = option(
-        128,
-        "plan entries kept: among the r largest of their row and of their column; empty keeps all",
-        "fusion",
-        equation="A.1",
-        expert=True,
-    )
-    coupling: Literal["plan", "barycentric"] = option(
-        "plan",
-        "multiply by plans as the paper writes it, or by maps normalised to carry weights at their own scale",
-        "fusion",
-        equation="eq. 14",
-    )
-    units: Literal["z", "raw"] = option(
-        "z",
-        "barycentric only: map z-scores, or activations in their own units",
-        "fusion",
-        equation="eq. 7",
-        expert=True,
-    )
-    norm: Literal["free", "keep"] = option(
-        "free",
-        "keep rescales each fused row (or column) to the target's norm",
-        ("outputs", "adapted"),
-        equation="eq. 14",
-    )
-    biases: bool = option(True, "fuse biases that both models have", "fusion", equation="eq. 14", expert=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _alpha_list(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("alpha"), (int, float, str)):
-            return {**data, "alpha": [data["alpha"]]}
-        return data
-
-    @model_validator(mode="after")
-    def _fits(self) -> FusionOptions:
-        if self.units == "raw" and self.coupling != "barycentric":
-            raise ValueError("units: raw needs coupling: barycentric (a plan's entries have no units)")
-        if len(set(self.alpha)) != len(self.alpha):
-            raise ValueError("alpha: each value once")
-        if "auto" in self.alpha and len(self.alpha) > 1:
-            raise ValueError("alpha: auto stands alone, or give numbers")
-        return self
-
-    @property
-    def searched(self) -> bool:
-        """Whether the run itself chooses alpha, for each kind of projection."""
-        return self.alpha == ("auto",)
-
-    @property
-    def alphas(self) -> tuple[float, ...]:
-        """The strengths to fuse at; none when they are yet to be searched."""
-        return tuple(alpha for alpha in self.alpha if alpha != "auto")
-
-
 class Recipe(Section):
     source: Choice = option(..., "the model knowledge comes from; only read", equation="B")
     target: Choice = option(..., "the model that is changed and kept", equation="A")
     calibration: Calibration = option(..., "calibration and hold-out text")
-    method: Literal["transport_merge", "ot_fusion"] = option(
-        "transport_merge", "how the two models are merged", "outputs", expert=True
+    method: MethodName = option("transport_merge", "how the two models are merged", "outputs", expert=True)
+    compare_methods: tuple[MethodName, ...] = option(
+        (),
+        "try several methods, each at its best strength on validation text beside its placebos, on one page "
+        "(compare.html); model/ is then the best one's",
+        "nothing",
+        expert=True,
     )
     transport: Transport = option(Transport(), "feature and layer plans")
     fusion: FusionOptions = option(FusionOptions(), "weights from plans")
     ot_fusion: OtFusion = option(OtFusion(), "maps of method: ot_fusion")
+    ls_merge: LsMerge = option(LsMerge(), "the autoencoder of method: ls_merge")
     adaptation: Adaptation | None = option(None, "training after the merge; off when empty", equation="eq. 15-18")
     evaluation: Evaluation = option(Evaluation(), "what is measured on the hold-out")
     select: Literal["recipe", "validation"] = option(
@@ -282,6 +223,31 @@ class Recipe(Section):
         None, "written by the run: model commits, data hashes, versions", ("models", "text"), expert=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_method(cls, data: Any) -> Any:
+        compared = data.get("compare_methods") if isinstance(data, dict) else None
+        if isinstance(compared, (list, tuple)) and compared and data.get("method") is None:
+            return {**data, "method": compared[0]}
+        return data
+
+    @model_validator(mode="after")
+    def _compares(self) -> Recipe:
+        compared = self.compare_methods
+        if compared and (len(set(compared)) < len(compared) or len(compared) < 2):
+            raise ValueError(f"compare_methods: found {', '.join(compared)}, expected two or more, each once")
+        if compared and self.method not in compared:
+            raise ValueError(
+                f"method: found {self.method} beside compare_methods: {', '.join(compared)}, expected one of them; "
+                "leave it out"
+            )
+        if compared and self.adaptation is not None:
+            raise ValueError(
+                "adaptation: found together with compare_methods, which compares merges that are not trained; compare "
+                "first, then train with the best method"
+            )
+        return self
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         aligned = set(self.transport.projections)
@@ -290,6 +256,12 @@ class Recipe(Section):
             raise ValueError(
                 f"fusion.projections names {', '.join(missing)}, which transport.projections does not align; "
                 f"add them there or drop them here"
+            )
+        general = self.evaluation.general
+        if general is not None and general.bound is not None and self.select != "validation":
+            raise ValueError(
+                f"evaluation.general.bound: found {general.bound:g} with select: {self.select}, expected select: "
+                "validation, which is what it binds; set that, or leave the bound out"
             )
         if self.transport.executor == "ray" and ":" in self.device:
             raise ValueError(

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 # made from that; keys of pieces are built from it.
 Piece = Literal[
     "models", "text", "activations", "plans", "layers", "fusion", "outputs",
-    "training text", "hints", "events", "training", "adapted", "distilled", "hinted",  # the last three: such alone
+    "training text", "hints", "events", "training",
+    "adapted", "distilled", "hinted", "patience",  # such trainings alone; the last: epochs: auto
+    "written", "kept",  # text that the source writes; what is learnt of it
     "scores", "nothing",
 ]  # fmt: skip
 PIECES: tuple[str, ...] = get_args(Piece)

@@ -26,7 +26,12 @@ STEPS = ("models", "data", "method", "review", "run", "result")
 SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "adaptation": "train the merged model afterwards, its transported part frozen; costs about what training the "
     "target on that text costs",
+    "adaptation.synthetic": "let the source write more text, learnt before the real text; needs epochs: auto",
     "adaptation.hints": "add transport hints to the loss of that training",
+    "evaluation.general": "what was forgotten: measure on text of another kind than yours too",
+    "evaluation.attribution": "where a gain comes from: the share of the gap closed where the source is much better",
+    "evaluation.safety": "screen what the merge did to declining: prompts that a careful assistant declines, and "
+    "harmless twins that it should answer",
 }
 
 
@@ -40,7 +45,7 @@ def options() -> dict[str, Any]:
     for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
-                known[switch] = option(False, meaning, expert=switch != "adaptation")
+                known[switch] = option(False, meaning, expert=switch == "adaptation.hints")
                 known[switch].annotation = bool
         if name != "resolved":
             known[name] = field
@@ -141,7 +146,9 @@ class Draft:
         wanted = {n: v for n, v in leaves(read_preset(name)) if n.partition(".")[0] not in ("output", *ROLES)}
         wanted |= {f"{role}.model": read_preset(name)[role] for role in roles}
         for switch in SWITCHES:
-            wanted[switch] = any(each.startswith(f"{switch}.") for each in wanted)
+            on = any(each.startswith(f"{switch}.") for each in wanted)
+            if on or switch.startswith("adaptation"):  # what else is measured is not a preset's to take away
+                wanted[switch] = on
         others = [n for n in options() if n.startswith("calibration.") and n.partition(".")[2] in OF_ORIGIN]
         before = {n: self.values.get(n) for n in (*others, *wanted)}
         for other in others:
@@ -202,7 +209,11 @@ class Draft:
         return nested
 
     def offers(self, name: str) -> bool:
-        """Whether every section that the field lies in is switched on."""
+        """Whether every section that the field lies in is switched on; that of a method by the method itself."""
+        section = name.partition(".")[0]
+        methods = self.get("compare_methods") or [self.get("method")]
+        if section in choices("method") and section not in methods:
+            return False
         return all(self.values.get(switch) for switch in SWITCHES if name.startswith(f"{switch}."))
 
     def recipe(self) -> Recipe:
@@ -250,7 +261,7 @@ def step_problems(draft: Draft, step: str) -> list[str]:
     sections = {
         "models": ("source", "target"),
         "data": ("calibration",),
-        "method": ("transport", "fusion", "adaptation", "evaluation", "device", "dtype", "memory", "seed"),
+        "method": tuple({n.partition(".")[0] for n in options()} - {"calibration", "output", *ROLES}),
         "review": ("output",),
     }.get(step, ())
     mine = [p for p in draft.problems() if p.partition(":")[0].partition(".")[0].strip() in sections]

@@ -29,6 +29,7 @@ from tmerge_tui.worker import lock, trust
 from tmerge_tui.worker.journal import Journal
 
 PIPELINE = "tmerge_tui.engine.pipeline:run"
+COMPARISON = "tmerge_tui.engine.comparison:run"  # of a recipe with compare_methods
 
 
 def main(folder: str) -> int:
@@ -58,7 +59,7 @@ def _run(run: RunDir, journal: Journal) -> int:
         recipe = load_recipe(run.recipe)
         trust.refuse(recipe)
         with Sampler(journal.emit, run.path):
-            _pipeline()(recipe, run, journal.emit)
+            _pipeline(recipe)(recipe, run, journal.emit)
         if not isinstance(journal.final, RunFinished):
             raise RuntimeError("the pipeline returned without RunFinished")
         return 0
@@ -85,9 +86,10 @@ def describe(error: BaseException) -> RunFailed:
     return RunFailed(kind, f"unexpected {kind}: {scrub(str(error))}", "", hint, 1, details)
 
 
-def _pipeline() -> Callable[[Recipe, RunDir, Emit], None]:
-    """The engine's `run`. Test hook: TMERGE_PIPELINE=module:function puts another in its place."""
-    module, _, function = os.environ.get("TMERGE_PIPELINE", PIPELINE).partition(":")
+def _pipeline(recipe: Recipe) -> Callable[[Recipe, RunDir, Emit], None]:
+    """The engine's `run` of such a recipe. Test hook: TMERGE_PIPELINE=module:function puts another in its place."""
+    usual = COMPARISON if recipe.compare_methods else PIPELINE
+    module, _, function = os.environ.get("TMERGE_PIPELINE", usual).partition(":")
     return getattr(importlib.import_module(module), function)
 
 

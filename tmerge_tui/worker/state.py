@@ -28,6 +28,7 @@ from tmerge_tui.events import (
     StageProgressed,
     StageStarted,
     TrainingStep,
+    Validated,
     Warned,
 )
 from tmerge_tui.quantities import bits, interval, signed
@@ -94,6 +95,7 @@ class RunState:
     heat: HeatMap | None = None
     convergence: Convergence | None = None
     trainings: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)  # method, seed -> curve
+    validations: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)  # bits per byte
     training: TrainingStep | None = None  # the last report of the one that is going on, or was last
     warnings: list[Warned] = field(default_factory=list)
     log: deque[tuple[float, str, str]] = field(default_factory=lambda: deque(maxlen=LOG))  # (t, level, message)
@@ -150,9 +152,9 @@ class RunState:
                 self.peak_gpu = max(self.peak_gpu, event.gpu_used)
             case TrainingStep():
                 self.training = event
-                curve = self.trainings.setdefault((event.method, event.seed), [])
-                if event.loss is not None:  # null in the file when it was not finite
-                    curve.append((float(event.step), event.loss))
+                _draw(self.trainings.setdefault((event.method, event.seed), []), event.step, event.loss)
+            case Validated():
+                _draw(self.validations.setdefault((event.method, event.seed), []), event.step, event.bits_per_byte)
             case Metric():
                 if event.value is not None:
                     self.log.append((t, "score", measured(event)))
@@ -233,3 +235,11 @@ def measured(event: Metric) -> str:
 
 def _layers(facts: dict[str, Any]) -> int:
     return int(facts.get("layers") or 0)
+
+
+def _draw(curve: list[tuple[float, float]], step: int, value: float | None) -> None:
+    """Adds a point; a training that goes back to an earlier moment takes back what it had drawn after it."""
+    while curve and curve[-1][0] >= step:
+        curve.pop()
+    if value is not None:  # null in the file when it was not finite
+        curve.append((float(step), value))

@@ -50,7 +50,8 @@ def searched(
         value = told(variant.update or dict.fromkeys(KINDS, 0.0))
         alpha = variant.alpha or 0.0
         progress.advance(len(samples))
-        return Scores(tuple(100 * (value + noise * alpha * w) for w in wobble), (100,) * len(samples))
+        mine = wobble[: len(samples)]
+        return Scores(tuple(100 * (value + noise * alpha * w) for w in mine), (100,) * len(samples))
 
     monkeypatch.setattr(alpha_search.Evaluator, "scores", scores)
     seen: list[Any] = []
@@ -70,6 +71,13 @@ def test_each_kind_climbs_to_its_own_best(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(t.against_target == pytest.approx(t.bits_per_byte - found.target) for t in found.trials)
     progress = [e for e in seen if isinstance(e, events.StageProgressed)][-1]
     assert progress.done == progress.total == (1 + len(found.trials)) * len(SAMPLES)
+
+
+def test_what_is_clearly_worse_is_given_up_after_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alpha_search, "LOOK", 8)
+    found, _ = searched(monkeypatch, lambda s: 2 + s["q"] - 0.5 * s["gate"])
+    assert found.strengths == {"q": 0.0, "gate": 0.4} and found.chosen == pytest.approx(1.8)
+    assert [(t.kind, t.texts, t.kept) for t in found.trials][:2] == [("q", 8, False), ("gate", 20, True)]
 
 
 def test_what_does_not_help_stays_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:

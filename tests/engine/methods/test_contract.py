@@ -21,6 +21,10 @@ from tmerge_tui.recipe import Recipe
 from tmerge_tui.run_folder import RunDir
 
 NAMES = [*METHODS, Toy.name]
+OPTIONS: dict[str, Any] = {  # what makes a run small
+    "ls_merge": {"chunk": 16, "width": 16, "blocks": 1, "window": 8, "batch_size": 64, "epochs": 6, "kl_epochs": 4,
+                 "checkpoints": 2, "learning_rate": 5e-3},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +41,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def recipe_for(mapping: dict[str, Any], name: str, output: Path, **changes: Any) -> Recipe:
+    if name in OPTIONS:
+        changes = {name: OPTIONS[name], **changes}
     return recipe_of(mapping, output=str(output), **changes).model_copy(update={"method": name})
 
 
@@ -86,6 +92,24 @@ def test_placebos_are_measured_beside_the_result(finished: dict[str, Any], name:
     against = {row["against"] for row in report["contrasts"]}
     assert against and against <= {row["model"] for row in report["scores"]}
     assert isinstance(report["verdict"]["beats_placebos"], bool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_what_it_is(mapping: dict[str, Any], finished: dict[str, Any], name: str) -> None:
+    """Nothing else of the program knows it: the estimate, the card and the advice on placebos are made of this."""
+    run, _ = finished[name]
+    method, recipe = METHODS[name], recipe_for(mapping, name, run.path)
+    prepared = prepare(recipe, cluster=False)
+    needs = method.needs(recipe, prepared.models.each(lambda party: party.facts), 10, 4)
+    assert needs.work in prepared.estimate.work and needs.work in prepared.estimate.memory
+    assert method.about in (run.model / "README.md").read_text("utf-8")
+    report = json.loads((run.path / "report.json").read_text())
+    assert set(method.placebos(recipe)) == {row["against"] for row in report["contrasts"]}
+    assert report["method"]["controls"] == method.controls and method.controls.count(".") == 1
+    assert not any("placebo" in step["text"] for step in report["next"]), "all were measured"
+    shown = dict(method.settings(recipe))
+    assert shown and all(isinstance(value, (str, int, float, type(None))) for value in shown.values())
+    assert report["method"]["settings"] == [list(one) for one in shown.items()]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from tmerge_tui.engine.methods.method import Merge, Shares, Stage
+from tmerge_tui.engine.methods.method import Merge, Needs, Shares, Stage
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.weights.update import Change
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
@@ -47,6 +48,21 @@ class Louder:
 
 class Toy:
     name = "toy"
+    about = "Every norm of the target is made a little larger."
+    controls = "evaluation.controls"
+    validated = False
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("softer",)
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        return [("volume", "up")]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return Needs("volume", (), memory=0, plans=0, moved=0, flops=0.0, touched=0.0, solves=0.0)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return None
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         return (Stage("toy", "Turn the volume up", 0.2),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tmerge_tui.engine.preflight.room import in_memory
 from tmerge_tui.engine.preflight.speed import Speed, timed
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.pair import Pair
+from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe, make_recipe
 from tmerge_tui.recipe.demo import demo_mapping
 
@@ -48,6 +50,20 @@ def test_the_text_that_is_there_counts_and_not_the_samples_asked_for(pair) -> No
     assert more.work == given.work, "samples beyond the text change nothing"
 
 
+def test_the_size_of_the_teacher_cache_is_told(pair) -> None:
+    """12 bytes a position and 4 an event; 270 tokens of 30 texts, 20 of them trained on."""
+    taught = {"start": "target", "teacher": {"events": 10}, "samples": 20}
+    plain = estimate(recipe(adaptation={"start": "target", "samples": 20}), pair, READ, 30)
+    once = estimate(recipe(adaptation=taught), pair, READ, 30)
+    thrice = estimate(recipe(adaptation={**taught, "controls": ["self", "permuted"]}), pair, READ, 30)
+    cache = 180 * (12 + 4 * 10)
+    assert once.disk_bytes - plain.disk_bytes == cache
+    assert any(f"what teachers say {size(cache)} at most" in note for note in once.notes)
+    weights = 2 * 4 * pair.target.parameters  # of two more trainings
+    assert thrice.disk_bytes - once.disk_bytes == cache + weights
+    assert "what teachers say" not in "".join(plain.notes)
+
+
 def test_more_held_out_is_more_to_measure(pair) -> None:
     few, many = (estimate(recipe(calibration={"holdout": n, "samples": 4 * n}), pair, READ, 30) for n in (100, 400))
     assert many.work["measuring"] == 4 * few.work["measuring"]
@@ -69,6 +85,35 @@ def test_training_benchmarks_and_prompts_are_counted(pair, tmp_path: Path) -> No
     assert tasks.work["benchmarks"] > 10 * asked.work["benchmarks"]
 
 
+def test_what_else_is_measured_is_counted(pair) -> None:
+    plain = estimate(recipe(), pair, READ, 30)
+    general = estimate(recipe(evaluation={"general": {"samples": 100}}), pair, READ, 30)
+    twice = estimate(recipe(evaluation={"general": {"samples": 200}}), pair, READ, 30)
+    assert twice.work["general text"] == 2 * general.work["general text"] > 0 == plain.work["general text"]
+    bound = {"samples": 100, "bound": 0.1, "validation": 50}
+    bounded = estimate(recipe(evaluation={"general": bound}, select="validation"), pair, READ, 30)
+    assert bounded.work["general text"] > general.work["general text"]
+    found = estimate(recipe(evaluation={"attribution": True}), pair, READ, 30)
+    assert found.work["attribution"] == pytest.approx(plain.work["measuring"]), "the hold-out once more, by every model"
+    assert found.steps["batches"] > plain.steps["batches"]
+
+
+def test_the_safety_screen_is_counted_where_there_is_a_template(pair, tmp_path: Path) -> None:
+    talking = pair.each(lambda facts: replace(facts, chat_template=True))
+    asked = {"evaluation": {"safety": {}}}
+    assert estimate(recipe(**asked), pair, READ, 30).work["safety"] == 0
+    plain, screened = (estimate(recipe(**given), talking, READ, 30) for given in ({}, asked))
+    assert screened.work["safety"] > 0 == plain.work["safety"]
+    assert screened.steps["batches"] > plain.steps["batches"]
+    longer = estimate(recipe(evaluation={"safety": {"max_new_tokens": 64}}), talking, READ, 30)
+    assert longer.work["safety"] > screened.work["safety"]
+    base = Pair(target=talking.target, source=pair.source)
+    alone = estimate(recipe(evaluation={"safety": {}, "source": False}), talking, READ, 30)
+    assert estimate(recipe(**asked), base, READ, 30).work["safety"] == alone.work["safety"] < screened.work["safety"]
+    wrong = recipe(evaluation={"safety": {"path": str(tmp_path / "none.jsonl")}})
+    assert estimate(wrong, talking, READ, 30).work["safety"] == 0
+
+
 def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = estimate(recipe(adaptation={"compare": ["distill"]}), pair, READ, 30)
     cpu = torch.device("cpu")
@@ -82,7 +127,9 @@ def test_what_does_not_fit_is_refused_and_what_is_streamed_is_said(pair, monkeyp
 
 def test_the_demo_takes_what_was_recorded_within_half(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = shipped.folder() / "demo"
-    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})  # as it was that day
+    made = make_recipe({**demo_mapping(demo), "adaptation": None, "select": "recipe"})
+    every = made.evaluation.model_copy(update={"controls_at": "all"})
+    made = made.model_copy(update={"evaluation": every})  # as it was that day
     target, source = (read_facts(Path(one.model), one.model, False) for one in (made.target, made.source))
     models = Pair(target=target, source=source)
     monkeypatch.setattr(speed, "measure", lambda *given: MEASURED)

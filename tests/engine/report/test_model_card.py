@@ -9,9 +9,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tests.engine.report.sample_results import HOSTILE, make_results
+from tests.engine.report.sample_results import HOSTILE, make_attribution, make_general, make_results, make_safety
 from tmerge_tui.engine.report.model_card import hub_id, public_recipe, write_card
 from tmerge_tui.engine.report.redact import public
+from tmerge_tui.models.config import front_matter
 
 
 @pytest.fixture
@@ -42,17 +43,15 @@ def test_front_matter_and_body(folder):
     assert notes[0] in card.text and "https://arxiv.org/abs/2602.05495" in card.text
 
 
-def test_the_card_of_another_method_says_how_that_one_works(folder):
+def test_the_card_says_how_the_method_works(folder):
     results = make_results()
-    options = {"cost": "weights", "solver": "exact", "epsilon": 0.05, "residual": "joint"}
-    results["recipe"] |= {"method": "ot_fusion", "ot_fusion": options}
+    results["method"] |= {
+        "about": "Norms are turned up ([here](https://example.org)).", "settings": [["volume", 3], ["by", None]]
+    }  # fmt: skip
     write_card(results, folder, None)
     text = (folder / "README.md").read_text("utf-8")
-    assert "arXiv:1910.05653" in text and "| residual | joint |" in text
-    assert "arXiv:2602.05495" not in text and "| coupling |" not in text and "| epsilon |" not in text
-    options["solver"] = "sinkhorn"
-    write_card(results, folder, None)
-    assert "| epsilon | 0.05 |" in (folder / "README.md").read_text("utf-8")
+    assert "turned up ([here](https://example.org))." in text and "| volume | 3 |" in text and "| by |" not in text
+    assert "arXiv:2602.05495" not in text and "| coupling |" not in text
 
 
 def test_the_card_speaks_of_its_own_alpha(folder):
@@ -61,6 +60,23 @@ def test_the_card_speaks_of_its_own_alpha(folder):
     write_card(results, folder, None)
     text = (folder / "README.md").read_text("utf-8")
     assert "2.1702 bits per byte against the target's 2.1706" in text and "| fused | 0.05 |" not in text
+
+
+def test_what_else_changed_is_in_the_card(folder):
+    results = make_results()
+    write_card(results, folder, None)
+    assert "What else changed" not in (folder / "README.md").read_text("utf-8")
+    write_card(results | {"general": make_general(), "attribution": make_attribution()}, folder, None)
+    text = (folder / "README.md").read_text("utf-8")
+    assert "- Lost 0.0123 bits per byte on general English text (95 % interval +0.0103 to +0.0143)." in text
+    section = text.partition("## What else changed")[2].partition("## Recipe")[0]
+    assert "| fused, not trained | 0.1 | 2.1829 | +0.0123 |" in section and "placebo" not in section
+    assert "of the gap to it was closed" in section and HOSTILE not in section
+
+
+def test_held_out_text_does_not_leave(folder):
+    left = public({"attribution": make_attribution()})["attribution"]
+    assert left["excerpts"] == [] and left["rows"] == make_attribution()["rows"]
 
 
 def test_nothing_local_and_nothing_secret_leaves(folder):
@@ -114,6 +130,26 @@ def test_an_unreadable_header_is_said(folder, tmp_path, text):
     readme = make_readme(tmp_path / "target", text)
     notes = write_card(make_results(), folder, readme)
     assert "cannot be read" in notes[0] and (folder / "README.target.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("\ufeff---\nlicense: mit\n---\n# Target\n", "mit"),  # as Windows' editors write it
+        ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("\n--- \nlicense: mit\n--- \n", "mit"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", ["mit", "apache-2.0"]),
+        ("# Target\n---\nlicense: see below\n---\n", None),  # a rule in the text is no head
+        ("---\n---\n", None),
+    ],
+)
+def test_heads_of_cards(folder, tmp_path, text, licence):
+    readme = make_readme(tmp_path / "target", text)
+    results = make_results()
+    results["models"]["target"]["licence"] = None
+    assert not any("cannot be read" in note for note in write_card(results, folder, readme))
+    assert ModelCard.load(folder / "README.md").data.to_dict().get("license") == licence
+    assert front_matter(readme.parent).get("license") == licence
 
 
 def test_missing_licences_are_flagged(folder):
@@ -184,7 +220,7 @@ def test_importing_reaches_no_network():
         ("language", "[en, 7, {a: b}, null]", ["en"]),
         ("language", "2024-01-01", []),
         ("datasets", "[org/a, 12, yes]", ["org/a"]),
-        ("license", "[mit, apache-2.0]", ["mit, apache-2.0"]),
+        ("license", "[mit, apache-2.0]", ["mit", "apache-2.0"]),
         ("license", "true", []),
         ("license_link", "{a: b}", []),
     ],
@@ -205,3 +241,13 @@ def test_the_same_licences_in_another_order_do_not_differ(folder):
         "apache-2.0, MIT",
     )
     assert not any("differs" in note for note in write_card(results, folder, None))
+
+
+def test_the_safety_screen_is_told_of_this_model_alone(folder):
+    screened = make_safety()
+    write_card(make_results() | {"safety": screened}, folder, None)
+    card = (folder / "README.md").read_text()
+    assert "- Safety screen, no certificate: Fused at alpha 0.1 declines 12 points less than the target" in card
+    chosen = {"model": "target", "alpha": None}
+    write_card(make_results() | {"safety": screened, "selection": chosen}, folder, None)
+    assert "certificate: The target declines 80 % of 40 prompts" in (folder / "README.md").read_text()

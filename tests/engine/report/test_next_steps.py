@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.report.sample_results import make_measured, make_results, score
+from tests.engine.report.sample_results import make_measured, make_results, make_safety, score
 from tmerge_tui.commands.batch import Options, change
 from tmerge_tui.engine.report.next_steps import MOST, as_options, next_steps
 from tmerge_tui.engine.report.verdict import judge
@@ -41,9 +41,27 @@ def test_a_source_that_knows_no_more_is_no_teacher():
     assert [] in [step["set"] for step in steps] and any("Choose a source" in step["text"] for step in steps)
 
 
+def test_what_is_lost_on_general_text_can_be_bound() -> None:
+    results = make_results()
+    rows = [score("target", None, 0.0), score("fused", results["verdict"]["alpha"], 0.02)]
+    bound = ["select=validation", "evaluation.general.bound=0.01"]
+    assert bound not in changes(results)
+    assert bound in changes(results | {"general": {"rows": rows}})
+    rows[1] = score("fused", results["verdict"]["alpha"], -0.02)
+    assert bound not in changes(results | {"general": {"rows": rows}})
+
+
 def test_a_gain_is_to_be_confirmed_and_not_tuned():
     assert changes(results_of(GAIN))[0] == ["seed=1", "fusion.alpha=0.1"]
     assert ["fusion.alpha=auto"] not in changes(results_of(GAIN))
+
+
+def test_a_gain_of_a_model_that_talks_is_screened_before_it_is_handed_on():
+    results = results_of(GAIN)
+    assert ["evaluation.safety=true"] not in changes(results), "a base model has nothing to lose"
+    results["models"]["target"]["chat_template"] = True
+    assert ["evaluation.safety=true"] in changes(results)
+    assert ["evaluation.safety=true"] not in changes(results | {"safety": make_safety()})
 
 
 def test_a_merge_that_hurts_wants_weaker_strengths():
@@ -62,7 +80,7 @@ def test_what_was_done_already_is_not_advised():
 
 def test_little_text_and_missing_placebos_are_named():
     results = results_of(NULL)
-    results["recipe"]["evaluation"]["controls"] = ["shrink"]
+    results["contrasts"] = [c for c in results["contrasts"] if c["against"] == "shrink"]
     assert changes(results)[0] == ["evaluation.controls=[shrink,permuted]"]
     assert ["calibration.holdout=1600"] in changes(results_of(NULL))
     few = results_of(NULL)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.report.sample_results import HOSTILE, make_measured, make_results
-from tmerge_tui.engine.report.render import write_report
+from tmerge_tui.engine.report.render import _badges, write_report
 from tmerge_tui.engine.report.verdict import judge
 from tmerge_tui.errors import StorageError
 from tmerge_tui.run_folder import RunDir
@@ -22,7 +22,7 @@ VOID = {"meta", "br", "img", "hr", "link", "input"}
 PARTS = [
     "contrasts", "projections", "layer_plans", "layer_costs", "pairs", "mass", "heatmaps", "samples", "timings",
     "memory", "warnings", "skipped", "output", "files", "tensors", "versions", "models", "scores", "recipe",
-    "adaptation", "benchmarks", "strength", "next",
+    "adaptation", "benchmarks", "strength", "next", "general", "attribution",
 ]  # fmt: skip
 
 
@@ -116,6 +116,14 @@ def test_what_does_not_beat_its_placebos_is_no_success(run):
     assert '<li class="good">' not in html and '<li class="open"><span aria-hidden="true">○</span> better' in html
     assert "| better | beats 1 of 2 |" in markdown
     assert all(line.endswith("|  |") for line in markdown.splitlines() if line.startswith("| placebo"))
+
+
+def test_no_placebo_is_spoken_of_where_the_target_itself_was_chosen() -> None:
+    verdict, contrasts = {"helped": None, "beats_placebos": None}, [{"against": "shrink"}]
+    assert _badges(verdict, contrasts, {"model": "target"}) == [("open", "○", "the target itself")]
+    chosen = _badges({"helped": True, "beats_placebos": None}, contrasts, {"model": "sft"})
+    assert chosen[1] == ("open", "?", "no placebo measured"), "those of fusion are none of its own"
+    assert _badges({"helped": True, "beats_placebos": False}, contrasts)[1][2] == "does not beat its placebos"
 
 
 def test_next_steps_come_with_their_options(run):

@@ -49,13 +49,22 @@ def test_a_placebo_that_is_as_good_takes_the_claim_away() -> None:
     equal = {**ADAPTATION, "contrasts": [contrast("distilled", "control_permuted", 0.0)]}
     assert with_selection(VERDICT, selection("distilled"), SCORES, equal)["beats_placebos"] is False
     none = {**ADAPTATION, "contrasts": []}
-    assert with_selection(VERDICT, selection("distilled"), SCORES, none)["beats_placebos"] is False
+    assert with_selection(VERDICT, selection("distilled"), SCORES, none)["beats_placebos"] is None
+
+
+def test_the_source_before_it_was_tuned_is_no_placebo() -> None:
+    untuned = contrast("distilled", "control_untuned", 0.0)
+    proven = {**ADAPTATION, "contrasts": [*ADAPTATION["contrasts"], untuned]}
+    assert with_selection(VERDICT, selection("distilled"), SCORES, proven)["beats_placebos"] is True
+    alone = {**ADAPTATION, "contrasts": [contrast("distilled", "control_untuned", -0.2)]}
+    assert with_selection(VERDICT, selection("distilled"), SCORES, alone)["beats_placebos"] is None
 
 
 def test_where_nothing_beats_the_target_it_says_so() -> None:
     said = with_selection(VERDICT, selection("target"), SCORES, None)
     assert said["headline"].startswith("Nothing beat the target: of 3 candidates none is better by 0.001 bits per byte")
     assert said["alpha"] is None and said["helped"] is None
+    assert said["beats_placebos"] is None, "what fusion beat or not says nothing of the target"
 
 
 def test_no_gap_is_claimed_where_the_source_is_not_better() -> None:

@@ -108,6 +108,17 @@ def test_a_source_that_tells_the_text_no_better_than_sft_teaches_nothing(pair: d
     assert "Nothing was distilled" in (folder.path / "report.md").read_text()
 
 
+def test_a_source_that_tuning_has_made_worse_teaches_as_it_was(pair: dict[str, Any], tmp_path: Path) -> None:
+    teacher = {**TUNED, "tune_learning_rate": 30.0, "tune_epochs": 1}
+    folder, seen = run(pair, tmp_path / "run", margin=0, teacher=teacher, learning_rate=1e-9, warmup=0)
+    found = report_of(folder)
+    assert found["tuned"]["after"] > found["tuned"]["before"] and found["tuned"]["helped"] is False
+    losses = {each["model"]: each["loss"] for each in found["trainings"]}
+    assert losses["distilled"] == losses["control_untuned"], "it was taught by what tuning has spoilt"
+    assert any("the source teaches as it was" in e.message for e in seen if isinstance(e, events.Warned))
+    assert "Tuning did not help, so the source as it was is the teacher" in (folder.path / "report.md").read_text()
+
+
 def test_embeddings_and_head_stay_and_what_is_left_is_the_best_moment(pair: dict[str, Any], tmp_path: Path) -> None:
     tuned = directly(pair, tmp_path / "run")
     whole = set(Checkpoint(Path(pair["source"])).names)
@@ -169,8 +180,8 @@ def test_auto_trains_every_weight_where_the_memory_holds_it(
     memory = SimpleNamespace(memory=lambda: Memory(2**40, 0, limited))
     monkeypatch.setattr(tuning, "machine", memory)
     asked = None if budget is None else budget * facts.parameters
-    assert tuning._method("auto", facts, torch.device("cpu"), asked) == expected
-    assert tuning._method("lora", facts, torch.device("cpu"), None) == "lora"
+    assert tuning.method_of("auto", facts, torch.device("cpu"), asked) == expected
+    assert tuning.method_of("lora", facts, torch.device("cpu"), None) == "lora"
 
 
 def test_the_control_needs_a_tuned_source(pair: dict[str, Any], tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 Coordinate search from 0 everywhere. Each kind in turn climbs GRID as long as the text is better told, then tries its
 neighbours once more beside what the other kinds have chosen. A step is kept only when it lowers the bits per byte and
 the paired 95 % interval of that difference lies below 0: so a kind that does not help stays at 0, and on this text the
-outcome cannot be worse than the target. The hold-out has no part in it.
+outcome cannot be worse than the target. What is clearly worse on the first LOOK texts is given up there. The hold-out
+has no part in it.
+
+A list of strengths is chosen from in the same way, for all kinds together: the one that tells the text best.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,8 +22,10 @@ from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate, Merge, Shares
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.events import Emit, Logged
+from tmerge_tui.recipe.evaluation import EVERY
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.4)  # the paper's best values are 0.05 to 0.15, and it tries up to 0.5
+LOOK = 50  # texts after which a strength whose interval lies above 0 is read no further
 NEIGHBOURS = 2  # of a strength: one above, one below
 
 
@@ -35,6 +41,7 @@ class Trial:
     low: float
     high: float
     kept: bool
+    texts: int  # that it was measured on: all of the validation text, or the first LOOK of it
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class Strength:
     chosen: float
     texts: int
     trials: tuple[Trial, ...]
+
+    @property
+    def chosen_alpha(self) -> float:
+        return max(self.strengths.values(), default=0.0)
 
     def candidate(self, merge: Merge) -> Candidate:
         """The merge at what was chosen."""
@@ -74,6 +85,23 @@ def search(target: Evaluator, merge: Merge, samples: Sequence[Sample], emit: Emi
     )
 
 
+def choose(target: Evaluator, candidates: Sequence[Candidate], samples: Sequence[Sample], emit: Emit) -> Strength:
+    """The best of the strengths that a recipe lists (stage "strength"); of equals the first. Raises as `score`."""
+    label = "Choosing the strength on validation text"
+    with Progress(emit, "strength", label, (1 + len(candidates)) * len(samples), "texts") as progress:
+        baseline = target.scores(Variant("target"), samples, progress)
+        scores = [target.scores(Variant("fused", one.alpha, one.update), samples, progress) for one in candidates]
+    finite = [at for at, found in enumerate(scores) if math.isfinite(found.bits_per_byte)]
+    best = min(finite, key=lambda at: scores[at].bits_per_byte, default=0)
+    trials = []
+    for at, (one, found) in enumerate(zip(candidates, scores, strict=True)):
+        interval = paired_interval(found, baseline, target.options.resamples, target.seed)
+        trials.append(Trial(EVERY, one.alpha, found.bits_per_byte, interval[0], *interval, at == best, len(samples)))
+    chosen = trials[best]
+    emit(Logged("info", f"strength: {chosen.alpha:g}, the best of {len(trials)} on {len(samples)} validation texts"))
+    return Strength({EVERY: chosen.alpha}, baseline.bits_per_byte, chosen.bits_per_byte, len(samples), tuple(trials))
+
+
 def split(strengths: Mapping[str, float]) -> tuple[float, Shares]:
     """(alpha, share of every kind in it): alpha is the largest strength; what is at 0 is left out."""
     alpha = max(strengths.values(), default=0.0)
@@ -87,7 +115,8 @@ class _Search:
         self.evaluator, self.merge, self.samples, self.progress = evaluator, merge, samples, progress
         self.strengths = dict.fromkeys(merge.kinds, 0.0)
         self.trials: list[Trial] = []
-        self.target = self.best = self._scores(self.strengths)
+        parts = [slice(0, LOOK), *([slice(LOOK, None)] if len(samples) > LOOK else [])]
+        self.target = self.best = _joined(*(self._scores(self.strengths, part) for part in parts))
 
     def climb(self, kind: str) -> None:
         """From weak to strong, until the text is told worse than by the best so far."""
@@ -112,23 +141,44 @@ class _Search:
 
     def _try(self, kind: str, alpha: float) -> Trial:
         strengths = {**self.strengths, kind: alpha}
-        scores = self._scores(strengths)
-        interval = paired_interval(scores, self.best, self.evaluator.options.resamples, self.evaluator.seed)
-        difference, _, high = interval
-        told = scores.bits_per_byte
-        trial = Trial(kind, alpha, told, told - self.target.bits_per_byte, *interval, difference < 0 and high < 0)
+        scores = self._scores(strengths, slice(0, LOOK))
+        trial = self._trial(kind, alpha, scores)
+        if trial.low > 0:
+            self.progress.total -= max(len(self.samples) - LOOK, 0)
+        elif len(self.samples) > LOOK:
+            scores = _joined(scores, self._scores(strengths, slice(LOOK, None)))
+            trial = self._trial(kind, alpha, scores)
         self.trials.append(trial)
         if trial.kept:
             self.strengths, self.best = strengths, scores
         return trial
 
-    def _scores(self, strengths: dict[str, float]) -> Scores:
+    def _trial(self, kind: str, alpha: float, scores: Scores) -> Trial:
+        """Against the best and the target on the same texts, the first ones; only on all of them it may be kept."""
+        texts = len(scores.bits)
+        best, target = _first(self.best, texts), _first(self.target, texts)
+        interval = paired_interval(scores, best, self.evaluator.options.resamples, self.evaluator.seed)
+        difference, _, high = interval
+        told = scores.bits_per_byte
+        kept = difference < 0 and high < 0 and texts == len(self.samples)
+        return Trial(kind, alpha, told, told - target.bits_per_byte, *interval, kept, texts)
+
+    def _scores(self, strengths: dict[str, float], part: slice) -> Scores:
         variant = Variant("target")
         if any(strengths.values()):
             alpha, shares = split(strengths)
             variant = Variant("fused", alpha, self.merge.at(alpha, shares))
-        return self.evaluator.scores(variant, self.samples, self.progress)
+        return self.evaluator.scores(variant, self.samples[part], self.progress)
 
     def _spare(self, trials: int) -> None:
         """Trials that need not be made: less is left to do."""
         self.progress.total -= trials * len(self.samples)
+
+
+def _joined(*parts: Scores) -> Scores:
+    """Scores of texts that follow each other."""
+    return Scores(tuple(b for part in parts for b in part.bits), tuple(b for part in parts for b in part.bytes))
+
+
+def _first(scores: Scores, texts: int) -> Scores:
+    return Scores(scores.bits[:texts], scores.bytes[:texts])

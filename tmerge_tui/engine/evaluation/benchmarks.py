@@ -1,8 +1,8 @@
 """Benchmarks: the same questions to target and result, and to the source on request, with paired intervals.
 
 Questions come from files of multiple choice (`evaluation.choices`, built in) and from tasks of lm-evaluation-harness
-(`evaluation.tasks`, the extra `eval`). Every answer is a piece of the run folder: more tasks may be asked later without
-asking the others again.
+(`evaluation.tasks` and `evaluation.general.tasks`, the extra `eval`). Every answer is a piece of the run folder: more
+tasks may be asked later without asking the others again.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _ask(
     evaluation = evaluator.options
     asked: list[tuple[str, Callable[[], list[dict[str, Any]]]]] = [
         *((each.title, partial(_choices, each, evaluator, variant, progress)) for each in evaluation.choices),
-        *((task, partial(_task, task, evaluator, variant, progress)) for task in evaluation.tasks),
+        *((task, partial(_task, task, evaluator, variant, progress)) for task in evaluation.all_tasks),
     ]
     found = {}
     for name, answers in asked:

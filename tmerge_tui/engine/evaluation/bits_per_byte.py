@@ -80,14 +80,25 @@ def losses(
     warn: Callable[[str], None] = lambda message: None,
     advance: Callable[[int], None] = lambda texts: None,
 ) -> list[float]:
-    """Bits of the scored tokens of each text, 0 where there are none. Raises MemoryShortage."""
-    bits = [0.0] * len(texts)
+    """Bits of the scored tokens of each text together, 0 where there are none. Raises MemoryShortage."""
+    return [math.fsum(bits) for bits in token_losses(model, texts, batch_size, warn, advance)]
+
+
+def token_losses(
+    model: Any,
+    texts: Sequence[Text],
+    batch_size: int = 16,
+    warn: Callable[[str], None] = lambda message: None,
+    advance: Callable[[int], None] = lambda texts: None,
+) -> list[list[float]]:
+    """Bits of each scored token of each text. Raises MemoryShortage."""
+    bits: list[list[float]] = [[] for _ in texts]
     lengths = {i: len(text.ids) for i, text in enumerate(texts) if text.bytes}
     advance(len(texts) - len(lengths))
     batches = Batches(type(model).__name__, batch_size, model.device, warn)
     for batch, found in batches.run(lengths, lambda batch: _bits(model, [texts[i] for i in batch])):
-        for i, loss in zip(batch, found, strict=True):
-            bits[i] = loss
+        for i, each in zip(batch, found, strict=True):
+            bits[i] = each
         advance(len(batch))
     return bits
 
@@ -140,6 +151,35 @@ def tokens(text: str, tokenizer: Any, count: int | None = None) -> tuple[list[in
 
 def text_of(text: str, tokenizer: Any, max_length: int) -> Text:
     """What of a text is read and scored; nothing (0 bytes) where a text gives no token to score."""
+    ids, offsets, start, stop = _cut(text, tokenizer, max_length)
+    if stop <= start:
+        return Text((), 0, 0)
+    begin = offsets[start - 1][1] if start else 0
+    end = offsets[stop - 1][1] if stop < len(ids) else len(text)
+    prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
+
+
+def byte_ends(text: str, tokenizer: Any, max_length: int) -> tuple[int, ...]:
+    """Where the scored tokens of `text_of` begin and end in the bytes of the text: [scored tokens + 1], ascending.
+
+    A byte belongs to the first token that reaches it: what stands between two tokens to the latter, a character that
+    several share to the first of them.
+    """
+    ids, offsets, start, stop = _cut(text, tokenizer, max_length)
+    if stop <= start:
+        return ()
+    at = offsets[start - 1][1] if start else 0
+    ends = [len(text[:at].encode())]
+    for i in range(start, stop):
+        end = len(text) if i == len(ids) - 1 else max(offsets[i][1], at)
+        ends.append(ends[-1] + len(text[at:end].encode()))
+        at = end
+    return tuple(ends)
+
+
+def _cut(text: str, tokenizer: Any, max_length: int) -> tuple[list[int], list[tuple[int, int]], int, int]:
+    """(ids, character spans, first scored token, last + 1); none scored where the last is not behind the first."""
     ids, offsets = tokens(text, tokenizer, max_length)
     bos = tokenizer.bos_token_id
     room = max_length - (bos is not None)
@@ -150,27 +190,20 @@ def text_of(text: str, tokenizer: Any, max_length: int) -> Text:
     start = 0 if bos is not None else 1
     while bos is None and start < stop and offsets[start][0] < offsets[start - 1][1]:
         start += 1
-    if stop <= start:
-        return Text((), 0, 0)
-    begin = offsets[start - 1][1] if start else 0
-    end = offsets[stop - 1][1] if stop < len(ids) else len(text)
-    prefix = [] if bos is None else [bos]
-    return Text((*prefix, *ids[:stop]), start + len(prefix), len(text[begin:end].encode()))
+    return ids, offsets, start, stop
 
 
 @torch.no_grad()
-def _bits(model: Any, texts: Sequence[Text]) -> list[float]:
+def _bits(model: Any, texts: Sequence[Text]) -> list[list[float]]:
+    """Bits of each scored token."""
     ids, mask = padded([text.ids for text in texts], model.device)
-    scored = mask.bool()
-    for row, text in enumerate(texts):
-        scored[row, : text.first] = False
-    total = torch.zeros(len(texts), dtype=torch.float64)
+    parts = []
     for first, logits in _logits(model, ids, mask):  # logits at position t are of token t + 1
         following = slice(first + 1, first + 1 + logits.shape[1])
         losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, following].flatten(), reduction="none")
-        losses = losses.view(len(texts), -1).masked_fill(~scored[:, following], 0)
-        total += losses.cpu().double().sum(1)  # there is no fp64 on mps
-    return (total / math.log(2)).tolist()
+        parts.append(losses.view(len(texts), -1).cpu().double())  # there is no fp64 on mps
+    bits = torch.cat(parts, 1) / math.log(2)  # [B, T - 1]
+    return [bits[row, text.first - 1 : len(text.ids) - 1].tolist() for row, text in enumerate(texts)]
 
 
 def _logits(model: Any, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -7,7 +7,7 @@ computed again; a model is loaded only when one of its scores is missing, and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ def evaluate(
 
     Raises what `score` raises.
     """
-    variants = [variant for candidate in candidates for variant in _variants(candidate)]
+    variants = variants_of(candidates)
     total = len(holdout) * (len(variants) + 1 + (source is not None))
     with Progress(emit, "evaluate", "Measuring on held-out text", total, "texts") as progress:
         of_source = None
@@ -49,13 +49,13 @@ def evaluate(
             of_source = source().scores(Variant("source"), holdout, progress)
             release()
         baseline = target.scores(Variant("target"), holdout, progress)
-        rows = [_row(Variant("target"), baseline, None, target)]
+        rows = [score_row(Variant("target"), baseline, None, target)]
         if of_source is not None:
-            rows.append(_row(Variant("source"), of_source, baseline, target))
+            rows.append(score_row(Variant("source"), of_source, baseline, target))
         found = {}
         for variant in variants:
             found[variant.model, variant.alpha] = scores = target.scores(variant, holdout, progress)
-            rows.append(_row(variant, scores, baseline, target))
+            rows.append(score_row(variant, scores, baseline, target))
         contrasts = [
             {"alpha": one.alpha, "against": placebo}
             | target.interval(found["fused", one.alpha], found[placebo, one.alpha])
@@ -82,18 +82,32 @@ def continued(evaluator: Evaluator, variants: Sequence[Variant], emit: Emit) -> 
     return samples
 
 
-def _variants(candidate: Candidate) -> Iterator[Variant]:
-    yield Variant("fused", candidate.alpha, candidate.update)
-    for name, update in candidate.placebos.items():
-        yield Variant(name, candidate.alpha, update)
+def variants_of(candidates: Sequence[Candidate]) -> list[Variant]:
+    """The result at every strength, each followed by its placebos."""
+    return [
+        variant
+        for one in candidates
+        for variant in (
+            Variant("fused", one.alpha, one.update),
+            *(Variant(name, one.alpha, update) for name, update in one.placebos.items()),
+        )
+    ]
 
 
-def _row(variant: Variant, scores: Scores, baseline: Scores | None, evaluator: Evaluator) -> dict[str, Any]:
+def score_row(
+    variant: Variant,
+    scores: Scores,
+    baseline: Scores | None,
+    evaluator: Evaluator,
+    name: str = "bits_per_byte",
+    unit: str = "bits/byte",
+) -> dict[str, Any]:
+    """As `scores` of report.json has it; emits a Metric of that name."""
     between: dict[str, Any] = {"difference": None, "low": None, "high": None}
     if baseline is not None:
         between = evaluator.interval(scores, baseline)
     value = scores.bits_per_byte
-    evaluator.emit(Metric("bits_per_byte", variant.model, value, "bits/byte", alpha=variant.alpha, **between))
+    evaluator.emit(Metric(name, variant.model, value, unit, alpha=variant.alpha, **between))
     row = {"model": variant.model, "alpha": variant.alpha, "bits_per_byte": value}
     return (
         row | {"texts": len(scores.bits), "bytes": sum(scores.bytes)} | between | {"margin": evaluator.options.margin}

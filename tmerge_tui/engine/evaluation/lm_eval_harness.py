@@ -20,25 +20,26 @@ from tmerge_tui.run_folder import key
 
 
 def problems(evaluation: Evaluation) -> list[str]:
-    """What keeps `evaluation.tasks` from running, before any work: no such file, no such task, no
-    data for it. That the harness itself
-    is not installed is for `check` to say."""
-    if not evaluation.tasks or not present("eval"):
+    """What keeps the tasks of `evaluation.tasks` and `evaluation.general.tasks` from running, before any work: no such
+    file, no such task, no data for it. That the harness itself is not installed is for `check` to say."""
+    asked = evaluation.all_tasks
+    if not asked or not present("eval"):
         return []
     folder = evaluation.include_path
     if folder is not None and not Path(folder).is_dir():
         return [f"evaluation.include_path: found no folder {folder}"]
-    absent = [task for task in evaluation.tasks if is_file(task) and not Path(task).is_file()]
+    absent = [task for task in asked if is_file(task) and not Path(task).is_file()]
     if absent:
-        return [f"evaluation.tasks: found no file {task}" for task in absent]
+        return [f"{asked[task]}: found no file {task}" for task in absent]
     manager = _tasks(evaluation)
     known = set(manager.all_tasks)
-    unknown = [task for task in evaluation.tasks if not is_file(task) and task not in known]
-    found = [f"evaluation.tasks: {task} is no task of lm-evaluation-harness {version()}" for task in unknown]
-    return found + [said for task in evaluation.tasks if task not in unknown and (said := _unloadable(task, manager))]
+    unknown = [task for task in asked if not is_file(task) and task not in known]
+    found = [f"{asked[task]}: {task} is no task of lm-evaluation-harness {version()}" for task in unknown]
+    there = [(task, option) for task, option in asked.items() if task not in unknown]
+    return found + [said for task, option in there if (said := _unloadable(task, option, manager))]
 
 
-def _unloadable(task: str, manager: Any) -> str:
+def _unloadable(task: str, option: str, manager: Any) -> str:
     """Why a task cannot be had, its data set included, which is fetched for that; empty when it is there."""
     from lm_eval.tasks import get_task_dict
 
@@ -47,7 +48,7 @@ def _unloadable(task: str, manager: Any) -> str:
     except Exception as error:  # the harness, its tasks and data sets raise what they like
         first = str(error).strip().splitlines()
         return (
-            f"evaluation.tasks: {task} cannot be loaded: {type(error).__name__}: {first[0] if first else ''}; leave it "
+            f"{option}: {task} cannot be loaded: {type(error).__name__}: {first[0] if first else ''}; leave it "
             "out, connect to the Hub, or give a task file with its data on this disk"
         )
     return ""
@@ -154,6 +155,6 @@ def _tasks(evaluation: Evaluation) -> Any:
 
     folder = evaluation.include_path
     own = TaskManager(include_path=folder, include_defaults=False)
-    if all(is_file(task) or task in own.all_tasks for task in evaluation.tasks):
+    if all(is_file(task) or task in own.all_tasks for task in evaluation.all_tasks):
         return own
     return TaskManager(include_path=folder)

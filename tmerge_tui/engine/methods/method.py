@@ -1,6 +1,7 @@
 """What a merge method brings: its stages, its checks, and the merge as updates of the target beside its placebos.
 
-A method is a folder with one object of this protocol, a line in `registry` and a section of the recipe.
+A method is a folder with one object of this protocol, a line in `registry` and a section of the recipe. What it
+costs, what it refuses, what it reads and how a model card describes it is said by the method and by nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.events import Emit
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching
@@ -62,8 +64,37 @@ class Candidate:
         return self.merge.at(alpha, self.shares)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a method takes by itself, beside reading and measuring, which are any method's. Upper figures."""
+
+    work: str  # what its own work is called in estimates
+    kinds: Sequence[str]  # projections whose activations it reads; none: it reads no calibration text
+    memory: int  # bytes, at the most at once
+    plans: int  # bytes on disk
+    moved: int  # bytes on disk: what is carried over
+    flops: float
+    touched: float  # bytes of main memory that solving goes through
+    solves: float
+
+
 class Method(Protocol):
     name: str  # `method:` of the recipe
+    about: str  # how it merges, for the model card: a sentence or two of Markdown
+    controls: str  # the option of the recipe that names its placebos
+    validated: bool  # whether its own stages read the validation text
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        """The placebos that the recipe asks for."""
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        """The options that a reader of the model card compares, by name; plain values."""
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        """`rows` of activations are read; `told`: how often a text is told by the target with an update in it."""
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        """The problem of own work that takes so long on this CPU; None: the user may wait for it."""
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         """What it will announce, in order; "measure_source" among them where it calls `merge`'s `visit`."""

@@ -10,8 +10,10 @@ from tmerge_tui.engine.report.names import title
 from tmerge_tui.engine.training.arms import arms
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe.adaptation import WRITTEN_CONTROLS
 
 TAUGHT = 1.2  # a step with events in its loss, over one without (tests/benchmarks/distillation.py: at most 1.25)
+WRITING = 6.0  # passes of a token that is read, which one that is written costs
 UNMEASURED = 3.0  # forward passes that a step of training takes, where it was not tried
 
 
@@ -37,7 +39,7 @@ def arm_times(recipe: Recipe, pace: Pair[Pace], each: float, texts: int, total: 
     ours, theirs = (_training(one) for _, one in pace.items())
     found = []
     if options.tuned:
-        tokens = learned * options.teaching.tune_epochs / options.epochs
+        tokens = learned * options.teaching.tune_epochs / options.passes
         found.append(ArmTime("tune", "the source learns the text", tokens / 1000 * theirs))
     if options.distilled:
         read = each * min(options.samples, texts)
@@ -49,6 +51,15 @@ def arm_times(recipe: Recipe, pace: Pair[Pace], each: float, texts: int, total: 
     for arm in arms(options):
         factor = TAUGHT if arm.terms else 1.0
         found.append(ArmTime(arm.name, title(arm.name), seeds * factor * learned / 1000 * ours, seeds))
+    if options.synthetic is not None:
+        asked = options.synthetic
+        tokens = asked.asked * (asked.max_tokens * WRITING + asked.beginning * each)
+        both = pace.source.forward + pace.target.forward
+        found.append(ArmTime("write", "source and target write text", tokens / 1000 * both))
+        first = asked.keep * asked.asked * (asked.max_tokens + asked.beginning * each) * asked.epochs
+        for name in ("synthetic", *WRITTEN_CONTROLS):
+            seconds = seeds * TAUGHT * (learned + first) / 1000 * ours
+            found.append(ArmTime(name, title(name), seconds, seeds))
     rest = max(0.0, total - sum(one.seconds for one in found))
     return [ArmTime("merge", "aligning, fusing, measuring", rest), *found]
 

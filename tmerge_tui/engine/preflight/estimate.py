@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from tmerge_tui.engine.methods.transport_merge.structure import groups
-from tmerge_tui.engine.preflight.ot_fusion_needs import ot_fusion_needs
-from tmerge_tui.engine.prepared import Estimate
+from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
+from tmerge_tui.engine.preflight.besides_needs import besides_needs
+from tmerge_tui.engine.preflight.safety_needs import safety_needs
+from tmerge_tui.engine.preflight.written_needs import written_needs
+from tmerge_tui.engine.prepared import Estimate, Party
 from tmerge_tui.models.facts import ModelFacts
-from tmerge_tui.models.layout import SIDES
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
-from tmerge_tui.recipe import PROJECTIONS, Recipe, Transport
+from tmerge_tui.recipe import Recipe
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
 WORDS_PER_TOKEN = 0.7  # of text in an alphabet, at most
-SWEEPS = 15  # passes over a kernel in an accelerated solve (10 to 60)
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 2_000, 4, 60  # of a usual task of lm-evaluation-harness
 RATES, WEIGHTS, SEARCH_STEPS = 5, 3, 60  # trainings that choose learning_rate and distill_weight, steps of each
 SEARCHES = 30  # times that alpha: auto reads the validation text, for seven kinds of projections
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One side of one layer pair."""
-
-    side: str
-    l: int
-    n: int
-    n_source: int
-    stack: int = 1  # sides that one plan serves
 
 
 def estimate(
@@ -47,60 +35,60 @@ def estimate(
     """
     target, source = models.target, models.source
     rows, tokens = read or _most(recipe)
-    own = ot_fusion_needs(recipe, models, rows) if recipe.method == "ot_fusion" else None
-    reads = own is None or recipe.ot_fusion.cost == "activations"
-    kinds = recipe.transport.projections if own is None else PROJECTIONS if reads else ()
-    pairs = _pairs(models, kinds, recipe.transport) if own is None else []
+    passes = _passes(recipe)
+    told = passes + (SEARCHES if recipe.fusion.searched else 0)
+    own = METHODS[recipe.method].needs(recipe, models, rows, told)
+    kinds, reads = own.kinds, bool(own.kinds)
     weights = max(_weights(recipe, facts) for facts in (target, source))
     forward = max(_forward(recipe, facts) for facts in (target, source))
-    transport = own.memory if own else _transport(pairs, rows) + 4 * (_largest(target) + _largest(source))
     training, teacher, kept = _training(recipe, models, kinds)
-    memory = RUNTIME + WORKSPACE + max(forward, transport, training + teacher)
+    memory = RUNTIME + WORKSPACE + max(forward, own.memory, training + teacher)
 
     state = _pooled(target, kinds, rows) + _pooled(source, kinds, rows)
-    duals = own.plans if own else sum(4 * (pair.n + pair.n_source) for pair in pairs)
-    carried = (4 * _moved(recipe, p.kind, p.d_out, p.d_in) for p in target.layout.projections if p.kind in kinds)
-    fused = own.moved if own else sum(carried)
     count = len(recipe.fusion.alpha)
     merged = target.bytes_on_disk * count
-    disk = state + duals + fused + merged + kept
 
     count_of_texts = recipe.calibration.samples if texts is None else min(texts, recipe.calibration.samples)
     each = tokens / max(count_of_texts, 1)
-    rebuilt = 1 + min(1.0, recipe.transport.top_layers / source.layers)
-    passes = _passes(recipe)
+    events = events_kept(recipe, each, count_of_texts, target)
+    written = written_needs(recipe, models, each)
+    disk = state + own.plans + own.moved + merged + kept + events + written.disk
     asked = _asked(recipe)
     trained = recipe.adaptation.trainings if recipe.adaptation else 0
     answering = count + 1 + bool(recipe.adaptation)  # models that answer: results, the target, the trained one
     said = len(recipe.evaluation.prompts) * recipe.evaluation.max_new_tokens
+    screened = safety_needs(recipe, models, passes + bool(recipe.adaptation))
     held = each * recipe.calibration.holdout
-    searched = SEARCHES * each * recipe.calibration.validation if recipe.fusion.searched else 0.0
+    searched = _weighed(recipe) * each * recipe.calibration.validation
     learned = tokens_learned(recipe, each, count_of_texts)
+    patient = recipe.adaptation is not None and recipe.adaptation.patient
     work = {
         "reading": 2.0 * tokens * (target.parameters + source.parameters) * reads,
-        "transport": own.flops
-        if own
-        else sum(2.0 * rows * rebuilt * pair.stack * pair.n * pair.n_source for pair in pairs),
+        own.work: own.flops,
         "measuring": 2.0
         * held
         * (target.parameters * (passes + trained) + source.parameters * recipe.evaluation.source)
         + 2.0 * searched * target.parameters,
-        "training": _learning(recipe, learned, each, target),
+        "training": _learning(recipe, learned, each, target, written.learned),
+        "writing": written.writing,
         "teaching": _teaching(recipe, learned, source),
         "benchmarks": 2.0
         * asked
         * (target.parameters * answering + source.parameters * recipe.evaluation.benchmark_source),
         "prompts": 2.0 * said * target.parameters * answering,
+        "safety": screened.flops,
     }
+    besides, more = besides_needs(recipe, models, each, passes)
+    work |= besides
     batches = (
-        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source)
+        2 * count_of_texts * reads + recipe.calibration.holdout * (passes + trained + recipe.evaluation.source) + more
     ) / max(recipe.calibration.batch_size, 1)
     steps = {
-        "batches": batches + said * answering + learned / max(each, 1.0),
-        "pairs": own.solves if own else float(len(pairs)),
+        "batches": batches + said * answering + screened.batches + learned / max(each, 1.0) + written.passes,
+        "pairs": own.solves,
         "loads": 2.0 + passes / 2 + 2 * trained,
     }
-    told = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
+    parts = ", ".join(f"{name} {flops / 1e12:,.1f}" for name, flops in work.items() if flops)
     return Estimate(
         memory,
         disk,
@@ -108,33 +96,72 @@ def estimate(
         (
             f"{rows:,} rows of pooled activations from {tokens:,} tokens" + (" at most" if read is None else "")
             if reads
-            else "weights are compared with weights: no text is read for the plans",
-            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and transport "
-            f"{size(transport)}"
+            else "weights meet weights: no text is read for them",
+            f"memory {size(memory)}: the larger of a forward pass {size(forward)} and {own.work} {size(own.memory)}"
             + (f" and training {size(training + teacher)}" if training else "")
             + f", plus {size(RUNTIME + WORKSPACE)} for the program; one model at a time",
-            f"disk {size(disk)}: activations {size(state)}, plans {size(duals)}, moved weights "
-            f"{size(fused)}, merged models {size(merged)} ({count})" + (f", training {size(kept)}" if kept else ""),
-            f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {told}",
+            f"disk {size(disk)}: activations {size(state)}, plans {size(own.plans)}, moved weights "
+            f"{size(own.moved)}, merged models {size(merged)} ({count})"
+            + (f", training {size(kept)}" if kept else "")
+            + (f", what teachers say {size(events)} at most" if events else ""),
+            f"work {sum(work.values()) / 1e12:,.1f} TFLOP: {parts}",
+            *([_passes_at_most(recipe, learned)] if patient else []),
+            *([written.note] if written.texts else []),
         ),
         work,
-        own.touched if own else sum(4.0 * 2 * SWEEPS * pair.n * pair.n_source for pair in pairs),
+        own.touched,
         steps,
-        {"weights": weights, "transport": transport, "training": training, "teacher": teacher},
-        read is None,
+        {"weights": weights, own.work: own.memory, "training": training, "teacher": teacher},
+        read is None or patient,
+    )
+
+
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
+
+
+def together(needs: Sequence[Estimate]) -> Estimate:
+    """Of methods that are compared one after the other: models read once, all else for each; an upper figure."""
+    if len(needs) == 1:
+        return needs[0]
+    names = dict.fromkeys(name for one in needs for name in one.work)
+    work = {name: sum(one.work.get(name, 0.0) for one in needs) for name in names}
+    work["reading"] = max(one.work["reading"] for one in needs)
+    memory = dict.fromkeys(name for one in needs for name in one.memory)
+    return Estimate(
+        max(one.memory_bytes for one in needs),
+        sum(one.disk_bytes for one in needs),
+        sum(work.values()),
+        tuple(dict.fromkeys(note for one in needs for note in one.notes)),
+        work,
+        sum(one.touched for one in needs),
+        {name: sum(one.steps[name] for one in needs) for name in needs[0].steps},
+        {name: max(one.memory.get(name, 0) for one in needs) for name in memory},
+        any(one.bound for one in needs),
     )
 
 
 def _passes(recipe: Recipe) -> int:
     """Times the hold-out is read by a model of the target's size: the target, results, and placebos of each."""
-    return 1 + len(recipe.fusion.alpha) * (1 + len(recipe.evaluation.controls))
+    measured = 1 if recipe.evaluation.controls_at == "chosen" else len(recipe.fusion.alpha)
+    return 1 + measured * (1 + len(METHODS[recipe.method].placebos(recipe)))
+
+
+def _weighed(recipe: Recipe) -> int:
+    """Times the validation text is read by a model of the target's size, to choose a strength."""
+    if recipe.fusion.searched:
+        return SEARCHES
+    asked = strength_is_chosen(recipe) or recipe.select == "validation"
+    return 1 + len(recipe.fusion.alpha) if asked else 0
 
 
 def _asked(recipe: Recipe) -> float:
     """Tokens of all questions and answers; of a task that is not here, as many as the usual one has."""
     evaluation = recipe.evaluation
     questions = sum(_lines(choices.path) for choices in evaluation.choices)
-    questions += len(evaluation.tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
+    questions += len(evaluation.all_tasks) * min(evaluation.limit or QUESTIONS, QUESTIONS)
     return float(questions * ANSWERS * QUESTION_TOKENS)
 
 
@@ -147,7 +174,8 @@ def _lines(path: str) -> int:
 
 
 def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
-    """Tokens that one training goes through; `each` and `read` are of the calibration text."""
+    """Tokens that one training goes through, at most with epochs: auto; `each` and `read` are of the calibration
+    text."""
     options = recipe.adaptation
     if options is None:
         return 0.0
@@ -156,7 +184,26 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
         row = options.block_length if options.packing == "pack" else longest
         return float(options.max_steps * options.batch_size * options.accumulation * row)
     samples = options.samples if options.path is not None else min(options.samples, read)
-    return options.epochs * samples * longest
+    return options.passes * samples * longest
+
+
+def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> int:
+    """Bytes of the teacher cache and those of placebos that need one, at most (sizes: `training.event_cache`)."""
+    options = recipe.adaptation
+    if options is None or not options.distilled:
+        return 0
+    samples = options.samples if options.path is not None else min(options.samples, read)
+    caches = 1 + len({"self", "untuned"} & set(options.controls))
+    event = 4 if target.vocab <= 1 << 16 else 6
+    return int(caches * samples * each * (12 + event * options.teaching.events))
+
+
+def _passes_at_most(recipe: Recipe, learned: float) -> str:
+    assert recipe.adaptation is not None
+    return (
+        f"training at most {recipe.adaptation.passes:g} passes for each of {recipe.adaptation.trainings} trainings, "
+        f"{learned:,.0f} tokens; it ends when validation text gains no more"
+    )
 
 
 def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
@@ -169,13 +216,13 @@ def tokens_searched(recipe: Recipe, learned: float, each: float) -> float:
     return trials * min(learned, SEARCH_STEPS * options.batch_size * options.accumulation * row)
 
 
-def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts) -> float:
-    """Forward and backward of every training of the target, and of those that choose options."""
+def _learning(recipe: Recipe, learned: float, each: float, target: ModelFacts, written: float) -> float:
+    """Forward and backward of every training of the target, of those that choose options, and on `written` tokens."""
     options = recipe.adaptation
     if options is None:
         return 0.0
     flops = 6.0 + 2.0 * options.gradient_checkpointing - 2.0 * (options.method == "lora")
-    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each))
+    return flops * target.parameters * (learned * options.trainings + tokens_searched(recipe, learned, each) + written)
 
 
 def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:
@@ -184,8 +231,8 @@ def _teaching(recipe: Recipe, learned: float, source: ModelFacts) -> float:
     if options is None:
         return 0.0
     taught = options.distilled + (options.hints is not None)
-    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.epochs
-    return learned * (2.0 * taught / options.epochs + tuned) * source.parameters
+    tuned = 6.0 * options.tuned * options.teaching.tune_epochs / options.passes
+    return learned * (2.0 * taught / options.passes + tuned) * source.parameters
 
 
 def _most(recipe: Recipe) -> tuple[int, int]:
@@ -193,21 +240,6 @@ def _most(recipe: Recipe) -> tuple[int, int]:
     calibration = recipe.calibration
     words = int(calibration.max_length * WORDS_PER_TOKEN) if calibration.pooling == "span" else 1
     return calibration.samples * words, calibration.samples * calibration.max_length
-
-
-def _pairs(models: Pair[ModelFacts], kinds: Sequence[str], options: Transport) -> list[_Problem]:
-    """Every side of every layer pair that both models have; sides under one plan are one problem of all their rows."""
-    target, source = models.target, models.source
-    shared, _ = groups(models.each(lambda model: model.layout), kinds, options)
-    stack = {side: len(group) if side == group[0] else 0 for group in shared for side in group}
-    pairs = []
-    for side in (side for side in SIDES if stack.get(side, 1)):
-        widths = [source.layout.width(m, side) for m in range(source.layers) if side in source.layout.sides(m, kinds)]
-        for layer in range(target.layers):
-            n = target.layout.width(layer, side) if side in target.layout.sides(layer, kinds) else None
-            if n is not None:
-                pairs += [_Problem(side, layer, n, width, stack.get(side, 1)) for width in widths if width is not None]
-    return pairs
 
 
 def _pooled(facts: ModelFacts, kinds: Sequence[str], rows: int) -> int:
@@ -245,7 +277,8 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
     logits = 3 * 4 * options.batch_size * options.block_length * target.vocab
     memory = 4 * target.parameters + (12 * trained if full else 0) + logits
     teacher = 4 * source.parameters if options.distilled else 0
-    disk = 4 * trained * options.trainings + 12 * trained + target.bytes_on_disk
+    checkpoints = 3 if options.patient else 1  # the last, the best, that of the falling rate
+    disk = 4 * trained * options.trainings + 12 * trained * checkpoints + target.bytes_on_disk
     if options.tuned:  # first the source is trained, alone: by low-rank updates unless every weight is asked for
         every = options.teaching.tune == "full"
         memory = max(memory, (16 if every else 4) * source.parameters - teacher)
@@ -259,25 +292,3 @@ def _training(recipe: Recipe, models: Pair[ModelFacts], kinds: Sequence[str]) ->
         )
         disk += 2 * (1 + options.hints.permuted_control) * options.samples * options.hints.words * widths
     return memory, teacher, disk
-
-
-def _transport(pairs: Sequence[_Problem], rows: int) -> int:
-    """One target layer's z-scores with those of all source layers, on the widest side, and one kernel with its plan."""
-    sides: dict[tuple[str, int], int] = {}
-    for pair in pairs:
-        place = (pair.side, pair.l)
-        sides[place] = sides.get(place, pair.stack * pair.n) + pair.stack * pair.n_source
-    scores = 4 * rows * max(sides.values(), default=0)
-    return scores + max((2 * 4 * pair.n * pair.n_source for pair in pairs), default=0)
-
-
-def _largest(facts: ModelFacts) -> int:
-    """Entries of the largest weight that may be fused."""
-    return max((p.d_out * p.d_in for p in facts.layout.projections), default=0)
-
-
-def _moved(recipe: Recipe, kind: str, d_out: int, d_in: int) -> int:
-    """Entries of the transported rows (columns of o and down) of one projection."""
-    count, length = (d_in, d_out) if kind in ("o", "down") else (d_out, d_in)
-    k = count if recipe.fusion.k == "all" else min(recipe.fusion.k, count)
-    return k * length

@@ -12,8 +12,10 @@ from typing import Any
 from tmerge_tui import __version__
 from tmerge_tui.engine.evaluation.holdout import Measured
 from tmerge_tui.engine.methods.method import Merge
+from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.part import Part
 from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.report.besides import with_besides
 from tmerge_tui.engine.report.next_steps import next_steps
 from tmerge_tui.engine.report.selection import with_selection
 from tmerge_tui.engine.report.training_verdict import with_adaptation
@@ -42,7 +44,7 @@ def collect(
     warnings: list[dict[str, str]],
 ) -> dict[str, Any]:
     """The results as plain data, version 1 of report.json: what every run has, each part at its own key, and `next`."""
-    recipe = prepared.recipe
+    recipe, method = prepared.recipe, METHODS[prepared.recipe.method]
     rss, gpu = peaks()
     first = folded[0]
     own = {part.key: part.data for part in parts}
@@ -51,7 +53,7 @@ def collect(
         measured.scores,
         measured.contrasts,
         own.get("projections") or [],
-        norm=recipe.fusion.norm,
+        norm=recipe.fusion.mixing,
         strength=own.get("strength"),
         claims=merge.claims,
     )
@@ -60,6 +62,7 @@ def collect(
         verdict = with_adaptation(verdict, adaptation)
     else:
         verdict = with_selection(verdict, selection, measured.scores, adaptation)
+    verdict = with_besides(verdict, own)
     trained = adaptation is not None if selection is None else selection["model"] not in ("fused", "target")
     output = _output(folded, measured, verdict["alpha"], trained)
     results = {
@@ -82,6 +85,13 @@ def collect(
         ],
         "scores": measured.scores,
         "contrasts": measured.contrasts,
+        "method": {
+            "name": method.name,
+            "about": method.about,
+            "settings": [list(setting) for setting in method.settings(recipe)],
+            "claims": list(merge.claims),  # placebos that all have to be beaten
+            "controls": method.controls,
+        },
         **own,
         "timings": timings,
         "memory": {"peak_rss": rss, "peak_gpu": gpu},
@@ -96,12 +106,12 @@ def collect(
 
 def _output(folded: Sequence[Folded], measured: Measured, alpha: float | None, trained: bool) -> str:
     """Folder that is the result: what was trained or chosen, else that of the strength which the verdict names."""
-    strengths = [row["alpha"] for row in measured.scores if row["model"] == "fused"]  # in the order they were written
-    by_strength = not trained and alpha in strengths and len(strengths) == len(folded)
-    return Path(folded[strengths.index(alpha) if by_strength else 0].folder).name
+    strengths = [row["alpha"] for row in measured.scores if row["model"] == "fused"]
+    found = next((one for one in folded if one.alpha == alpha), None) if not trained and alpha in strengths else None
+    return Path((found or folded[0]).folder).name
 
 
 def _model(party: Party) -> dict[str, Any]:
     facts = party.facts.summary()
     facts.pop("folder")
-    return {**facts, "commit": party.located.commit}
+    return {**facts, "commit": party.located.commit, "precision": party.located.precision}

@@ -29,16 +29,15 @@ def alpha_curve(scores: Sequence[Row]) -> Figure | None:
     values = [known(s.get(name)) for s in rows for name in ("difference", "low", "high")]
     frame, body = over_alpha(alphas, [0.0, *(v for v in values if v is not None)], "fusion strength alpha")
     legend = frame.left - 54
-    for place, (model, name) in enumerate(DRAWN.items()):
+    drawn = {model: name for model, name in DRAWN.items() if any(s["model"] == model for s in rows)}
+    for place, (model, name) in enumerate(drawn.items()):
         css, shape = f"s{name.series}", name.shape
         look = css if shape == "disc" else f"{css} hollow"
-        shift = (place - (len(DRAWN) - 1) / 2) * min(14.0, frame.width / len(alphas) / 5)
+        shift = (place - (len(drawn) - 1) / 2) * min(14.0, frame.width / len(alphas) / 5)
         mine = sorted((s for s in rows if s["model"] == model), key=lambda s: s["alpha"])
         points = [
             (frame.at_place(alphas.index(s["alpha"]), len(alphas)) + shift, frame.at_y(s["difference"])) for s in mine
         ]
-        if not mine:
-            continue
         body.append(polyline(points, f"{css} line", name.dash))
         for s, (x, y) in zip(mine, points, strict=True):
             ends = known(s.get("low")), known(s.get("high"))

@@ -6,6 +6,7 @@ own is kept as README.target.md. Nothing that leaves with the model names a loca
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,20 +15,24 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from tmerge_tui.engine.report import besides_views
+from tmerge_tui.engine.report.besides import SAYS, row_of
 from tmerge_tui.engine.report.redact import LOCAL, public
 from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.models.licence import licence_of
+from tmerge_tui.models.licence import card_head, licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
+from tmerge_tui.recipe import hub_file
+from tmerge_tui.recipe.evaluation import EVERY
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
-OT_FUSION = "ot_fusion"  # the method, and its section of the recipe
+AS_GGUF = """python convert_hf_to_gguf.py . --outtype bf16 --outfile {name}-bf16.gguf
+llama-quantize {name}-bf16.gguf {name}-Q4_K_M.gguf Q4_K_M"""
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -69,8 +74,9 @@ def _card(
         results.get("contrasts") or [],
         results.get("projections") or [],
         alpha=alpha,
-        norm=(recipe.get("fusion") or {}).get("norm", "free"),
+        norm=_mixing(recipe.get("fusion") or {}),
         strength=results.get("strength"),
+        claims=results["method"]["claims"],
     )
     name = PurePosixPath(str(recipe.get("output") or "merged model")).name
     ids = {role: hub_id((recipe.get(role) or {}).get("model")) for role in ("target", "source")}
@@ -95,7 +101,7 @@ def _card(
         "alpha": alpha,
         "verdict": verdict,
         "models": [(role, ids[role], _name(recipe, role), _shape(results, role)) for role in ("target", "source")],
-        "method": recipe.get("method"),
+        "method": results["method"]["about"],
         "settings": _settings(recipe, alpha, results),
         "scores": [
             (
@@ -109,7 +115,9 @@ def _card(
             if s["alpha"] is None or s["alpha"] == alpha
         ],
         "adaptation": adaptation(results["adaptation"]) if trained else None,
+        "besides": _besides(results, ("fused", alpha) if trained is None else (trained["model"], None)),
         "flags": flags,
+        "as_gguf": AS_GGUF.format(name=re.sub(r"[^\w.-]+", "-", name)),
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
     }
@@ -117,15 +125,36 @@ def _card(
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
+def _mixing(fusion: Mapping[str, Any]) -> str:
+    """As `FusionOptions.mixing`."""
+    return str(fusion.get("norm", "free")) if fusion.get("reference") is None else "added"
+
+
+def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[str, Any] | None:
+    """What else has changed in this model: sentences, and its row of general text beside target and source."""
+    selection = results.get("selection")
+    if selection:
+        who = selection["model"], selection["alpha"]
+    said = [line for says in SAYS.values() for line in says(results, who)]
+    general = results.get("general")
+    rows = []
+    if general:
+        told = [row_of(general["rows"], each) for each in (("target", None), ("source", None), who)]
+        told = [row for at, row in enumerate(told) if row is not None and row not in told[:at]]
+        rows = besides_views.general({**general, "rows": told})["rows"]
+    return {"said": said, "rows": rows} if said else None
+
+
 def hub_id(name: Any) -> str | None:
-    """`name` when it can be a model on the Hub; None for a folder."""
+    """The repository of `name` when it can be a model on the Hub; None for a folder."""
     if not isinstance(name, str) or LOCAL.match(name):
         return None
+    repo, _ = hub_file(name)
     try:
-        validate_repo_id(name)
+        validate_repo_id(repo)
     except HFValidationError:
         return None
-    return name
+    return repo
 
 
 def _alpha_of(results: Mapping[str, Any], model_folder: Path) -> float | None:
@@ -139,18 +168,23 @@ def _front_matter(readme: Path | None) -> tuple[dict[str, Any], list[str]]:
     if readme is None or not readme.exists():
         return {}, []
     try:
-        return metadata_load(readme) or {}, []
-    except (ValueError, yaml.YAMLError, OSError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return card_head(readme), []
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        reason = str(error).splitlines()[0]
         return {}, [f"the target's README.md has a header that cannot be read ({reason}); nothing is inherited from it"]
 
 
-def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Card fields of the target's licence, and what to flag about the two."""
     models = results.get("models") or {}
     target = licence_of(own.get("license")) or (models.get("target") or {}).get("licence")
     source = (models.get("source") or {}).get("licence")
-    fields = {"license": target, "license_name": own.get("license_name"), "license_link": own.get("license_link")}
+    several = own.get("license") if isinstance(own.get("license"), list) else None
+    fields = {
+        "license": _words(several) or target,
+        "license_name": own.get("license_name"),
+        "license_link": own.get("license_link"),
+    }
     notes = []
     if not target:
         notes.append("the target declares no licence, so the merged model has none; check before sharing it")
@@ -158,7 +192,7 @@ def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[s
         notes.append(f"the source's licence ({source}) differs from the target's ({target or 'none'}); both may apply")
     elif not source:
         notes.append("the source declares no licence; check its terms before sharing the merged model")
-    return {name: value for name, value in fields.items() if isinstance(value, str) and value}, notes
+    return {name: value for name, value in fields.items() if isinstance(value, (str, list)) and value}, notes
 
 
 def _licences(stated: str | None) -> set[str]:
@@ -198,26 +232,11 @@ def _measured(
 
 def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The hyperparameters a reader compares, in words."""
-    corpus, transport, fusion = (recipe.get(part) or {} for part in ("calibration", "transport", "fusion"))
+    corpus = recipe.get("calibration") or {}
     ratio = median_ratio(results.get("projections") or [])
-    own = [
-        ("projections", ", ".join(fusion.get("projections") or transport.get("projections") or [])),
-        ("neurons fused per projection (k)", fusion.get("k")),
-        ("plan entries kept (r)", fusion.get("r")),
-        ("coupling", fusion.get("coupling")),
-        ("norm", fusion.get("norm")),
-        ("epsilon", transport.get("epsilon")),
-        ("eta", transport.get("eta")),
-        ("source layers per target layer", transport.get("top_layers")),
-        ("solver", transport.get("solver")),
-    ]
-    if recipe.get("method") == OT_FUSION:
-        own = [(name, value) for name, value in (recipe.get(OT_FUSION) or {}).items() if name != "epsilon"]
-        if dict(own).get("solver") == "sinkhorn":
-            own.append(("epsilon", recipe[OT_FUSION].get("epsilon")))
     rows = [
         ("alpha", _alpha(alpha, results.get("strength"))),
-        *own,
+        *((name, value) for name, value in results["method"]["settings"]),
         ("calibration", corpus.get("repo_id") or (corpus.get("path") and "local text")),
         ("calibration samples", corpus.get("samples")),
         ("pooling", corpus.get("pooling")),
@@ -229,7 +248,7 @@ def _settings(recipe: Mapping[str, Any], alpha: float | None, results: Mapping[s
 
 def _alpha(alpha: float | None, strength: Mapping[str, Any] | None) -> str:
     """The strength, or one for each kind of projection when they were chosen."""
-    if strength is None:
+    if strength is None or EVERY in strength["strengths"]:
         return NONE if alpha is None else f"{alpha:g}"
     return ", ".join(f"{kind} {chosen:g}" for kind, chosen in strength["strengths"].items())
 
@@ -242,6 +261,7 @@ def _shape(results: Mapping[str, Any], role: str) -> str:
     facts = (results.get("models") or {}).get(role) or {}
     parts = [facts.get("architecture")]
     parts += [f"{facts[name]} {name}" for name in ("layers", "hidden") if facts.get(name)]
+    parts += [f"read from {facts['precision']}"] if facts.get("precision") else []
     return ", ".join(str(p) for p in parts if p)
 
 

@@ -41,6 +41,33 @@ NAMES = {
         shape="diamond",
         dash="2 3",
     ),
+    "reconstructed": Name(
+        "placebo: through the autoencoder, no source",
+        "placebo: autoencoder",
+        placebo="the target through the same autoencoder (nothing of the source)",
+        series=1,
+        shape="square",
+        dash="6 4",
+    ),
+    "random_source": Name(
+        "placebo: a random source",
+        "placebo: random",
+        placebo="a source of random weights",
+        series=2,
+        shape="diamond",
+        dash="2 3",
+    ),
+    "permuted_chunks": Name(
+        "placebo: chunks permuted",
+        placebo="the source's chunks permuted inside each layer",
+    ),
+    "noise": Name("placebo: noise", placebo="noise of the same norm in the latent space"),
+    "truncated": Name(
+        "placebo: rank truncated",
+        "placebo: truncated",
+        placebo="the target's weights truncated in rank to the autoencoder's error",
+    ),
+    "autoencoder": Name("autoencoder of weights"),
     "adapted": Name("fused, adapted"),
     "sft": Name("fine-tuned (SFT)"),
     "distilled": Name("distilled"),
@@ -53,6 +80,9 @@ NAMES = {
     "control_unigram": Name("placebo: the source's unigram"),
     "control_self": Name("placebo: the target as its own teacher"),
     "control_untuned": Name("control: the source as it was, untuned"),
+    "synthetic": Name("distilled, text of the source first"),
+    "control_self_written": Name("control: text of the target first"),
+    "control_more_passes": Name("control: more passes over the real text"),
 }
 PLACEBOS = {model: name.placebo for model, name in NAMES.items() if name.placebo}
 DRAWN = {model: name for model, name in NAMES.items() if name.shape}  # over alpha

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tmerge_tui.engine.report.besides import result_of, row_of
 from tmerge_tui.engine.report.verdict import FEW_TEXTS, SHRINKAGE, Comparison, median_ratio
 from tmerge_tui.quantities import count, known, number
 
@@ -38,7 +39,7 @@ def _steps(results: Results) -> Iterator[Step]:
     if verdict.get("helped") and verdict.get("beats_placebos"):
         yield from _confirm(results, recipe)
         return
-    yield from _controls(recipe)
+    yield from _controls(results)
     yield from _movement(results, fusion)
     yield from _training(results)
     yield from _strength(verdict, fused, fusion)
@@ -70,15 +71,29 @@ def _confirm(results: Results, recipe: Results) -> Iterator[Step]:
             "See whether it shows in answers, not only in bits: a file of multiple-choice questions.",
             "evaluation.choices=[questions.jsonl]",
         )
+    general = results.get("general") or {}
+    lost = row_of(general.get("rows") or [], result_of(results["verdict"], results))
+    if lost is not None and Comparison.of(lost).better is False:
+        yield _step(
+            "It lost on general text: let validation text choose, among what loses less.",
+            "select=validation",
+            "evaluation.general.bound=0.01",
+        )
+    target = (results.get("models") or {}).get("target") or {}
+    if target.get("chat_template") and not results.get("safety"):
+        yield _step(
+            "Before it is handed on, see whether it still declines what the target declines: a screen of prompts.",
+            "evaluation.safety=true",
+        )
     yield from _training(results)
 
 
-def _controls(recipe: Results) -> Iterator[Step]:
-    controls = (recipe.get("evaluation") or {}).get("controls")
-    if controls is not None and set(controls) != {"shrink", "permuted"}:
+def _controls(results: Results) -> Iterator[Step]:
+    method = results["method"]
+    if not set(method["claims"]) <= {contrast["against"] for contrast in results["contrasts"]}:
         yield _step(
-            "Measure both placebos: without them nothing can be said about transfer.",
-            "evaluation.controls=[shrink,permuted]",
+            "Measure every placebo: without them nothing can be said about transfer.",
+            f"{method['controls']}=[{','.join(method['claims'])}]",
         )
 
 

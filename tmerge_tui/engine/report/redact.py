@@ -1,4 +1,4 @@
-"""What may leave this machine: no local path beyond its last name, no token, no secret.
+"""What may leave this machine: no local path beyond its last name, no token, no secret, no held-out text.
 
 Model card, recipe and the report that `tmerge push` uploads all go through here; the run folder's own report keeps its
 paths.
@@ -21,6 +21,7 @@ _INSIDE = re.compile(r"(?<![\w:/.~-])~?(?:/[^\s/:,;'\"()]+)+/([^\s/:,;'\"()]+)")
 _TOKEN = re.compile(r"\b(hf|api_org|ghp|sk)_?-?[A-Za-z0-9]{20,}\b")
 _SECRET_KEY = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 _CELLS = "data"  # of a heat map: base64, which looks like a path or a token by chance
+_OWN = "excerpts"  # of the user's own text: its place stays, empty
 _TEXT = ("prompts", "prompt", "text")  # what a model reads or writes is not a path, even when it starts with a slash
 
 
@@ -29,6 +30,8 @@ def public(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         return {k: public(v, str(k)) for k, v in value.items() if not _SECRET_KEY.search(str(k))}
     if isinstance(value, (list, tuple)):
+        if key == _OWN:
+            return []
         return [public(v, key) for v in value]
     if not isinstance(value, str) or key == _CELLS:
         return value

@@ -52,7 +52,7 @@ def view(results: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": verdict,
         "pair": _pair(results.get("models") or {}),
-        "badges": _badges(verdict, contrasts),
+        "badges": _badges(verdict, contrasts, results.get("selection")),
         "about": _about(results),
         "next": [(step["text"], as_options(step)) for step in results.get("next") or []],
         "models": _models(results.get("models") or {}),
@@ -99,20 +99,22 @@ def _absolute(name: str) -> bool:
     return bool(PureWindowsPath(name).root or PureWindowsPath(name).drive)  # knows both kinds of slash
 
 
-def _badges(verdict: Row, contrasts: Sequence[Row]) -> list[tuple[str, str, str]]:
+def _badges(verdict: Row, contrasts: Sequence[Row], selection: Row | None = None) -> list[tuple[str, str, str]]:
     """(style, sign, words); the sign says in black and white what the colour says.
 
     Better than the target is good news only where the placebos are beaten too.
     """
-    beats = bool(verdict.get("beats_placebos"))
+    beats = verdict.get("beats_placebos")
     helped = {
         True: ("good", "✓", "better than the target") if beats else ("open", "○", "better than the target"),
         False: ("bad", "✗", "worse than the target"),
         None: ("open", "?", "no measurable difference to the target"),
     }[verdict.get("helped")]
+    if selection and selection["model"] == "target":
+        return [("open", "○", "the target itself")]  # no placebo speaks of it
     if beats:
         placebos = ("good", "✓", "beats its placebos")
-    elif contrasts:
+    elif contrasts and beats is not None:
         placebos = ("bad", "✗", "does not beat its placebos")
     else:
         placebos = ("open", "?", "no placebo measured")
@@ -138,7 +140,9 @@ def _models(models: Mapping[str, Row]) -> list[tuple[str, ...]]:
             continue
         heads = f"{count(m.get('heads'))} / {count(m.get('kv_heads'))}"
         shape = (count(m.get("layers")), count(m.get("hidden")), heads, count(m.get("vocab")))
-        weights = (count(m.get("parameters")), str(m.get("dtype") or NONE).removeprefix("torch."))
+        dtype = str(m.get("dtype") or NONE).removeprefix("torch.")
+        packed = f" from {m['precision']}" if m.get("precision") else ""
+        weights = (count(m.get("parameters")), f"{dtype}{packed}")
         name = str(m.get("name") or NONE)
         rows.append((role, name, str(m.get("model_type") or NONE), *shape, *weights, str(m.get("licence") or NONE)))
     return rows

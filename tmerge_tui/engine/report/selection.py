@@ -7,8 +7,8 @@ from typing import Any
 
 from tmerge_tui.engine.report.names import beside_trained
 from tmerge_tui.engine.report.verdict import Comparison
-from tmerge_tui.quantities import bits, count, known
-from tmerge_tui.recipe.adaptation import CONTROLS
+from tmerge_tui.quantities import bits, count, known, listed, signed
+from tmerge_tui.recipe.adaptation import CONTROLS, UNTUNED
 
 Row = Mapping[str, Any]
 
@@ -21,12 +21,15 @@ def with_selection(
         return dict(verdict)
     model, texts = selection["model"], count(selection["texts"])
     tried = len(selection["rows"]) - 1
+    broken = _broken(selection)
     if model == "target":
         headline = (
             f"Nothing beat the target: of {tried} candidates none is better by {selection['margin']:g} bits per byte "
-            f"on {texts} validation texts, so model/ is the target's own bytes."
+            f"on {texts} validation texts{' within the bound on general text' if broken else ''}, so model/ is the "
+            "target's own bytes."
         )
-        return {**verdict, "headline": headline, "helped": None, "sentences": _rest(verdict), "alpha": None}
+        own = {"helped": None, "beats_placebos": None, "alpha": None}  # the target itself has nothing to prove
+        return {**verdict, "headline": headline, "sentences": [*broken, *_rest(verdict)], **own}
     rows = [*scores, *(adaptation or {}).get("rows", [])]
     mine = next(
         row for row in rows if row["model"] == model and (model != "fused" or row["alpha"] == selection["alpha"])
@@ -39,9 +42,22 @@ def with_selection(
         f"{bits(target['bits_per_byte'])} ({compared}){_gap(mine, target, scores)}."
     )
     chosen = f"It was the best of {tried} candidates on {texts} validation texts, which the hold-out has no part in."
-    sentences = [chosen, *_against(model, adaptation), *_rest(verdict)]
+    sentences = [chosen, *broken, *_against(model, adaptation), *_rest(verdict)]
     beats = _beats(model, adaptation, verdict)
     return {**verdict, "headline": headline, "helped": compared.better, "sentences": sentences, "beats_placebos": beats}
+
+
+def _broken(selection: Row) -> list[str]:
+    """Candidates that lose more on general text than they may."""
+    broken = [row for row in selection["rows"] if row.get("general") and not row["general"]["kept"]]
+    if not broken:
+        return []
+    names = listed(f"{_name(row)} ({signed(row['general']['difference'])})" for row in broken)
+    return [f"Not chosen, for losing more than {selection['bound']:g} bits per byte on general text: {names}."]
+
+
+def _name(row: Row) -> str:
+    return beside_trained(row["model"]) + ("" if row["alpha"] is None else f" at alpha {row['alpha']:g}")
 
 
 def _gap(mine: Row, target: Row, scores: Sequence[Row]) -> str:
@@ -65,16 +81,18 @@ def _against(model: str, adaptation: Row | None) -> list[str]:
     return said
 
 
-def _beats(model: str, adaptation: Row | None, verdict: Row) -> bool:
-    """Whether the chosen model beats every placebo that was measured of it, and there is one."""
+def _beats(model: str, adaptation: Row | None, verdict: Row) -> bool | None:
+    """Whether the chosen model beats every placebo that was measured of it; None where there is none."""
     if model == "fused":
         return bool(verdict["beats_placebos"])
     controls = [
         Comparison.of(contrast)
         for contrast in (adaptation or {}).get("contrasts", [])
-        if contrast["model"] in (model, "distilled") and str(contrast["against"]).startswith(CONTROLS)
+        if contrast["model"] in (model, "distilled")
+        and str(contrast["against"]).startswith(CONTROLS)
+        and contrast["against"] != UNTUNED
     ]
-    return bool(controls) and all(each.better for each in controls)
+    return all(each.better for each in controls) if controls else None
 
 
 def _rest(verdict: Row) -> list[str]:

@@ -60,14 +60,14 @@ def judge(
     alpha: float | None = None,
     norm: str = "free",
     strength: Row | None = None,
-    claims: Collection[str] = tuple(PLACEBOS),  # the placebos that all have to be beaten
+    claims: Collection[str] = ("shrink", "permuted"),  # the placebos that all have to be beaten
 ) -> dict[str, Any]:
     """The verdict on `alpha`, or on the best alpha above 0 when none is named.
 
     `scores`, `contrasts`, `projections` and `strength` (of `alpha: auto`) are those of report.json. Returns
     {"headline", "helped", "beats_placebos", "sentences", "alpha"}. `helped` is True when the 95 % interval of
     fused - target lies wholly below 0, False when wholly above, None when it covers 0. `beats_placebos` asks the same
-    of both placebos.
+    of all its placebos.
     """
     target = _score(scores, "target")
     fused = [s for s in scores if s["model"] == "fused"]
@@ -98,7 +98,7 @@ def judge(
         *_text(best, against_target),
     ]
     return {
-        "headline": _headline(against_target, against, beats, choice, numbers),
+        "headline": _headline(against_target, against, beats, choice, numbers, len(claims)),
         "helped": against_target.better,
         "beats_placebos": beats,
         "sentences": sentences,
@@ -106,7 +106,9 @@ def judge(
     }
 
 
-def _headline(target: Comparison, against: Mapping[str, Comparison], beats: bool, choice: str, numbers: str) -> str:
+def _headline(
+    target: Comparison, against: Mapping[str, Comparison], beats: bool, choice: str, numbers: str, claims: int
+) -> str:
     told = f"{numbers} ({target})"
     lost = any(not c.better for c in against.values())
     if lost and target.better:
@@ -117,9 +119,10 @@ def _headline(target: Comparison, against: Mapping[str, Comparison], beats: bool
     elif lost:
         end = "it does not beat its placebos"
     elif beats:
-        end = "it beats both placebos"
+        end = "it beats both placebos" if claims == 2 else f"it beats all {claims} placebos"
     else:
-        end = "only one of the two placebos was measured, so no claim of transfer can be made"
+        some = "one of the two placebos was" if claims == 2 else f"{len(against)} of {claims} placebos were"
+        end = f"only {some} measured, so no claim of transfer can be made"
     if target.better:
         return f"Fusion helped{choice}: {told}, {'and' if beats else 'but'} {end}."
     joint = "though" if beats else "and"
@@ -173,7 +176,8 @@ def _unmeasured(against: Mapping[str, Comparison], claims: Collection[str]) -> l
     missing = [PLACEBOS.get(name, name) for name in claims if name not in against]
     if not missing:
         return []
-    return [f"Not measured: {listed(missing)}; without both placebos no claim of transfer can be made."]
+    them = "both placebos" if len(claims) == 2 else "all of its placebos"
+    return [f"Not measured: {listed(missing)}; without {them} no claim of transfer can be made."]
 
 
 def median_ratio(projections: Iterable[Row]) -> float | None:
@@ -187,6 +191,8 @@ def _transported(projections: Sequence[Row], norm: str) -> list[str]:
     if ratio is None:
         return []
     told = f"What was transported is {number(ratio)} of the target's norm (median over projections)"
+    if norm == "added":
+        return [f"{told}, and was added to it: source minus its reference, a task vector."]
     if norm == "keep":
         return [f"{told}, before each row was rescaled to the target's norm."]
     return [f"{told}: this is shrinkage, not transfer." if ratio < SHRINKAGE else f"{told}."]

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tmerge_tui.engine.report import plan_views, space_views
+from tmerge_tui.engine.report import besides_views, latent_views, plan_views, space_views
 from tmerge_tui.engine.report.alpha_search_figure import strength_curve
 from tmerge_tui.engine.report.names import OUTCOMES, beside_trained, title
+from tmerge_tui.engine.report.safety_view import safety
 from tmerge_tui.engine.report.training_figure import training_curves
 from tmerge_tui.engine.report.training_verdict import facts
 from tmerge_tui.engine.report.verdict import Comparison, benchmark_better
@@ -42,7 +43,7 @@ def samples(rows: Sequence[Row]) -> Shown:
 def strength(found: Row) -> Shown:
     """What `alpha: auto` chose, and the trials it chose from."""
     trials = [
-        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], "kept" if t["kept"] else "no")
+        (t["kind"], f"{t['alpha']:g}", bits(t["bits_per_byte"]), *compared(t)[:2], _kept(t, found["texts"]))
         for t in found["trials"]
     ]
     return {
@@ -52,6 +53,11 @@ def strength(found: Row) -> Shown:
         f"{bits(found['chosen'])} after",
         "figures": [strength_curve(found["trials"])],
     }
+
+
+def _kept(trial: Row, texts: int) -> str:
+    early = trial.get("texts", texts)
+    return "kept" if trial["kept"] else "no" if early == texts else f"no, after {count(early)} texts"
 
 
 def benchmarks(rows: Sequence[Row]) -> Shown:
@@ -113,29 +119,53 @@ def compared(row: Row) -> tuple[str, str, str]:
 
 def selection(found: Row) -> Shown:
     """What `select: validation` chose from, by their scores on validation text."""
+    bound = found.get("bound")
     rows = [
         (
             beside_trained(row["model"]),
             NONE if row["alpha"] is None else f"{row['alpha']:g}",
             bits(row["bits_per_byte"]),
             *compared(row)[:2],
+            *([] if bound is None else [_bounded(row)]),
             "chosen" if (row["model"], row["alpha"]) == (found["model"], found["alpha"]) else "",
         )
         for row in found["rows"]
     ]
+    head = ["candidate", "alpha", "bits per byte", "difference", "95 % interval"]
+    head += [*([] if bound is None else ["lost on general text"]), ""]
     told = (
         f"Scores of {count(found['texts'])} validation texts, which nothing was aligned, trained or measured on; the "
         f"target stays unless a candidate is better by {found['margin']:g} bits per byte."
     )
-    return {"rows": rows, "told": told}
+    if bound is not None:
+        told += (
+            f" None that loses more than {bound:g} bits per byte on {count(found['general_texts'])} general texts was "
+            "chosen."
+        )
+    return {"rows": rows, "told": told, "head": head}
+
+
+def _bounded(row: Row) -> str:
+    """What a candidate loses on general text, and whether that breaks the bound."""
+    lost = row.get("general")
+    if lost is None:
+        return NONE
+    return f"{signed(lost['difference'])} ({interval(lost['low'], lost['high'])})" + (
+        "" if lost["kept"] else ", too much"
+    )
 
 
 VIEWS = {  # in the report's order
     "selection": View("Which model", selection),
+    "general": View("General text", besides_views.general),
+    "attribution": View("Where the gain is", besides_views.attribution),
     "benchmarks": View("Benchmarks", benchmarks),
+    "safety": View("Safety", safety),
     "strength": View("Strength", strength),
     "adaptation": View("Training", adaptation),
     "samples": View("Samples", samples),
+    "autoencoder": View("Autoencoder", latent_views.autoencoder),
+    "latents": View("Latent space", latent_views.latents),
     "projections": View("What moved", plan_views.projections),
     "layer_plans": View("Layers", plan_views.layer_plans),
     "spaces": View("Spaces", space_views.spaces),

@@ -35,15 +35,16 @@ from tmerge_tui.engine.training.examples import Block, Example, pack_blocks, pad
 from tmerge_tui.engine.training.fit import STAGE, fit
 from tmerge_tui.engine.training.hints import HintLoss, HintRows
 from tmerge_tui.engine.training.loss import Term
+from tmerge_tui.engine.training.patience import PASSES, Patience
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.placebos import of_other_texts, permuted, unigram
 from tmerge_tui.engine.training.teacher import EventTerm, TeacherCache
 from tmerge_tui.engine.training.trainer import Step, steps_of
 from tmerge_tui.engine.training.tune import Tuned
-from tmerge_tui.engine.weights.install import installed
+from tmerge_tui.engine.weights.install import installed, places
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import DataError
-from tmerge_tui.events import Emit, TrainingStep, Warned
+from tmerge_tui.events import Emit, TrainingStep, Validated, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel
@@ -117,13 +118,14 @@ class Examples:
 def prepare_examples(
     samples: Sequence[Sample], tokenizer: Any, options: Adaptation, mode: str, placed: bool
 ) -> Examples:
-    """`placed`: hints need words. With `patience`, the last share of the samples is for validation.
+    """`placed`: hints need words. With `patience` and a fixed number of passes, the last share of the
+    samples is for validation.
 
     Raises DataError when nothing is left to train on.
     """
     length = options.block_length if options.packing == "pad" else 0
     examples = tuple(read_examples(samples, tokenizer, length, mode, options.answer_only, placed))
-    held = max(1, round(options.validation * len(samples))) if options.patience else 0
+    held = max(1, round(options.validation * len(samples))) if options.patience and not options.patient else 0
     order = range(len(samples))
     cut = pack_blocks if options.packing == "pack" else pad_blocks
     blocks = cut(examples, options.block_length, order[: len(samples) - held])
@@ -136,6 +138,14 @@ def prepare_examples(
         )
     read = key([(b.ids, b.labels) for b in blocks], [(b.ids, b.labels) for b in validation])
     return Examples(tuple(samples), examples, tuple(blocks), tuple(validation), read)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The text that trainings with `epochs: auto` are judged by."""
+
+    key: str
+    told: Callable[[Any], float]  # model -> bits per byte
 
 
 @dataclass(frozen=True)
@@ -157,11 +167,13 @@ class Setup:
     untuned: TeacherCache | None  # what the source said before it was tuned
     tuned: Tuned | None  # the source as a teacher, where it was tuned
     told: Callable[[TrainedPiece], float]  # bits per byte of the validation text, by the target with a training
+    watch: Watch
     margin: float  # of those, the smallest difference of interest
     searched: Mapping[str, Any] | None  # how learning rate and weight were chosen, as report.json has it
     hints: Mapping[str, HintRows]
     run: RunDir
     emit: Emit
+    before: TrainedPiece | None = None  # the training that these go on from
 
     @property
     def weight(self) -> float:
@@ -189,7 +201,7 @@ class Setup:
 
     def teaching(self, arm: Arm) -> AbstractContextManager[None]:
         """Around a training: the tuned source's weights in the source, where it reads along as their teacher."""
-        if self.tuned is None or self.source is None or "source" not in arm.terms:
+        if self.tuned is None or not self.tuned.helped or self.source is None or "source" not in arm.terms:
             return nullcontext()
         return installed(self.source.load(), self.tuned.piece)
 
@@ -212,17 +224,23 @@ def adapt(setup: Setup) -> list[TrainedPiece]:
                 progress.total -= steps * len(options.seeds)
                 continue
             for seed in options.seeds:
-                piece = piece_of(setup, arm, seed)
-                if not piece.exists():
-                    done = progress.done
-                    report = partial(_report, setup.emit, progress, done, arm.name, seed)
-                    train_arm(setup, arm, seed, piece, report)
-                    progress.advance(steps - (progress.done - done))
-                else:
-                    progress.skip(steps)
-                content = piece.stem.split("-")[-1]
-                trained.append(TrainedPiece(arm.name, seed, piece, content, setup.checkpoint, setup.norm))
+                trained.append(trained_piece(setup, arm, seed, steps, progress))
     return trained
+
+
+def trained_piece(setup: Setup, arm: Arm, seed: int, steps: int, progress: Progress) -> TrainedPiece:
+    """One arm with one seed, trained or read; `steps` is what the progress has counted on. Raises as `adapt`."""
+    piece = piece_of(setup, arm, seed)
+    left = TrainedPiece(arm.name, seed, piece, piece.stem.split("-")[-1], setup.checkpoint, setup.norm)
+    done, end = progress.done, progress.skip
+    if not piece.exists():
+        end = progress.advance
+        train_arm(setup, arm, seed, piece, partial(_report, setup.emit, progress, done, arm.name, seed))
+    made = progress.done - done
+    whole = max(made, left.figures.steps) if setup.options.patient else steps
+    progress.total -= steps - whole
+    end(whole - made)
+    return left
 
 
 def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
@@ -230,11 +248,12 @@ def nothing_to_teach(setup: Setup, trained: Sequence[TrainedPiece]) -> str:
     if setup.tuned is None:
         return ""
     sft = sft_told(setup, trained)
-    if sft - setup.tuned.after > setup.margin:
+    tuned = setup.tuned
+    if sft - tuned.told > setup.margin:
         return ""
     return (
-        f"the tuned source tells the validation text in {setup.tuned.after:.4f} bits per byte, the fine-tuned target "
-        f"in {sft:.4f}: there is nothing to teach"
+        f"the {'tuned' if tuned.helped else 'untuned'} source tells the validation text in {tuned.told:.4f} bits per "
+        f"byte, the fine-tuned target in {sft:.4f}: there is nothing to teach"
     )
 
 
@@ -248,6 +267,10 @@ def _report(emit: Emit, progress: Progress, before: int, arm: str, seed: int, st
     progress.advance(max(0, step.step - (progress.done - before)), f"{arm}, seed {seed}: loss {step.loss:.3f}")
 
 
+def _report_told(emit: Emit, arm: str, seed: int, step: int, bits_per_byte: float, note: str) -> None:
+    emit(Validated(arm, seed, step, bits_per_byte, note))
+
+
 def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
     """Where a training is kept, named after all that it depends on."""
     options = setup.options
@@ -255,6 +278,10 @@ def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
         "adapt-1", setup.target.fingerprint, setup.examples.key, seed, options.model_dump(exclude=NOT_IN_LOSS),
         list(setup.merged.key[1:]) if arm.start == "merged" else None,
     ]  # fmt: skip
+    if setup.before is not None:
+        parts.append(["after", setup.before.content])
+    if options.patient:
+        parts.append([options.that_affect("patience"), options.patience or PASSES, setup.watch.key])
     for term in arm.terms:
         kind, _, which = term.partition(".")
         if kind == "hints":
@@ -263,7 +290,7 @@ def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
         elif term in READING_ALONG and setup.source is not None:
             source, tuned = setup.source, setup.tuned if term == "source" else None
             along = [source.facts.fingerprint, str(source.dtype), options.distill_weight, True]
-            parts.append(along if tuned is None else [*along, tuned.piece.content])
+            parts.append(along if tuned is None or not tuned.helped else [*along, tuned.piece.content])
         else:
             cache = setup.cache(which)
             assert cache is not None
@@ -273,13 +300,27 @@ def piece_of(setup: Setup, arm: Arm, seed: int) -> Path:
 
 def train_arm(setup: Setup, arm: Arm, seed: int, piece: Path, report: Callable[[Step], None]) -> None:
     """Trains it and writes the piece. Raises NumericsError, ModelError."""
-    examples = setup.examples
+    examples, options, patience = setup.examples, setup.options, None
+    if options.patient:
+        report_told = partial(_report_told, setup.emit, arm.name, seed)
+        patience = Patience(setup.watch.told, options.patience or PASSES, options.min_gain, report_told)
     with setup.teaching(arm):
         fit(
-            setup.load, setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
+            partial(_loaded, setup), setup.target, setup.checkpoint, setup.merged if arm.start == "merged" else None,
             examples.blocks, examples.validation, setup.options, seed, partial(_terms, setup, arm, seed), piece,
-            setup.device, setup.run, setup.emit, report,
+            setup.device, setup.run, setup.emit, report, patience=patience,
         )  # fmt: skip
+
+
+def _loaded(setup: Setup) -> Any:
+    """The target, as the training before has left it."""
+    model = setup.load()
+    if setup.before is not None:
+        with torch.no_grad():
+            for name, (module, attribute) in places(model, setup.before.names).items():
+                tensor = getattr(module, attribute)
+                tensor.copy_(setup.before.change(name, tensor).values)
+    return model
 
 
 def _terms(setup: Setup, arm: Arm, seed: int, model: Any) -> list[Term]:

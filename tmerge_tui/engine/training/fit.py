@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tmerge_tui.engine.training.examples import Block
 from tmerge_tui.engine.training.loss import Term
+from tmerge_tui.engine.training.patience import Patience, train_patiently
 from tmerge_tui.engine.training.residual import attach
 from tmerge_tui.engine.training.trainer import Step, train
 from tmerge_tui.engine.weights.update import Update
@@ -46,6 +47,7 @@ def fit(
     emit: Emit,
     report: Callable[[Step], None],
     frozen: Callable[[Any], Collection[str]] = lambda model: (),  # parameters that stay as they are, by runtime name
+    patience: Patience | None = None,  # how it is judged, with epochs: auto
 ) -> None:
     """Trains and writes the piece: trained tensors in fp32 under their names in the file, how it went in the header."""
     torch.manual_seed(seed)  # of the low-rank updates; the Trainer seeds itself
@@ -60,7 +62,12 @@ def fit(
         def warn(message: str) -> None:
             emit(Warned(STAGE, message))
 
-        figures = train(learner, blocks, validation, options, seed, terms(model), folder, device, report, warn)
+        if patience is None:
+            figures = train(learner, blocks, validation, options, seed, terms(model), folder, device, report, warn)
+        else:
+            figures = train_patiently(
+                learner, model, blocks, options, seed, terms(model), folder, device, patience, report, warn
+            )
         if _first_process():
             run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)

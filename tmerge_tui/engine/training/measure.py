@@ -14,9 +14,11 @@ from tmerge_tui.engine.methods.method import Candidate
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import Setup, arms, nothing_to_teach, result_arm, sft_told
 from tmerge_tui.engine.training.distillation import ACROSS, POSITIONS, SAME
+from tmerge_tui.engine.training.patience import PASSES
 from tmerge_tui.engine.training.piece import TrainedPiece
+from tmerge_tui.engine.training.trainer import steps_of_pass
 from tmerge_tui.events import Emit, Metric
-from tmerge_tui.recipe.adaptation import CONTROLS
+from tmerge_tui.recipe.adaptation import CONTROLS, WRITTEN_CONTROLS
 
 STAGE = "measure_trained"
 CONTRASTS = (  # who has to beat whom
@@ -24,6 +26,7 @@ CONTRASTS = (  # who has to beat whom
     ("distilled", "sft"), ("hinted", "distilled"), ("distilled_hinted", "distilled"),
     ("adapted_distilled", "fused"), ("adapted_distilled", "adapted"), ("adapted_distilled", "sft"),
     ("adapted_distilled", "distilled"),
+    ("synthetic", "sft"), ("synthetic", "distilled"), *(("synthetic", name) for name in WRITTEN_CONTROLS),
 )  # fmt: skip
 
 
@@ -59,9 +62,10 @@ def measure_trained(
         between = {name: row[name] for name in ("difference", "low", "high")}
         emit(Metric("bits_per_byte", row["model"], row["bits_per_byte"], "bits/byte", alpha=row["alpha"], **between))
     matters = {"margin": target.options.margin}
+    placebos = [name for name in found if name.startswith(CONTROLS) and name not in WRITTEN_CONTROLS]
     contrasts = [
         {"model": ours, "against": theirs, **target.interval(_mean(found[ours]), _mean(found[theirs])), **matters}
-        for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in found if name.startswith(CONTROLS)))
+        for ours, theirs in (*CONTRASTS, *(("distilled", name) for name in placebos))
         if ours in found and theirs in found
     ]
     options = setup.options
@@ -78,6 +82,7 @@ def measure_trained(
         "distillation": _rule(setup),
         "tuned": tuned,
         "search": setup.searched,
+        "patience": _patience(setup),
         "rows": rows,
         "contrasts": contrasts,
         "trainings": [
@@ -90,15 +95,26 @@ def measure_trained(
                 "loss": piece.figures.loss,
                 "curve": [list(point) for point in piece.figures.curve],
                 "validation": [list(point) for point in piece.figures.measured],
+                "told": [list(point) for point in piece.figures.told],
+                "decayed": piece.figures.decayed,
             }
             for piece in trained
         ],
     }
 
 
+def _patience(setup: Setup) -> dict[str, Any] | None:
+    """How the number of passes was found, with epochs: auto."""
+    options = setup.options
+    if not options.patient:
+        return None
+    pass_steps = steps_of_pass(options, len(setup.examples.blocks))
+    return {"passes": options.patience or PASSES, **options.that_affect("patience"), "steps_of_pass": pass_steps}
+
+
 def _alpha(method: str, setup: Setup) -> float | None:
     start = {arm.name: arm.start for arm in arms(setup.options)}
-    return setup.alpha if start[method] == "merged" else None
+    return setup.alpha if start.get(method) == "merged" else None
 
 
 def _rule(setup: Setup) -> str | None:

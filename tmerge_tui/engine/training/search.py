@@ -113,11 +113,13 @@ def _loss(
 ) -> float | None:
     """Of one short training, from the run folder where it is there already."""
     held = key([(block.ids, block.labels) for block in validation])
+    options = setup.options
     short = replace(
         setup,
-        options=setup.options.model_copy(
+        options=options.model_copy(
             # measured on the way, never stopped before its end
             update={"learning_rate": rate, "distill_weight": weight or UNUSED, "max_steps": steps, "patience": steps}
+            | ({"epochs": 1.0} if options.patient else {})
         ),
         examples=replace(setup.examples, validation=tuple(validation), key=key(setup.examples.key, held)),
     )

@@ -3,23 +3,21 @@ later measure_trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tmerge_tui.engine.data.corpus import Corpus, Sample, read_samples
+from tmerge_tui.engine.evaluation.bits_per_byte import score
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.methods.method import Candidate
-from tmerge_tui.engine.prepared import Party, Prepared
+from tmerge_tui.engine.prepared import Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training.arms import (
-    Examples,
     Setup,
+    Watch,
     adapt,
     arms,
     nothing_to_teach,
@@ -31,10 +29,11 @@ from tmerge_tui.engine.training.hints import carry_hints
 from tmerge_tui.engine.training.measure import measure_trained, variant_of
 from tmerge_tui.engine.training.piece import TrainedPiece
 from tmerge_tui.engine.training.search import search
-from tmerge_tui.engine.training.teacher import STAGE, TeacherCache, read_side, read_teacher
-from tmerge_tui.engine.training.tune import Tuned, cut_blocks, on_validation, tune
+from tmerge_tui.engine.training.synthetic import train_on_written
+from tmerge_tui.engine.training.teacher import STAGE
+from tmerge_tui.engine.training.teaching import what_is_said
+from tmerge_tui.engine.training.tune import cut_blocks, on_validation, tune
 from tmerge_tui.engine.weights.export import Folded, export
-from tmerge_tui.engine.weights.install import installed
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import Emit, StageFinished, Warned
 from tmerge_tui.models.checkpoint import copy_bytes
@@ -42,12 +41,11 @@ from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.loading import load_model
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe.adaptation import CONTROLS, Adaptation
-from tmerge_tui.run_folder import RunDir
+from tmerge_tui.run_folder import RunDir, key
 
 KNOWING_NOTHING = {"control.other_text", "control.permuted", "control.unigram"}  # placebos made of the source's events
 OWN_STAGE = "teacher_self"
 UNTUNED_STAGE = "teacher_untuned"
-MOST = 2048  # tokens that the source reads of a text at least; what lies behind is cut
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,19 @@ class Adapted:
 
     setup: Setup
     trained: list[TrainedPiece]
+    written: dict[str, Any] | None = None  # `synthetic` of report.json
 
     @classmethod
     def of(cls, setup: Setup) -> Adapted:
         """Trains what is not there yet (stage "adapt")."""
         return cls(setup, adapt(setup))
+
+    def go_on(self, prepared: Prepared, run: RunDir, emit: Emit) -> Adapted:
+        """With the trainings on text that the source writes, where the recipe asks for them."""
+        if self.setup.options.synthetic is None:
+            return self
+        more, told = train_on_written(prepared, self.setup, self.trained, run, emit)
+        return replace(self, trained=[*self.trained, *more], written=told)
 
     @property
     def result(self) -> TrainedPiece:
@@ -82,6 +88,12 @@ class Adapted:
             variant_of(piece) for piece in self.trained if piece.seed == first and piece.arm not in placebo_arms(self)
         ]
 
+    @property
+    def first_seed(self) -> list[Variant]:
+        """One of every arm, placebos too."""
+        first = self.setup.options.seeds[0]
+        return [variant_of(piece) for piece in self.trained if piece.seed == first]
+
     def fold(self, out: Path, run: RunDir, emit: Emit) -> Folded:
         """Writes the result to `out` (stage "fold_trained")."""
         total = copy_bytes(self.setup.checkpoint, self.result.names)
@@ -90,7 +102,8 @@ class Adapted:
 
     def measure(self, target: Evaluator, fused: Candidate, corpus: Corpus, emit: Emit) -> dict[str, Any]:
         """`adaptation` of report.json."""
-        return measure_trained(self.setup, target, self.trained, fused, corpus.holdout, emit)
+        measured = measure_trained(self.setup, target, self.trained, fused, corpus.holdout, emit)
+        return measured | {"synthetic": self.written}
 
 
 def placebo_arms(adapted: Adapted) -> set[str]:
@@ -136,15 +149,15 @@ def make_setup(
     teacher = own = untuned = None
     said = {term for arm in chosen for term in arm.terms}
     if options.distilled and (not same or said & KNOWING_NOTHING):
-        teacher = _teacher(prepared, prepared.source, examples, run, emit, STAGE, tuned)
+        teacher = what_is_said(prepared, prepared.source, examples, run, emit, STAGE, tuned)
     elif options.distilled:
         emit(StageFinished(STAGE, 0.0, "skipped"))  # within one tokenizer the source reads along
     if "control.untuned" in said and same:
         emit(StageFinished(UNTUNED_STAGE, 0.0, "skipped"))
     elif "control.untuned" in said:
-        untuned = _teacher(prepared, prepared.source, examples, run, emit, UNTUNED_STAGE)
+        untuned = what_is_said(prepared, prepared.source, examples, run, emit, UNTUNED_STAGE)
     if "control.self" in said:
-        own = _teacher(prepared, prepared.target, examples, run, emit, OWN_STAGE)
+        own = what_is_said(prepared, prepared.target, examples, run, emit, OWN_STAGE)
     if prepared.device.type == "cuda" and (prepared.device.index or 0) > 0:
         text = "training takes the first visible GPU"
         emit(Warned("adapt", f"{text}, not {prepared.device}: set CUDA_VISIBLE_DEVICES to choose another"))
@@ -177,6 +190,7 @@ def make_setup(
         untuned=untuned,
         tuned=tuned,
         told=told,
+        watch=_watch(prepared, emit),
         margin=recipe.evaluation.margin,
         searched=None,
         hints=hints,
@@ -191,32 +205,15 @@ def make_setup(
     return replace(setup, options=options.model_copy(update=choice), searched=found.plain())
 
 
-def _teacher(
-    prepared: Prepared,
-    party: Party,
-    examples: Examples,
-    run: RunDir,
-    emit: Emit,
-    stage: str,
-    tuned: Tuned | None = None,  # whose weights the model has while it reads
-) -> TeacherCache:
-    """What one of the two models says of the training texts, from its cache."""
-    recipe, target = prepared.recipe, prepared.target
-    options = recipe.adaptation
-    assert options is not None
-    mode, samples = recipe.calibration.chat_template, examples.samples
-    ours = read_side(samples, target.tokenizer, target.facts.vocab, 0, mode, examples.examples)
-    theirs = ours
-    if party is not target:
-        longest = 2 * max(len(example.ids) for example in examples.examples)
-        theirs = read_side(samples, party.tokenizer, party.facts.vocab, max(longest, MOST), mode)
-    model = prepared.model(party, emit)
-    content = [party.facts.fingerprint, str(model.dtype)]
-    inside: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    if tuned is not None:
-        content, inside = [*content, tuned.piece.content], partial(installed, update=tuned.piece)
-    batch = options.teaching.batch_size
-    return read_teacher(model, content, theirs, ours, samples, options.teaching, mode, batch, run, emit, stage, inside)
+def _watch(prepared: Prepared, emit: Emit) -> Watch:
+    """The validation text as the report measures it, told by whatever the target has become."""
+    recipe, held, tokenizer = prepared.recipe, prepared.corpus.validation, prepared.target.tokenizer
+    batch, length = recipe.evaluation.batch_size, recipe.calibration.max_length
+
+    def told(model: Any) -> float:
+        return score(model, tokenizer, held, batch, length, lambda text: emit(Warned("adapt", text))).bits_per_byte
+
+    return Watch(key([sample.plain for sample in held], length), told)
 
 
 def training_samples(options: Adaptation, corpus: Corpus, seed: int, emit: Emit) -> tuple[Sample, ...]:

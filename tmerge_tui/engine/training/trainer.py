@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from tmerge_tui.engine.training.checkpoints import WEIGHTS, last_checkpoint
@@ -32,6 +32,9 @@ from tmerge_tui.run_folder import open_piece
 
 LOGS = 200  # losses reported in one training, at most
 MEASUREMENTS = 10  # of the validation split in one training
+SCHEDULES = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}  # as transformers calls them
+FALL = 1 / 6  # of the steps of a stable schedule, the last
+TOLD = "eval_bits_per_byte"  # what the Trainer calls what `told` says
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,23 @@ class Trained:
     seconds: float
     curve: tuple[tuple[int, float], ...]  # (step, loss)
     measured: tuple[tuple[int, float], ...] = ()  # (step, next-token loss of the validation split)
+    told: tuple[tuple[int, float], ...] = ()  # epochs: auto: (step, bits per byte of the validation text), from 0
+    decayed: float | None = None  # the same after the rate had fallen; below all others, it is what was kept
 
 
 @dataclass
-class _Counter:
+class Counter:
     tokens: int = 0
     before: int = 0  # of them, those read before this process took the training up
     curve: list[tuple[int, float]] = field(default_factory=list)
     measured: list[tuple[int, float]] = field(default_factory=list)
+
+    def require_finite(self) -> None:
+        """Raises NumericsError unless the last loss is a number."""
+        if not self.curve or not math.isfinite(self.curve[-1][1]):
+            raise NumericsError(
+                "the training loss is not finite", "a loss that falls", "use a smaller adaptation.learning_rate"
+            )
 
 
 def train(
@@ -79,67 +91,19 @@ def train(
 ) -> Trained:
     """Trains `model` in place. Raises NumericsError when the loss is not finite, StorageError when the best checkpoint
     is gone at the end."""
-    arguments = _arguments(options, len(blocks), bool(validation), seed, folder, device)
-    counter = _Counter()
-    if options.gradient_checkpointing:
-        # named anew in transformers 5.2x; the hooks of hints need the variant that runs a layer's forward as it is
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    trainer = _Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=_Blocks(blocks),
-        eval_dataset=_Blocks(validation) if validation else None,
-        data_collator=collate,
-        callbacks=[EarlyStoppingCallback(options.patience)] if options.patience and validation else [],
-    )
-    trainer.terms, trainer.counter = terms, counter
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Report(counter, report))
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder, warn))
-    seconds = time.monotonic() - began
-    if not counter.curve or not math.isfinite(counter.curve[-1][1]):
-        raise NumericsError(
-            "the training loss is not finite", "a loss that falls", "use a smaller adaptation.learning_rate"
-        )
-    state = trainer.state
-    return Trained(
-        state.global_step, counter.tokens, counter.curve[-1][1], seconds, tuple(counter.curve), tuple(counter.measured)
-    )
-
-
-def steps_of(options: Adaptation, blocks: int) -> int:
-    """Optimiser steps on one device."""
-    if options.max_steps is not None:
-        return options.max_steps
-    batches = math.ceil(blocks / options.batch_size)
-    return max(1, math.ceil(options.epochs * max(1, math.ceil(batches / options.accumulation))))
-
-
-def _arguments(
-    options: Adaptation, blocks: int, validated: bool, seed: int, folder: Path, device: torch.device
-) -> TrainingArguments:
-    assert isinstance(options.learning_rate, float), "it has not been chosen yet"
-    steps = steps_of(options, blocks)
+    steps, validated = steps_of(options, len(blocks)), bool(validation)
     every = max(1, steps // (MEASUREMENTS if validated else options.checkpoints))
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulation,
+    assert not isinstance(options.epochs, str), "patience trains such"
+    counter = Counter()
+    arguments = arguments_of(
+        options, seed, folder, device, steps,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
+        lr_scheduler_type=SCHEDULES.get(options.schedule, options.schedule),
+        lr_scheduler_kwargs={"num_decay_steps": math.ceil(FALL * steps), "decay_type": "linear"}
+        if options.schedule == "stable"
+        else {},
         warmup_steps=math.ceil(options.warmup * steps),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_norm,
-        optim="adamw_torch",
-        bf16=options.bf16,
-        logging_steps=max(1, steps // LOGS),
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
         save_steps=every,
         save_total_limit=1,
         eval_strategy="steps" if validated else "no",
@@ -147,6 +111,77 @@ def _arguments(
         load_best_model_at_end=validated,
         metric_for_best_model="eval_loss" if validated else None,
         greater_is_better=False if validated else None,
+    )  # fmt: skip
+    trainer = make_trainer(model, arguments, blocks, validation, options, terms, counter, report)
+    if options.patience and validation:
+        trainer.add_callback(EarlyStoppingCallback(options.patience))
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder, warn))
+    seconds = time.monotonic() - began
+    counter.require_finite()
+    state = trainer.state
+    return Trained(
+        state.global_step, counter.tokens, counter.curve[-1][1], seconds, tuple(counter.curve), tuple(counter.measured)
+    )
+
+
+def make_trainer(
+    model: Any,
+    arguments: TrainingArguments,
+    blocks: Sequence[Block],
+    validation: Sequence[Block],
+    options: Adaptation,
+    terms: Sequence[Term],
+    counter: Counter,
+    report: Callable[[Step], None],
+) -> LossTrainer:
+    """One loop over the blocks; `counter` and `report` learn how it goes."""
+    if options.gradient_checkpointing:
+        # named anew in transformers 5.2x; the hooks of hints need the variant that runs a layer's forward as it is
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    trainer = LossTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Blocks(blocks),
+        eval_dataset=_Blocks(validation) if validation else None,
+        data_collator=collate,
+    )
+    trainer.terms, trainer.counter = terms, counter
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Report(counter, report))
+    return trainer
+
+
+def steps_of(options: Adaptation, blocks: int) -> int:
+    """Optimiser steps on one device; with epochs: auto at most."""
+    if options.max_steps is not None:
+        return options.max_steps
+    return max(1, math.ceil(options.passes * steps_of_pass(options, blocks)))
+
+
+def steps_of_pass(options: Adaptation, blocks: int, devices: int = 1) -> int:
+    """Optimiser steps in which every block is read once."""
+    return max(1, math.ceil(math.ceil(blocks / (options.batch_size * devices)) / options.accumulation))
+
+
+def arguments_of(
+    options: Adaptation, seed: int, folder: Path, device: torch.device, steps: int, **own: Any
+) -> TrainingArguments:
+    """What all trainings share, and how long this one is, how its rate goes and when it is measured and kept."""
+    assert isinstance(options.learning_rate, float), "it has not been chosen yet"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_norm,
+        optim="adamw_torch",
+        bf16=options.bf16,
+        logging_steps=max(1, steps // LOGS),
+        logging_nan_inf_filter=False,
         seed=seed,
         data_seed=seed,
         use_cpu=device.type == "cpu",
@@ -156,6 +191,7 @@ def _arguments(
         report_to="none",
         remove_unused_columns=False,
         label_names=["labels"],
+        **{"save_strategy": "steps", **own},
     )
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1  # one process, one GPU: several are `accelerate launch`'s, not DataParallel's
@@ -173,9 +209,13 @@ class _Blocks(torch.utils.data.Dataset[Block]):
         return self.blocks[i]
 
 
-class _Trainer(Trainer):
+class LossTrainer(Trainer):
+    control: TrainerControl
+    lr_scheduler: Any
     terms: Sequence[Term]
-    counter: _Counter
+    counter: Counter
+    rate: Callable[[int], float] | None = None  # share of the learning rate at a step; None: as the arguments say
+    told: Callable[[], float] | None = None  # bits per byte of the validation text, in place of its loss
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -216,6 +256,21 @@ class _Trainer(Trainer):
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        if self.told is None:
+            return super().evaluate(*args, **options)
+        metrics = {TOLD: self.told()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.rate is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.rate)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # not reported
 
@@ -232,14 +287,14 @@ class _Trainer(Trainer):
             save_file(tensors, temporary, metadata={"format": "pt", "tokens": str(self.counter.tokens)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.counter.tokens = self.counter.before = self._restore(Path(resume_from_checkpoint))
+        self.counter.tokens = self.counter.before = self.restore(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         # by its name: the run folder may have been moved since it was written
-        self._restore(Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name)
+        self.restore(Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name)
 
     @torch.no_grad()
-    def _restore(self, folder: Path) -> int:
+    def restore(self, folder: Path) -> int:
         """Puts the weights of a checkpoint into the model; the tokens it had read. Raises StorageError."""
         mine = self._trainable()
         with open_piece(folder / WEIGHTS) as file:
@@ -250,13 +305,14 @@ class _Trainer(Trainer):
 
 
 class _Report(TrainerCallback):
-    def __init__(self, counter: _Counter, report: Callable[[Step], None]) -> None:
+    def __init__(self, counter: Counter, report: Callable[[Step], None]) -> None:
         self.counter, self.report = counter, report
         self.began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began = time.monotonic()
-        self.counter.curve += [(e["step"], e["loss"]) for e in state.log_history if "loss" in e]  # from a checkpoint
+        for name, points in (("loss", self.counter.curve), ("eval_loss", self.counter.measured)):
+            points[:] = [(e["step"], e[name]) for e in state.log_history if name in e]  # from a checkpoint
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}

@@ -45,6 +45,16 @@ class Tuned:
     before: float
     after: float
 
+    @property
+    def helped(self) -> bool:
+        """Whether the tuned source teaches, and not the source as it was."""
+        return self.after < self.before
+
+    @property
+    def told(self) -> float:
+        """What the source that teaches is worth."""
+        return self.after if self.helped else self.before
+
     def plain(self) -> dict[str, Any]:
         """As report.json has it."""
         figures = self.piece.figures
@@ -53,6 +63,7 @@ class Tuned:
             "texts": self.texts,
             "before": self.before,
             "after": self.after,
+            "helped": self.helped,
             "steps": figures.steps,
             "seconds": figures.seconds,
             "validation": [list(point) for point in figures.measured],
@@ -68,7 +79,7 @@ def tune(prepared: Prepared, samples: Sequence[Sample], run: RunDir, emit: Emit)
     options, facts = recipe.adaptation, party.facts
     assert options is not None
     teacher, held = options.teaching, prepared.corpus.validation
-    method = _method(teacher.tune, facts, prepared.device, recipe.memory_bytes)
+    method = method_of(teacher.tune, facts, prepared.device, recipe.memory_bytes)
     source = prepared.model(party, emit)
     asked = options.model_copy(
         update={
@@ -108,11 +119,13 @@ def tune(prepared: Prepared, samples: Sequence[Sample], run: RunDir, emit: Emit)
         variants = [Variant("source"), Variant("source_tuned", None, piece)]
         before, after = on_validation(prepared, party, variants, run, emit)
     said = f"the source tells the validation text in {after:.4f} bits per byte, {before:.4f} before ({method})"
-    if after < before:
+    tuned = Tuned(piece, method, len(held), before, after)
+    if tuned.helped:
         emit(Logged("info", f"tuned, {said}"))
     else:
-        emit(Warned(STAGE, f"tuning did not help: {said}; adaptation.teacher.tune: none saves its time"))
-    return Tuned(piece, method, len(held), before, after)
+        text = f"tuning did not help: {said}; the source teaches as it was"
+        emit(Warned(STAGE, f"{text}, and adaptation.teacher.tune: none saves the time"))
+    return tuned
 
 
 def on_validation(
@@ -144,8 +157,8 @@ def embeddings(model: Any) -> Collection[str]:
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in ends}
 
 
-def _method(asked: str, facts: ModelFacts, device: torch.device, budget: int | None) -> str:
-    """`auto`: full where the memory of the machine, or of the recipe, holds it."""
+def method_of(asked: str, facts: ModelFacts, device: torch.device, budget: int | None) -> str:
+    """full or lora; `auto`: full where the memory of the machine, or of the recipe, holds it."""
     if asked != "auto":
         return asked
     if device.type == "cuda":

@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
 from tmerge_tui.engine.report.names import beside_trained
-from tmerge_tui.engine.report.training_verdict import facts
+from tmerge_tui.engine.report.training_verdict import facts, told_curve
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart
@@ -30,3 +30,9 @@ class TrainingPane(VerticalScroll, can_focus=True):
             curves = [row["curve"] for row in trainings if row["model"] == method]
             chart.show(scores.losses([[(float(step), loss) for step, loss in curve] for curve in curves]))
             yield chart
+            told = [told_curve(row) for row in trainings if row["model"] == method and row.get("told")]
+            if told:
+                label = f"{beside_trained(method)}: validation text, bits per byte after every pass"
+                chart = Chart(label, "step", classes="loss")
+                chart.show(scores.losses([[(float(step), value) for step, value in points] for points in told]))
+                yield chart

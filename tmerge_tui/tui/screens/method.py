@@ -16,18 +16,16 @@ from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
-from tmerge_tui.tui.draft import SWITCHES, is_expert, options, titles
+from tmerge_tui.tui.draft import SWITCHES, choices, is_expert, options, titles
 from tmerge_tui.tui.needs import ask_needs, told
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.widgets.field import OptionField
 from tmerge_tui.tui.widgets.static import Static
-from tmerge_tui.tui.widgets.toggles import OneOf
 
 GROUPS = (
     ("transport", "Feature and layer plans"),
     ("fusion", "Weights from plans"),
-    ("ot_fusion", "Maps of method ot_fusion"),
     ("adaptation", "Training after the merge"),
     ("evaluation", "What is measured"),
     ("", "This run"),
@@ -39,6 +37,7 @@ COUPLED = (
     "plan, the paper's rule, moves about 1e-5 of the norm: such a merge only shrinks rows, and has not beaten its "
     "placebos; barycentric carries weights at their own scale"
 )
+METHODS = ("method", "compare_methods")  # their sections come and go with them
 QUIET = 0.5  # seconds without a change before the estimate is made anew
 
 
@@ -63,7 +62,8 @@ class MethodScreen(WizardPage):
     def body(self) -> ComposeResult:
         yield Input(placeholder="words of an option or of what it does", id="filter", compact=True)
         with VerticalScroll(id="fields", can_focus=False):
-            for section, title in GROUPS:
+            own = [(name, f"Options of {name}") for name in choices("method")]  # `offers` leaves the chosen one's
+            for section, title in (*GROUPS, *own):
                 shown = [name for name in _fields(section) if self._shows(name)]
                 if shown:
                     yield Static(title, classes="group")
@@ -93,10 +93,10 @@ class MethodScreen(WizardPage):
 
     async def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
-        if event.name in SWITCHES:  # fields come or go
+        if event.name in (*SWITCHES, *METHODS):  # fields come or go
             await self.recompose()
             switch = next(field for field in self.query(OptionField) if field.option == event.name)
-            switch.query_one(OneOf).focus()
+            switch.query("AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
 

@@ -28,6 +28,7 @@ from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.panes.benchmarks import BenchmarksPane
 from tmerge_tui.tui.panes.files import FilesPane
 from tmerge_tui.tui.panes.layers import LayersPane
+from tmerge_tui.tui.panes.more import MorePane
 from tmerge_tui.tui.panes.plans import PlansPane
 from tmerge_tui.tui.panes.report import Report
 from tmerge_tui.tui.panes.scores import ScoresPane
@@ -44,23 +45,25 @@ from tmerge_tui.worker.spawn import command, environment
 
 @dataclass(frozen=True)
 class Pane:
-    """`needs` is the part of report.json that it draws: without it the pane is not there. All titles fit 80 columns."""
+    """`needs` are the parts of report.json that it draws: without any of them the pane is not there. All titles fit 80
+    columns."""
 
     name: str
     title: str
-    needs: str
+    needs: tuple[str, ...]
     make: Callable[[Report, Probe], Widget]
 
 
 PANES = (
-    Pane("scores", "Scores", "", lambda report, probe: ScoresPane(report)),
-    Pane("training", "Training", "adaptation", lambda report, probe: TrainingPane(report)),
-    Pane("benchmarks", "Tasks", "benchmarks", lambda report, probe: BenchmarksPane(report)),
-    Pane("strength", "Alpha", "strength", lambda report, probe: StrengthPane(report)),
-    Pane("layers", "Layers", "layer_plans", lambda report, probe: LayersPane(report)),
-    Pane("plans", "Plans", "layer_costs", PlansPane),
-    Pane("text", "Text", "", TextPane),
-    Pane("files", "Files", "", lambda report, probe: FilesPane(report, push_refused())),
+    Pane("scores", "Scores", (), lambda report, probe: ScoresPane(report)),
+    Pane("training", "Train", ("adaptation",), lambda report, probe: TrainingPane(report)),
+    Pane("benchmarks", "Tasks", ("benchmarks",), lambda report, probe: BenchmarksPane(report)),
+    Pane("strength", "Alpha", ("strength",), lambda report, probe: StrengthPane(report)),
+    Pane("layers", "Layer", ("layer_plans",), lambda report, probe: LayersPane(report)),
+    Pane("plans", "Plan", ("layer_costs",), PlansPane),
+    Pane("text", "Text", (), TextPane),
+    Pane("files", "Files", (), lambda report, probe: FilesPane(report, push_refused())),
+    Pane("more", "More", ("general", "safety", "attribution"), lambda report, probe: MorePane(report)),
 )
 
 
@@ -120,7 +123,7 @@ class ResultScreen(Page):
         later = await asyncio.to_thread(later_attempt, RunDir(self.path))
         self.query_one("#later", Static).update(later and f"! {later}; l shows it")
         self.query_one("#later", Static).display = bool(later)
-        self.panes = [pane for pane in PANES if not pane.needs or self.report.part(pane.needs)]
+        self.panes = [pane for pane in PANES if not pane.needs or any(map(self.report.part, pane.needs))]
         tabs = TabbedContent(id="panes")
         await self.query_one("#panes-room").mount(tabs)
         for place, pane in enumerate(self.panes, 1):

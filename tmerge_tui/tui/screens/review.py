@@ -31,6 +31,11 @@ from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker import follow
 
 RECIPE_NAME = "recipe.yaml"
+ELSE = {
+    "evaluation.general": "general text",
+    "evaluation.attribution": "where gains come from",
+    "evaluation.safety": "what is declined",
+}
 
 
 def summary(draft: Draft) -> Content:
@@ -39,6 +44,7 @@ def summary(draft: Draft) -> Content:
     text = str(draft.get("calibration.path") or draft.get("calibration.repo_id") or "?")
     measured = ["bits per byte", *(["placebos"] if draft.get("evaluation.controls") else [])]
     measured += [str(task) for task in drafts.parse("evaluation.tasks", draft.get("evaluation.tasks")) or ()]
+    measured += [word for section, word in ELSE.items() if draft.get(section)]
     then = " then trained;" if draft.get("adaptation") else ""
     return Content.assemble(
         (source, "bold"), (" into ", "$text-muted"), (target, "bold"),

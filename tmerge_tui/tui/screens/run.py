@@ -123,12 +123,14 @@ class RunScreen(Page):
             with Vertical(classes="card -in-maps", id="training-card") as card:
                 card.border_title = "Training"
                 yield Chart("", "step", waiting="no step yet", id="training")
+                yield Chart("", "step", waiting="no pass yet", id="validation")
             with Vertical(classes="card -in-log", id="log-card") as card:
                 card.border_title = "Log"
                 yield LogPane(id="log")
 
     def on_mount(self) -> None:
         self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
+        self.query_one("#validation").display = False  # until a pass is measured
         self.add_class("-tab-stages")
         self.watch_run()
 
@@ -246,6 +248,14 @@ class RunScreen(Page):
             f"{beside_trained(step.method)}, seed {step.seed}: loss {loss} at step {step.step:,} of {step.steps:,}"
         )
         curves = [points for (method, _), points in self.state.trainings.items() if method == step.method]
+        told = [points for (method, _), points in self.state.validations.items() if method == step.method]
+        drawn = bool(told) and self.size.height >= WHOLE[1]  # else there is no room for two
+        self.query_one("#validation").display = drawn
+        if told:
+            last, lowest = told[-1][-1][1], min(value for _, value in told[-1])
+            said = f"validation {last:.4f} bits per byte, lowest {lowest:.4f}"
+            self.query_one("#validation", Chart).show(scores.losses(told), said)
+            caption += "" if drawn else f", validation {last:.4f}"
         self.query_one("#training", Chart).show(scores.losses(curves), caption)
 
     def _log(self) -> list[Entry]:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from tests.engine.methods.ot_fusion.copies import orders_of, permuted_copy, widened
 from tests.families import make_family
 from tests.tiny import make_text
+from tmerge_tui.engine.methods.attention import attention_of
 from tmerge_tui.engine.methods.method import Merge
-from tmerge_tui.engine.methods.ot_fusion.stage import OtFusionMethod, attention_of
+from tmerge_tui.engine.methods.ot_fusion.stage import OtFusionMethod
 from tmerge_tui.engine.preflight.check import open_party, prepare
 from tmerge_tui.engine.prepared import Prepared
 from tmerge_tui.hub.locate import find

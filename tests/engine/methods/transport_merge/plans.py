@@ -61,7 +61,7 @@ class HandMade:
     def layer_plan(self, kind: str) -> Any:
         return SimpleNamespace(P=self.P)
 
-    def leading(self, side: str) -> str:
+    def order(self, side: str) -> str:
         return side
 
     def plan(self, side: str, l: int, m: int) -> Tensor:

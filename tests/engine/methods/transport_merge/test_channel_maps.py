@@ -110,7 +110,7 @@ def test_permutation_is_seeded_and_differs_by_side_and_layer() -> None:
 
 
 class Plans:
-    def leading(self, side: str) -> str:
+    def order(self, side: str) -> str:
         return side
 
     def plan(self, side: str, l: int, m: int) -> torch.Tensor:

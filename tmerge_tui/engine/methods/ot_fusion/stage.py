@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from tmerge_tui.engine.activations.extract import Activations
-from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
+from tmerge_tui.engine.methods.attention import attention_of, text_config
+from tmerge_tui.engine.methods.method import At, Merge, Needs, Shares, Stage
 from tmerge_tui.engine.methods.ot_fusion import depth
 from tmerge_tui.engine.methods.ot_fusion.carry import PARTS, Carrier, Maps
 from tmerge_tui.engine.methods.ot_fusion.channel_map import ChannelMap
 from tmerge_tui.engine.methods.ot_fusion.fusion import Carried, OtUpdate, save
 from tmerge_tui.engine.methods.ot_fusion.ground import ActivationGround, Ground, WeightGround
-from tmerge_tui.engine.methods.ot_fusion.heads import HeadSpaces
 from tmerge_tui.engine.methods.ot_fusion.maps import Matcher
+from tmerge_tui.engine.methods.ot_fusion.needs import needs
 from tmerge_tui.engine.methods.ot_fusion.parts import parts, spaces_of
 from tmerge_tui.engine.methods.ot_fusion.tokens import shared_tokens
 from tmerge_tui.engine.methods.transport_merge.stage import extract_both
@@ -30,9 +31,8 @@ from tmerge_tui.engine.prepared import Party, Prepared
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import ModelError
 from tmerge_tui.events import Emit, Warned
-from tmerge_tui.models.config import read_config
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.families.norms import embedding_scale
-from tmerge_tui.models.families.rotary import is_sloped, turned_pairs
 from tmerge_tui.models.forward import LoadedModel
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
@@ -44,6 +44,31 @@ PLACEBOS = ("shrink", "permuted")  # matrices times (1 - alpha); source channels
 
 class OtFusionMethod:
     name = "ot_fusion"
+    about = (
+        "The two models' residual streams, heads and neurons are matched by optimal transport, one map for each space, "
+        "and every tensor of the target is mixed with the source's carried through the maps of its spaces, after "
+        "OTFusion ([arXiv:1910.05653](https://arxiv.org/abs/1910.05653)) and Transformer Fusion "
+        "([arXiv:2310.05719](https://arxiv.org/abs/2310.05719))."
+    )
+    controls = "evaluation.controls"
+    validated = False
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.evaluation.controls
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        options = recipe.ot_fusion
+        return [
+            (name, value)
+            for name, value in options.model_dump(mode="json").items()
+            if name != "epsilon" or options.solver == "sinkhorn"
+        ]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return needs(recipe, models, rows)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return None
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         reads = recipe.ot_fusion.cost == "activations"
@@ -64,6 +89,7 @@ class OtFusionMethod:
             "fusion.projections": fusion.projections is not None,
             "fusion.layers": fusion.layers is not None,
             "fusion.norm: keep": fusion.norm == "keep",
+            "fusion.reference": fusion.reference is not None,
             "adaptation.hints": adaptation is not None and adaptation.hints is not None,
             # low-rank updates are written for projections alone: embeddings and norms of the merge would be lost
             "adaptation.method: lora": adaptation is not None
@@ -122,16 +148,6 @@ def _tokens(prepared: Prepared, emit: Emit) -> tuple[Tensor, list[str]]:
         return torch.empty(0, 2, dtype=torch.int64), []
     told = f"{len(found):,} of {rows.target:,} rows of the embeddings are of tokens that the source has; others stay"
     return found, [told]
-
-
-def attention_of(party: Party) -> tuple[HeadSpaces | None, ...]:
-    """Heads of every layer, and what positions do to them; None without attention."""
-    facts, text = party.facts, _text_config(party)
-    sloped, kind = is_sloped(facts.model_type, text), facts.model_type
-    return tuple(
-        None if h is None else HeadSpaces(h, turned_pairs(kind, text, h.channels) if h.rotary else None, sloped)
-        for h in facts.layout.heads
-    )
 
 
 @dataclass
@@ -241,9 +257,4 @@ class _Work:
 
 
 def _embedding_scale(party: Party) -> float:
-    return embedding_scale(party.facts.model_type, _text_config(party))
-
-
-def _text_config(party: Party) -> Any:
-    facts = party.facts
-    return read_config(facts.folder, facts.name, facts.trust_remote_code).get_text_config()
+    return embedding_scale(party.facts.model_type, text_config(party))

@@ -41,7 +41,7 @@ def sparsify(Q: Tensor, r: int | None) -> Tensor:  # Q [n, n'] -> [n, n']
 class Plans(Protocol):
     def plan(self, side: str, l: int, m: int) -> Tensor: ...
 
-    def leading(self, side: str) -> str: ...
+    def order(self, side: str) -> str: ...
 
 
 def channel_map(
@@ -63,7 +63,7 @@ def channel_map(
     """
     Q = plans.plan(side, l, m)
     if permuted is not None:
-        Q = Q[:, permutation(permuted, plans.leading(side), m, Q.shape[1]).to(Q.device)]
+        Q = Q[:, permutation(permuted, plans.order(side), m, Q.shape[1]).to(Q.device)]
     std = None if std is None else std.each(lambda s: s.to(Q))
     return (out_map if end == "out" else in_map)(sparsify(Q, r), coupling, std)
 

@@ -7,7 +7,6 @@ epsilon does. Plans are rebuilt from z-scores where they are needed.
 from __future__ import annotations
 
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,13 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
+from tmerge_tui.engine.methods.transport_merge.head_plans import ORDERS, Attention, HeadPlans
+from tmerge_tui.engine.methods.transport_merge.head_plans import SIDES as HEAD_SIDES
 from tmerge_tui.engine.methods.transport_merge.layer_plans import LayerPlan, layer_plan
+from tmerge_tui.engine.methods.transport_merge.showcase import Showcase
 from tmerge_tui.engine.methods.transport_merge.structure import Group, groups
 from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import SOLVERS, Solution, plan
 from tmerge_tui.engine.optimal_transport.stopping import Stopping
 from tmerge_tui.engine.progress import Progress
-from tmerge_tui.events import Convergence, Emit, HeatMap, LayerPlanSolved, PairSolved, Warned, pack_cells
+from tmerge_tui.events import Emit, HeatMap, LayerPlanSolved, PairSolved, Warned, pack_cells
 from tmerge_tui.models.layout import SIDES, Layout, side_of
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.recipe import Transport
@@ -35,8 +37,6 @@ STAGE = "transport"
 ZSCORES = 1 << 30  # bytes of z-scores kept at hand
 CALL = {"cpu": 1 << 26, "cuda": 1 << 30}  # plan entries in one call of the solver
 CELLS = 64  # a heat map has at most this many rows and columns
-EVERY = 0.35  # seconds between two heat maps, and between two convergence curves
-SHARE = 0.03  # of the stage's time that may go into heat maps
 
 
 class Pooled(Protocol):
@@ -120,7 +120,8 @@ class Transports:
     zx: Callable[[int, str], Tensor] = field(repr=False)  # (l, side) -> Z [T, n]
     zy: Callable[[int, str], Tensor] = field(repr=False)  # (m, side) -> Z [T, n']
     shared: tuple[Group, ...] = ()  # sides under one plan
-    _pairs: dict[Path, dict[int, dict[str, Any]]] = field(default_factory=dict, repr=False)
+    heads: HeadPlans | None = None  # plans that move whole heads
+    _pairs: dict[tuple[Path, str], dict[int, dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @property
     def target(self) -> Pooled:
@@ -146,6 +147,14 @@ class Transports:
         """The side whose plan this one has: its own, or that of its group's first."""
         return next((group[0] for group in self.shared if side in group), side)
 
+    def order(self, side: str) -> str:
+        """The side whose source channels the placebo's random order is drawn for: one for a space."""
+        return ORDERS.get(side, side) if self.headed(side) else self.leading(side)
+
+    def headed(self, side: str) -> bool:
+        """Whether its plan moves whole heads."""
+        return self.heads is not None and side in HEAD_SIDES.values()
+
     def solved(self) -> tuple[tuple[int, str], ...]:
         """(l, side) of every piece, side by side, so that the source's z-scores of a side are used while at hand."""
         L = range(self.target.layers)
@@ -153,6 +162,8 @@ class Transports:
         return tuple((l, s) for s in SIDES for l in L if s in there[l] and self.sources(s) and self.leading(s) == s)
 
     def piece(self, l: int, side: str) -> Path:
+        if self.heads is not None and self.headed(side):
+            return self.heads.piece(l, self.sources(side))
         side = self.leading(side)
         how = [getattr(self.options, name) for name in self.options.affecting("plans") if name != "structure"]
         parts = ["transport-1", self.target.key, self.source.key, l, side, self.sources(side), how]
@@ -168,11 +179,13 @@ class Transports:
 
     def pairs(self, l: int, side: str) -> dict[int, dict[str, Any]]:
         """Source layer -> scalars of the solution (cost, iterations, violation ...) of one target layer and side."""
-        path = self.piece(l, side)
-        if path not in self._pairs:
-            _, meta = self.run.load(path)
-            self._pairs[path] = {int(m): pair for m, pair in meta["pairs"].items()}
-        return self._pairs[path]
+        side = self.leading(side)
+        at = self.piece(l, side), side
+        if at not in self._pairs:
+            _, meta = self.run.load(at[0])
+            found = meta["pairs"][side] if self.headed(side) else meta["pairs"]
+            self._pairs[at] = {int(m): pair for m, pair in found.items()}
+        return self._pairs[at]
 
     def layer_cost(self, side: str) -> Tensor:
         """C_layer [L, M] fp64 of one side (eq. 10); nan where one of the two layers lacks it."""
@@ -192,6 +205,8 @@ class Transports:
 
     def plan(self, side: str, l: int, m: int) -> Tensor:
         """Q [n, n'] fp32."""
+        if self.heads is not None and self.headed(side):
+            return self.heads.plan(l, self.sources(side), side, m).to(self.zx(l, side).device)
         side = self.leading(side)
         return self.result(side, l, m).plan(self.zx(l, side), self.zy(m, side))
 
@@ -232,6 +247,7 @@ def transport(
     emit: Emit,
     device: torch.device | str = "cpu",
     solver: Solver | None = None,
+    attention: Attention | None = None,  # of both models, where heads are to be matched whole
 ) -> Transports:
     """Solves every pair of layers and side that `kinds` have in both models; finished pieces are read, not redone.
 
@@ -240,13 +256,15 @@ def transport(
     the solver raises.
     """
     device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
-    shared, notices = groups(models.each(lambda model: model.layout), kinds, options)
-    for notice in notices:
+    layouts = models.each(lambda model: model.layout)
+    shared, notices = groups(layouts, kinds, options)
+    heads, others = HeadPlans.of(run, models.each(lambda model: model.key), layouts, kinds, attention, options)
+    for notice in (*notices, *others):
         emit(Warned(STAGE, notice))
     zx, zy = (ZScores(model, role, device, shared) for role, model in models.items())
-    transports = Transports(models, tuple(kinds), options, run, zx, zy, shared)
+    transports = Transports(models, tuple(kinds), options, run, zx, zy, shared, heads)
     work = transports.solved()
-    show = _Showcase(emit)
+    show = Showcase(emit)
     total = sum(len(transports.sources(side)) for _, side in work)
     missing: list[Piece] = []
     with exact_products(), Progress(emit, STAGE, "Match channels and layers", total, "pairs") as progress:
@@ -257,6 +275,13 @@ def transport(
             for m, pair in transports.pairs(l, side).items():
                 emit(_event(l, m, side, pair))
             progress.skip(len(transports.sources(side)))
+        if heads is not None:
+            for l in dict.fromkeys(l for l, side in missing if transports.headed(side)):
+                for side, pairs in heads.solve(l, transports.sources("q.out"), zx, zy).items():
+                    for m, pair in pairs.items():
+                        emit(_event(l, m, side, pair))
+                    progress.advance(len(pairs), f"heads, layer {l}")
+            missing = [(l, side) for l, side in missing if not transports.headed(side)]
         with closing((solver or here)(transports, missing)) as parts:
             for l, side, solutions in _pieces(parts, transports, progress, show):
                 tensors = {f"{name}.{m}": getattr(s, name) for m, s in solutions.items() for name in ("f", "g")}
@@ -272,7 +297,7 @@ def transport(
     return transports
 
 
-def _pieces(parts: Iterator[Part], transports: Transports, progress: Progress, show: _Showcase) -> Iterator[Part]:
+def _pieces(parts: Iterator[Part], transports: Transports, progress: Progress, show: Showcase) -> Iterator[Part]:
     """Reports parts as they come; gives pieces once they have all their source layers, in the layers' order."""
     found: dict[Piece, dict[int, Solution]] = {}
     for l, side, solutions in parts:
@@ -342,27 +367,6 @@ def _warn(transports: Transports, emit: Emit) -> None:
     left = sum(pair.get("fell_back", False) for pair in pairs)  # pieces of earlier versions do not say
     if left:
         emit(Warned(STAGE, f"{left} of {len(pairs)} plans left the range of fp32 and were solved in the log domain"))
-
-
-class _Showcase:
-    """Pictures for whoever watches: rare enough to cost next to nothing."""
-
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
-        self.next_curve = self.next_map = 0.0
-
-    def convergence(self, l: int, m: int, side: str, solution: Solution) -> None:
-        now = time.monotonic()
-        if now >= self.next_curve and solution.violations:
-            self.next_curve = now + EVERY
-            self.emit(Convergence(l, m, side, list(solution.violations)))
-
-    def heatmap(self, transports: Transports, side: str, l: int, m: int) -> None:
-        start = time.monotonic()
-        if start >= self.next_map:
-            self.emit(transports.heatmap(side, l, m))
-            end = time.monotonic()
-            self.next_map = end + max(EVERY, (end - start) / SHARE)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ mixes `moved` into the target's weights for any strength, so a list of alphas fu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,11 +71,15 @@ def fuse(
     emit: Emit,
     permuted: bool = False,
     progress: Progress | None = None,  # the stage it belongs to; its own when None
+    reference: Checkpoint | None = None,  # what the source was tuned from
 ) -> Fusion:
     """Computes the pieces that are not there yet: every target layer, or `options.layers`.
 
     permuted: the placebo. The source channels of every plan are put in a random order; marginals, sparsification and
     code path stay the same, what the alignment has found is lost.
+
+    reference: what is carried is source minus reference, a task vector; `moved` is then the target's own weights plus
+    that, so that mixing it in adds it.
 
     A source layer without the projection or without mass takes no part; a target layer without it is skipped.
     Raises CheckError for a k that is too large, NumericsError when a product is not finite, ModelError when weights
@@ -84,7 +88,7 @@ def fuse(
     problems = check_k(layouts.target, kinds, options.k)
     if problems:
         raise CheckError(problems)
-    work = _Work(transports, checkpoints, layouts, kinds, options, top_layers, seed if permuted else None)
+    work = _Work(transports, checkpoints, layouts, kinds, options, top_layers, seed if permuted else None, reference)
     chosen = range(layouts.target.layers) if options.layers is None else options.layers
     layers = [layer for layer in sorted(set(chosen)) if work.selected(layer)]
     pieces = {layer: run.piece("permuted" if permuted else "fused", work.key(layer)) for layer in layers}
@@ -119,6 +123,7 @@ class _Work:
     options: FusionOptions
     top_layers: int
     permutation: int | None  # its seed; None: nothing is permuted
+    reference: Checkpoint | None = None
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -143,6 +148,7 @@ class _Work:
             sorted(self.selected(l)),
             [options.k, options.r, options.coupling, options.units, options.biases, self.top_layers],
             self.permutation,
+            *([] if self.reference is None else [self.reference.fingerprint()]),
         )
 
     def fuse(self, l: int) -> list[FusedProjection]:
@@ -172,9 +178,11 @@ class _Work:
                     Phi_out = Phi_out[chosen]
                 else:
                     Phi_in = Phi_in[:, chosen]
-                W_B = read_weight(self.checkpoints.source, theirs).to(Phi_out)
+                W_B = self._given(read_weight, theirs)
+                assert W_B is not None
+                W_B = W_B.to(Phi_out)
                 moved[kind] += weights[kind][m] * carry(Phi_out, W_B, Phi_in).cpu()
-                b_B = read_bias(self.checkpoints.source, theirs) if kind in bias else None
+                b_B = self._given(read_bias, theirs) if kind in bias else None
                 if b_B is not None:
                     bias[kind] += weights[kind][m] * (Phi_out @ b_B.to(Phi_out)).cpu()
         return [self._measured(ours, index[kind], moved[kind], bias.get(kind)) for kind, ours in projections.items()]
@@ -188,6 +196,14 @@ class _Work:
         return channel_maps.channel_map(
             plans, side, l, m, end, options.coupling, r=options.r, std=std, permuted=permuted
         )
+
+    def _given(self, read: Callable[[Checkpoint, Projection], Tensor | None], theirs: Projection) -> Tensor | None:
+        """A weight or bias of the source, less the reference's: differences of close numbers are taken in fp32."""
+        given = read(self.checkpoints.source, theirs)
+        if self.reference is None or given is None:
+            return given
+        before = read(self.reference, theirs)
+        return given if before is None else given.float() - before.float()
 
     def _fuses_bias(self, kind: str, ours: Projection) -> bool:
         theirs = _biased(self.layouts.source, kind)
@@ -206,6 +222,12 @@ class _Work:
         own = W.float()
         transported_norm, target_norm = float(moved.norm()), float(own.norm())
         both = transported_norm * target_norm
+        cosine = float((moved * own).sum()) / both if both else 0.0
+        empty = int((moved == 0).all(1 if axis == "rows" else 0).sum())
+        if self.reference is not None:
+            moved = own + moved
+            kept = None if bias is None else read_bias(stored, ours)
+            bias = None if bias is None or kept is None else kept[index].float() + bias
         return FusedProjection(
             layer=ours.layer,
             kind=ours.kind,
@@ -216,8 +238,8 @@ class _Work:
             stored=W.dtype,
             transported_norm=transported_norm,
             target_norm=target_norm,
-            cosine=float((moved * own).sum()) / both if both else 0.0,
-            empty=int((moved == 0).all(1 if axis == "rows" else 0).sum()),
+            cosine=cosine,
+            empty=empty,
         )
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
 
 from tmerge_tui.engine.activations.extract import Activations, extract
 from tmerge_tui.engine.activations.pooling import plan_rows
-from tmerge_tui.engine.methods.method import At, Merge, Shares, Stage
+from tmerge_tui.engine.methods.attention import attention_of
+from tmerge_tui.engine.methods.method import At, Merge, Needs, Shares, Stage
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
 from tmerge_tui.engine.methods.transport_merge.fuse import check_k, fuse
 from tmerge_tui.engine.methods.transport_merge.fusion import FusedUpdate, Fusion
+from tmerge_tui.engine.methods.transport_merge.needs import needs
 from tmerge_tui.engine.methods.transport_merge.parts import parts
 from tmerge_tui.engine.methods.transport_merge.ray_solver import check as check_cluster
 from tmerge_tui.engine.methods.transport_merge.ray_solver import on_ray
@@ -23,10 +27,12 @@ from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import NumericsError, ProblemsError, TmergeError
 from tmerge_tui.events import Emit
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.forward import LoadedModel, release
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.projections import Matching, match
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe import PROJECTIONS, Recipe
+from tmerge_tui.recipe.paths import is_folder
 from tmerge_tui.run_folder import RunDir
 
 PLACEBOS = ("shrink", "permuted")  # rows times (1 - alpha); plans with the source's channels in random order
@@ -34,6 +40,38 @@ PLACEBOS = ("shrink", "permuted")  # rows times (1 - alpha); plans with the sour
 
 class TransportMerge:
     name = "transport_merge"
+    about = (
+        "Channels of the two models are matched by entropic optimal transport on the correlation of their activations, "
+        "layers by optimal transport on the cost of those matchings, and weights are carried through both plans into "
+        "the strongest neurons of the target: "
+        "[Transport and Merge, arXiv:2602.05495](https://arxiv.org/abs/2602.05495)."
+    )
+    controls = "evaluation.controls"
+    validated = False
+
+    def placebos(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.evaluation.controls
+
+    def settings(self, recipe: Recipe) -> list[tuple[str, Any]]:
+        transport, fusion = recipe.transport, recipe.fusion
+        return [
+            ("projections", ", ".join(recipe.fused_projections)),
+            ("neurons fused per projection (k)", fusion.k),
+            ("plan entries kept (r)", fusion.r),
+            ("coupling", fusion.coupling),
+            ("norm", fusion.norm),
+            ("task vector: source minus", None if fusion.reference is None else _public(fusion.reference)),
+            ("epsilon", transport.epsilon),
+            ("eta", transport.eta),
+            ("source layers per target layer", transport.top_layers),
+            ("solver", transport.solver),
+        ]
+
+    def needs(self, recipe: Recipe, models: Pair[ModelFacts], rows: int, told: int) -> Needs:
+        return needs(recipe, models, rows)
+
+    def too_slow(self, recipe: Recipe, models: Pair[ModelFacts], seconds: float) -> str | None:
+        return None
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         return (
@@ -88,10 +126,21 @@ class TransportMerge:
             claims=PLACEBOS,
             kinds=tuple(dict.fromkeys(line["kind"] for line in fusion.figures())),
             parts=own,
-            notes=fusion.notes,
+            notes=(*fusion.notes, *_told(prepared)),
             rows=rows,
             alignment=transports,
         )
+
+
+def _told(prepared: Prepared) -> list[str]:
+    if prepared.reference is None:
+        return []
+    return [f"what is carried is the source minus {_public(prepared.reference.located.name)}, added to the target"]
+
+
+def _public(name: str) -> str:
+    """A model of the Hub by its id, a folder by its last name."""
+    return PurePath(name).name if is_folder(name) else name
 
 
 def plans(
@@ -101,14 +150,21 @@ def plans(
     recipe, kinds = prepared.recipe, prepared.matching.kinds
     models = extract_both(prepared, run, emit, visit)
     solver = on_ray(recipe, emit) if recipe.transport.executor == "ray" else None
-    return transport(models, kinds, recipe.transport, run, emit, prepared.device, solver), models.target.rows
+    attention = prepared.models.each(attention_of) if "heads" in recipe.transport.structure else None
+    found = transport(models, kinds, recipe.transport, run, emit, prepared.device, solver, attention)
+    return found, models.target.rows
 
 
 def extract_both(
     prepared: Prepared, run: RunDir, emit: Emit, visit: Callable[[LoadedModel], None]
 ) -> Pair[Activations]:
-    """One model after the other, the source first."""
-    settings, corpus = prepared.recipe.calibration, prepared.corpus
+    """One model after the other, the source first.
+
+    Methods that are compared find what one of them has read: then all projections are, whichever this one needs.
+    """
+    settings, corpus, kinds = prepared.recipe.calibration, prepared.corpus, prepared.matching.kinds
+    if prepared.recipe.compare_methods:
+        kinds = match(prepared.models.each(lambda party: party.facts.layout), PROJECTIONS).kinds
     rows = plan_rows(
         corpus.calibration,
         [prepared.source.tokenizer, prepared.target.tokenizer],
@@ -120,7 +176,6 @@ def extract_both(
     for party in (prepared.source, prepared.target):
         subject = prepared.model(party, emit)
         with _naming_bad_weights(party):
-            kinds = prepared.matching.kinds
             found[party.role] = extract(subject, corpus.calibration, rows, kinds, settings, run, emit)
         if party.role == "source":
             visit(subject)
@@ -148,9 +203,10 @@ def _fuse(transports: Transports, prepared: Prepared, run: RunDir, emit: Emit) -
     passes = (False, True) if "permuted" in recipe.evaluation.controls else (False,)
     layers = len(set(recipe.fusion.layers or range(layouts.target.layers)))
     options = recipe.fusion, recipe.transport.top_layers, recipe.seed
+    reference = None if prepared.reference is None else prepared.reference.checkpoint
     with Progress(emit, "fuse", "Carrying weights through the plans", layers * len(passes), "layers") as progress:
         fusions = [
-            fuse(transports, checkpoints, layouts, kinds, *options, run, emit, permuted, progress)
+            fuse(transports, checkpoints, layouts, kinds, *options, run, emit, permuted, progress, reference)
             for permuted in passes
         ]
     return fusions[0], fusions[1] if len(fusions) > 1 else None

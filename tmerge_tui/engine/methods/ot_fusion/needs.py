@@ -1,12 +1,11 @@
-"""What the plans and products of `method: ot_fusion` take, beside reading and measuring, which are any method's."""
+"""What the plans and products of `method: ot_fusion` take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tmerge_tui.engine.methods.method import Needs
 from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
-from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe import PROJECTIONS, Recipe
 
 # Passes over a cost matrix of a thousand channels in all, growing with the square root of their number: what a network
 # simplex takes is known only when it ends, and this is the order of it
@@ -16,17 +15,7 @@ ARC = 64  # bytes of a cost, an entry of the plan and an arc of the simplex
 STREAMS = 2  # what a layer adds to the residual stream: attention and feed-forward
 
 
-@dataclass(frozen=True)
-class Needs:
-    memory: int  # bytes of the largest solve and of one layer of both models
-    plans: int  # bytes on disk
-    moved: int  # bytes on disk: every tensor in fp32, twice with the placebo
-    flops: float
-    touched: float  # bytes of memory that the solves go through
-    solves: float
-
-
-def ot_fusion_needs(recipe: Recipe, models: Pair[ModelFacts], rows: int) -> Needs:
+def needs(recipe: Recipe, models: Pair[ModelFacts], rows: int) -> Needs:
     """`rows` of activations; upper figures, as `estimate` has them."""
     target, source, options = models.target, models.source, recipe.ot_fusion
     passes = 1 + ("permuted" in recipe.evaluation.controls)
@@ -46,6 +35,8 @@ def ot_fusion_needs(recipe: Recipe, models: Pair[ModelFacts], rows: int) -> Need
     biggest = max(target.parameters / target.layers, target.rows * target.hidden)
     biggest += max(source.parameters / source.layers, source.rows * source.hidden)
     return Needs(
+        work="transport",
+        kinds=PROJECTIONS if options.cost == "activations" else (),
         memory=int(arc * largest + 4 * (1 + passes) * biggest),
         plans=8 * stream,
         moved=4 * passes * target.parameters,
