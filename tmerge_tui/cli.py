@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe
+from tmerge_tui.commands.completion import Preset, RecipeFile, Run, RunOrRecipe, Start
 from tmerge_tui.commands.output import complain, hush, say
 from tmerge_tui.commands.run_options import TRUST, run_options
 from tmerge_tui.edition import edition
@@ -134,12 +134,17 @@ def presets(name: str | None) -> int:
 @click.argument("target")
 @click.argument("text")
 @click.option("--output", default="runs/merge", metavar="DIR", help="Run folder.")
+@click.option("--start", default="best", type=Start(), help="best (the default), paper or everything.")
 @click.option("--to", "file", metavar="FILE", help="Write it there; otherwise it is printed.")
-def init(source: str, target: str, text: str, output: str, file: str | None) -> int:
-    """Write a commented recipe: SOURCE into TARGET, aligned on TEXT (a file or a data set of the Hub)."""
+def init(source: str, target: str, text: str, output: str, start: str, file: str | None) -> int:
+    """Write a commented recipe: SOURCE into TARGET, aligned on TEXT (a file or a data set of the Hub).
+
+    It starts from the best small model (distil and fuse, chosen on validation text), the paper's method, or a
+    comparison of everything.
+    """
     from tmerge_tui.commands.init import init as write
 
-    return write(source, target, text, output, file)
+    return write(source, target, text, output, start, file)
 
 
 @tmerge.command()

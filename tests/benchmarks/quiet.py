@@ -1,8 +1,8 @@
-"""Bytes a second that the wizard sends to a terminal of 160 x 50 while nothing changes, on each screen.
+"""Bytes a second that the wizard sends to a terminal of 160 x 50: while nothing changes, on each screen, and in a run.
 
     python -m tests.benchmarks.quiet [seconds]
 
-Prints one JSON object: screen -> bytes a second.
+Prints one JSON object: screen -> bytes a second. The bounds are IDLE and RUNNING; beyond them it exits with 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pathlib import Path
 from tests.tui.fakes import write_run
 from tmerge_tui import bundle
 
-ESCAPE, TAB, F1 = "\x1b", "\t", "\x1bOP"
+ESCAPE, TAB, F1, NEXT = "\x1b", "\t", "\x1bOP", "\x0e"
+IDLE, RUNNING = 1_000, 15_000  # bytes a second at most
 KEYS = {  # pressed one by one, each screen from the one before
     "home": [],
     "result": [TAB, "\r"],
@@ -32,8 +33,12 @@ KEYS = {  # pressed one by one, each screen from the one before
     "presets": [ESCAPE, "p"],
     "review": [ESCAPE, "d"],
     "help": [F1],
+    "method": [ESCAPE, ESCAPE],
+    "data": [ESCAPE],
+    "a run": [NEXT, NEXT, NEXT],  # of the demo, until it has ended
 }
 SETTLE = 15.0  # seconds until a screen has read what it shows
+LONGEST = 600.0  # seconds of a run
 
 
 def watch(terminal: int, seconds: float) -> int:
@@ -62,12 +67,27 @@ def main() -> None:
             for key in keys:
                 os.write(ours, key.encode())
                 watch(ours, 2.0)
-            watch(ours, SETTLE)
-            found[name] = round(watch(ours, seconds) / seconds)
+            if name == "a run":
+                found[name] = until_it_ends(ours, Path(folder) / "runs" / "demo" / "report.json")
+            else:
+                watch(ours, SETTLE)
+                found[name] = round(watch(ours, seconds) / seconds)
         wizard.kill()
         wizard.wait()
     assert bundle.is_ready()
     print(json.dumps(found))
+    loud = [name for name, rate in found.items() if rate > (RUNNING if name == "a run" else IDLE)]
+    sys.exit(f"too much: {', '.join(loud)}" if loud else 0)
+
+
+def until_it_ends(terminal: int, report: Path) -> int:
+    """Bytes a second from now on until the report is there."""
+    start, count = time.monotonic(), 0
+    while not report.exists() and time.monotonic() - start < LONGEST:
+        count += watch(terminal, 1.0)
+    if not report.exists():
+        sys.exit("the run did not end")
+    return round(count / (time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,10 +14,12 @@ from click.shell_completion import ShellComplete
 from tests.tui.fakes import write_run
 from tmerge_tui import cli
 from tmerge_tui.events import RunFailed, encode
-from tmerge_tui.recipe import parse_recipe
+from tmerge_tui.recipe import make_recipe, parse_recipe
 from tmerge_tui.recipe.presets import preset_names
+from tmerge_tui.recipe.starts import STARTS, Start
 from tmerge_tui.worker import run_index
 from tmerge_tui.worker.follow import later_attempt, state_of
+from tmerge_tui.worker.summary import summary
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,19 @@ def test_a_later_attempt_is_a_note_on_a_finished_run(tmp_path: Path, monkeypatch
     assert "note: a later attempt failed: piqa cannot be loaded" in err and "error:" not in err
 
 
+def test_a_run_that_chose_its_model_is_listed_with_that_models_difference(tmp_path: Path) -> None:
+    """Reference: the row of the chosen model in the report, not that of the fused one."""
+    run = write_run(tmp_path / "done")
+    results = json.loads((run.path / "report.json").read_text())
+    rows = [{"model": "adapted_distilled", "alpha": None, "difference": -0.1062}]
+    chosen = {"model": "adapted_distilled", "alpha": None, "texts": 200, "rows": []}
+    run.save_json(run.path / "report.json", {**results, "selection": chosen, "adaptation": {"rows": rows}})
+    found = summary(run.path, 0.0)
+    assert found.difference == -0.1062 and found.headline == results["verdict"]["headline"]
+    run.save_json(run.path / "report.json", {**results, "selection": {**chosen, "model": "target"}})
+    assert summary(run.path, 0.0).difference is None
+
+
 def test_presets_are_listed_and_shown(monkeypatch, capsys) -> None:
     code, out, _ = tmerge(monkeypatch, capsys, "presets")
     assert code == 0 and all(name in out for name in preset_names()) and "mesolitica/Malaysian-SFT" in out
@@ -106,12 +122,32 @@ def test_init_writes_a_commented_recipe(tmp_path: Path, monkeypatch, capsys) -> 
     code, out, _ = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "org/verses", "--output", "out")
     made = parse_recipe(out)
     assert code == 0 and made.calibration.repo_id == "org/verses" and made.source.model == "org/big"
-    assert made.fusion == parse_recipe("source: a/b\ntarget: c/d\ncalibration: {path: t}\noutput: o").fusion
-    assert "# fusion strength in [0, 1]" in out
+    assert made.select == "validation" and made.adaptation is not None and made.adaptation.tuned
+    assert out.startswith("# Best small model: ") and "# fusion strength in [0, 1]" in out
     code, out, err = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "text.txt", "--to", "r.yaml")
     assert code == 0 and out == "" and parse_recipe(Path("r.yaml").read_text()).calibration.path is not None
     code, _, err = tmerge(monkeypatch, capsys, "init", "org/big", "org/small", "text.txt", "--to", "r.yaml")
     assert code == 2 and "r.yaml exists" in err
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.name)
+def test_init_writes_what_a_start_says_and_nothing_else(monkeypatch, capsys, start: Start) -> None:
+    """Reference: the bare recipe with the start's options set one by one."""
+    code, out, _ = tmerge(monkeypatch, capsys, "init", "a/b", "c/d", "e/f", "--start", start.name, "--output", "o")
+    bare: dict[str, Any] = {"source": "a/b", "target": "c/d", "calibration": {"repo_id": "e/f"}, "output": "o"}
+    for name, value in start.says.items():
+        *path, leaf = name.split(".")
+        at = bare
+        for part in path:
+            at = at.setdefault(part, {})
+        at[leaf] = value
+    assert code == 0 and parse_recipe(out) == make_recipe(bare)
+    assert max(len(line) for line in out.splitlines()) <= 120
+
+
+def test_an_unknown_start_is_refused_with_those_that_there_are(monkeypatch, capsys) -> None:
+    code, out, err = tmerge(monkeypatch, capsys, "init", "a/b", "c/d", "e/f", "--start", "fast")
+    assert code == 2 and out == "" and "found fast, expected one of best, paper, everything" in err
 
 
 @pytest.mark.parametrize(
@@ -142,6 +178,7 @@ def test_the_shell_knows_runs_presets_and_settings(tmp_path: Path) -> None:
     assert completed(["watch"], "d") == ["done"]
     assert completed(["compare"], "d") == ["done", "d"] and completed(["compare"], "preset:mal") == ["preset:malay"]
     assert completed(["presets"], "ma") == ["malay"]
+    assert completed(["init", "--start"], "p") == ["paper"]
     assert completed(["plan"], "preset:m") == ["preset:malay", "preset:medical"]
     assert "fusion.alpha=" in completed(["demo", "--set"], "fusion.al")
     assert completed(["demo", "--set"], "fusion.coupling=") == ["fusion.coupling=plan", "fusion.coupling=barycentric"]

@@ -11,7 +11,38 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.events import Line, RunStarted, StageProgressed, StageStarted
 from tmerge_tui.tui.helper import Probe
+
+PROGRESS = (
+    RunStarted("scout", 1, "cpu", {}, [{"name": "scout_target", "label": "Try the target", "weight": 1.0}]),
+    StageStarted("scout_target", "Trying target-qwen2", 420, "texts"),
+    StageProgressed("scout_target", 210, 420, "texts", 30.0, "step 20 of 40, loss 3.1"),
+)
+SCOUTED = {
+    "outcome": "headroom",
+    "verdict": "The source is better on this text by 0.4149 bits per byte than the target, after both have learnt the "
+    "same texts: there is something to carry over.",
+    "sentences": ["This is an early estimate, after at most 40 steps: a whole training goes further."],
+    "pending": [],
+    "tokenizers": {"shared_vocabulary": 0.906, "positions_with_teacher": 0.878, "refused": "", "unread": {}},
+    "models": {
+        "target": {"before": 2.1269, "after": 2.1002},
+        "source": {"before": 1.6853, "after": 1.6889},
+    },
+    "headroom": {
+        "untouched": {"difference": -0.4416, "low": -0.4827, "high": -0.3995},
+        "against_tuned_target": {"difference": -0.4149, "low": -0.4532, "high": -0.378},
+        "both_tuned": {"difference": -0.4149, "low": -0.4532, "high": -0.378},
+    },
+    "texts": {"measured": 50, "wanted": 50, "tuned": 320},
+    "device": "cpu",
+    "estimate": {"seconds": 91.2, "bound": False, "scouted": True},
+    "arms": [
+        {"name": "merge", "title": "aligning, fusing, measuring", "seconds": 20.3, "seeds": 1},
+        {"name": "sft", "title": "fine-tuned (SFT)", "seconds": 70.9, "seeds": 3},
+    ],
+}
 
 
 class FakeProbe(Probe):
@@ -21,6 +52,7 @@ class FakeProbe(Probe):
         super().__init__(argv=["never", "started"])
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.fails: dict[str, TmergeError] = {}
+        self.waits: asyncio.Event | None = None  # answers only once it is set
         self.answers: dict[str, Any] = {
             "match": {
                 "kinds": ["q", "k", "v", "o"],
@@ -59,6 +91,7 @@ class FakeProbe(Probe):
             },
             "check": {"problems": [], "warnings": []},
             "fields": ["text", "label"],
+            "scout": SCOUTED,
             "extras": {},
             "generate": {"text": " and go on together", "tokens": 4, "seconds": 0.2},
         }
@@ -66,9 +99,17 @@ class FakeProbe(Probe):
     def start(self) -> None:
         pass
 
-    async def ask(self, call: str, **args: Any) -> Any:
+    def another(self) -> FakeProbe:
+        return self
+
+    async def ask(self, call: str, told: Callable[[Line], None] | None = None, **args: Any) -> Any:
         self.asked.append((call, args))
         await asyncio.sleep(0)
+        if told is not None:
+            for number, event in enumerate(PROGRESS):
+                told(Line(number, 1_700_000_000.0 + number, event))
+        if self.waits is not None:
+            await self.waits.wait()
         if call in self.fails:
             raise self.fails[call]
         if call == "facts":

@@ -128,6 +128,16 @@ def test_training_and_questions_of_a_recipe_survive_the_draft() -> None:
     assert Draft.from_recipe(bare).recipe() == bare, "every default is not the same as off"
 
 
+def test_a_teacher_with_nothing_but_defaults_survives_the_draft() -> None:
+    """As the demo has it: `teacher: {}` distils into the result itself."""
+    taught = make_recipe({**BARE, "adaptation": {"teacher": {}, "compare": ["distill"]}})
+    draft = Draft.from_recipe(taught)
+    assert draft.recipe() == taught and draft.get("adaptation.teacher") is True
+    draft.set("adaptation.teacher", False)
+    adaptation = draft.recipe().adaptation
+    assert adaptation is not None and adaptation.teacher is None and adaptation.distilled
+
+
 def test_the_suggested_output_is_free(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     draft = Draft({"source.model": "org/Big-8B", "target.model": "/models/small"})

@@ -11,9 +11,11 @@ import pytest
 
 from tests.tiny import make_model, make_text
 from tmerge_tui.errors import ModelError, StorageError, WorkerError
+from tmerge_tui.events import Line, Logged, encode
 from tmerge_tui.recipe import dump_recipe, make_recipe
 from tmerge_tui.run_folder import RunDir
 from tmerge_tui.tui.helper import Probe
+from tmerge_tui.worker.helper import Cancelled, Request
 
 
 def script(tmp_path: Path, body: str) -> Probe:
@@ -95,14 +97,44 @@ async def test_a_cancelled_request_is_taken_back(tmp_path: Path) -> None:
     await over(probe)
 
 
+async def test_events_come_before_the_answer_and_of_the_request_alone(tmp_path: Path) -> None:
+    line = encode(Logged("info", "half way"), 0, 1.0)
+    probe = script(
+        tmp_path,
+        f"""
+        for r in requests:
+            reply(id=r["id"], event={line!r})
+            reply(id=r["id"] + 1, event={line!r})
+            reply(id=r["id"], event="torn")
+            reply(id=r["id"], result="done")
+        """,
+    )
+    heard: list[Line] = []
+    assert await probe.ask("long", heard.append) == "done" and await probe.another().ask("x") == "done"
+    assert [line.event for line in heard] == [Logged("info", "half way")]
+    await over(probe)
+
+
+def test_long_work_that_reports_ends_when_nobody_wants_it_any_more() -> None:
+    request = Request(1, "scout", {})
+    heard: list[str] = []
+    request.told = heard.append
+    request.tell(Logged("info", "one"))
+    request.stop.set()
+    with pytest.raises(Cancelled):
+        request.tell(Logged("info", "two"))
+    assert len(heard) == 1
+
+
 async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
     probe = Probe([str(tmp_path / "no such program")])
     with pytest.raises(WorkerError, match="cannot be started"):
         await probe.ask("facts")
 
 
-async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
+async def test_the_real_helper_on_tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the shapes the models were made with."""
+    monkeypatch.setenv("TMERGE_CACHE", str(tmp_path / "cache"))
     source = make_model(tmp_path / "source", "llama", layers=3, hidden=32)
     target = make_model(tmp_path / "target", "qwen2", layers=2, hidden=16, intermediate=24, seed=1)
     text = make_text(tmp_path / "text.txt", 40)
@@ -132,8 +164,19 @@ async def test_the_real_helper_on_tiny_models(tmp_path: Path) -> None:
     needs = await probe.ask("estimate", recipe=recipe, **models)
     assert needs["memory"] > 0 and needs["disk"] > 0 and needs["seconds"] > 0
     assert not needs["bound"] and any("fusion.k" in problem for problem in needs["problems"])
+    assert needs["advice"] == {}, "all three layers are kept by default"
+    deep = {**recipe, "transport": {"top_layers": 99}}
+    advice = (await probe.ask("estimate", recipe=deep, **models))["advice"]
+    assert advice == {"transport.top_layers": "the source has 3 layers: all are kept"}
     said = await probe.ask("check", recipe=recipe)
     assert any("fusion.k" in problem for problem in said["problems"])
+    events: list[Line] = []
+    wide = {**recipe, "fusion": {"k": 8}, "calibration": {**recipe["calibration"], "validation": 5}}
+    found = await probe.ask("scout", events.append, recipe=wide)
+    assert found["texts"]["measured"] == 5 and found["models"]["target"]["after"] is not None
+    assert {"RunStarted", "StageProgressed", "StageFinished"} <= {type(line.event).__name__ for line in events}
+    needs = await probe.ask("estimate", recipe=wide, **models)
+    assert needs["scouted"] and needs["seconds"] == pytest.approx(found["estimate"]["seconds"], rel=0.5)
     assert await probe.ask("fields", path=str(text)) == []
     with pytest.raises(ModelError):
         await probe.ask("facts", folder=str(tmp_path), name="nothing")

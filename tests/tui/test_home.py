@@ -111,3 +111,17 @@ async def test_demo_opens_its_recipe(app: TmergeApp) -> None:
         assert isinstance(app.screen, ReviewScreen)
         assert str(app.draft.get("source.model")).endswith("source-llama")
         assert app.draft.get("fusion.coupling") == "barycentric"
+
+
+async def test_a_tall_home_says_what_came_of_the_run_under_the_cursor(app: TmergeApp, tmp_path: Path) -> None:
+    run_index.remember(write_run(tmp_path / "done").path)
+    run_index.remember(write_run(tmp_path / "dead", until="transport").path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#runs").focus()
+        await pilot.press("down", "down")
+        await settle(pilot)
+        assert "Fusion helped at alpha 0.05, the best of 3" in screen_text(app)
+        await pilot.press("up")
+        await settle(pilot)
+        assert "Fusion helped" not in screen_text(app) and "source-llama → target-qwen2" in screen_text(app)

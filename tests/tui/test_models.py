@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,30 @@ async def test_models_of_earlier_runs_are_offered_before_one_types(app: TmergeAp
         await pilot.press("down", "enter")
         await settle(pilot, 0.1)
         assert app.draft.get("source.model") == models["source"]
+
+
+async def test_models_that_were_read_are_not_read_again(
+    app: TmergeApp, probe: FakeProbe, models: dict[str, str]
+) -> None:
+    def asked() -> int:
+        return sum(call == "facts" for call, _ in probe.asked)
+
+    async with app.run_test(size=(160, 50)) as pilot:
+        for role, path in models.items():
+            app.draft.set(f"{role}.model", path)
+        app.goto("models")
+        await settle(pilot)
+        assert asked() == 2
+        app.goto("data")
+        await settle(pilot)
+        app.goto("models")
+        await settle(pilot)
+        assert asked() == 2 and "can be merged" in screen_text(app) and "2.83 M" in screen_text(app)
+        config = Path(models["source"]) / "config.json"
+        config.write_text('{"model_type": "llama", "changed": true}')
+        os.utime(config, ns=(1, 1))
+        app.goto("data")
+        await settle(pilot)
+        app.goto("models")
+        await settle(pilot)
+        assert asked() == 3, "it has changed since"

@@ -352,3 +352,32 @@ async def test_push_runs_the_command_and_says_what_it_said(
         assert said in [notice.message for notice in app._notifications]
     arguments = json.loads((tmp_path / "seen").read_text())
     assert arguments == ["push", str(done), "--repo", "me/merged", "--model", screen.model_folder.name, "--yes"]
+
+
+async def test_one_plan_for_all_kinds_lists_what_moved_of_each(app: TmergeApp, done: Path) -> None:
+    """As ot_fusion reports it: one layer plan, and projections of every kind."""
+    moved = [
+        {"layer": layer, "kind": kind, "k": 96, "axis": "rows", "ratio": 0.25, "cosine": 0.5}
+        for layer in (0, 1)
+        for kind in ("q", "down")
+    ]
+    plan = [[0.5, 0.0], [0.0, 0.5]]
+    with_parts(done, layer_plans={"all": dict.fromkeys(("P_in", "P_out", "P_eff", "P"), plan)}, projections=moved)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await show(app, pilot, done, "2")
+        text = screen_text(app)
+        assert "P of all" in text and text.count("0.25") == 4
+        assert "q        0" in text and "down     1" in text, text
+
+
+async def test_t_walks_the_next_steps_and_enter_fills_one_in(app: TmergeApp, done: Path) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await show(app, pilot, done, "1")
+        app.screen.query_one("#scores-scroll").focus()
+        buttons = list(app.screen.query(".next-try").results(Button))
+        for place in (0, 1, 2, 0):
+            await pilot.press("t")
+            assert app.focused is buttons[place % len(buttons)]
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.draft.step == "method" and app.draft.get("seed") in (1, "1")

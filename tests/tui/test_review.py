@@ -70,6 +70,8 @@ async def test_the_command_is_copied(app: TmergeApp) -> None:
 
 async def test_starting_writes_the_recipe_and_follows_the_run(app: TmergeApp, monkeypatch) -> None:
     monkeypatch.setenv("TMERGE_PIPELINE", "tests.tui.fakes:play")
+    rung: list[str] = []
+    monkeypatch.setattr(TmergeApp, "bell", lambda self: rung.append("bell"))
     async with app.run_test(size=(120, 40)) as pilot:
         app.draft.values.update(CHOSEN)
         app.goto("review")
@@ -81,6 +83,10 @@ async def test_starting_writes_the_recipe_and_follows_the_run(app: TmergeApp, mo
         assert load_recipe(run.recipe).source.model == "org/a"
         assert [entry.path for entry in run_index.entries()] == [run.path.absolute()]
         assert not app.draft, "the draft has become a run"
+        await until(pilot, lambda: rung)
+        app.show_run(run.path)
+        await settle(pilot)
+        assert rung == ["bell"], "once, when it ends, and not when it is looked at again"
 
 
 async def test_a_folder_that_is_not_ours_is_left_alone(app: TmergeApp) -> None:

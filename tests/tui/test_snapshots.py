@@ -26,6 +26,7 @@ FOUND = [
 SIZES = [(80, 24), (160, 50)]
 SCREENS = ("home", "models", "data", "data-search", "method", "review", "run", "result")
 DECORATION = " ─│╭╮╰╯╸╺━▏›▁▂▃▄▅▆▇▀"
+BARE = "░█◆▔·" + "".join(map(chr, range(0x2800, 0x2900)))  # bars, thumbs of scrollbars, dots of charts
 MACHINE = [
     ("GPU", "NVIDIA H200, 150 GB"),
     ("CPU", "16 cores, x86_64"),
@@ -91,7 +92,7 @@ async def test_screen(app: TmergeApp, still: dict[str, str], name: str, size: tu
         compare(f"{name}-{size[0]}x{size[1]}.txt", screen_text(app))
 
 
-@pytest.mark.parametrize("name", ("home", "models", "data", "method", "review"))
+@pytest.mark.parametrize("name", ("home", "models", "data", "method", "review", "run", "result"))
 async def test_smallest_screen(app: TmergeApp, still: dict[str, str], name: str) -> None:
     async with app.run_test(size=(60, 20)) as pilot:
         await open_screen(app, pilot, name, still)
@@ -110,6 +111,24 @@ async def test_picture(
     async with app.run_test(size=size) as pilot:
         await open_screen(app, pilot, "run", still)
         compare(f"run-{size[0]}x{size[1]}-{look}.svg", app.export_screenshot(title="tmerge"))
+
+
+@pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light"])
+async def test_every_text_of_every_screen_can_be_read(
+    probe: FakeProbe, still: dict[str, str], look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed from what is painted, alpha and all: WCAG's 4.5, of everything but lines, bars and maps."""
+    app = looking(look, probe, monkeypatch)
+    faint: dict[str, float] = {}
+    async with app.run_test(size=(160, 50)) as pilot:
+        for name in SCREENS:
+            await open_screen(app, pilot, name, still)
+            for strip in app.screen._compositor.render_strips():
+                for segment in strip:
+                    text = segment.text.strip(DECORATION + BARE)
+                    if text and segment.style and contrast(segment.style) < 4.5:
+                        faint[f"{name}: {text}"] = contrast(segment.style)
+    assert not faint
 
 
 @pytest.mark.parametrize("look", ["tmerge-dark", "tmerge-light", "ansi-dark", "no-colour"])

@@ -14,7 +14,10 @@ from tmerge_tui.tui.theme import THEMES
 
 INKS = ("foreground", "primary", "secondary", "accent", "success", "warning", "error")
 GROUNDS = ("background", "surface", "panel")
-NOT_OURS = ("result.py", "run.py", "scores.py", "chart.py", "matrix.py", "stages.py", "gauges.py", "logpane.py")
+THINNED = re.compile(r"\$([a-z-]+) (\d+)%")  # a colour with alpha
+PAIRED = re.compile(r"\$([a-z-]+)[a-z ]* on \$([a-z-]+) (\d+)%")  # in code: "$primary bold on $primary 20%"
+RULE = re.compile(r"[^{}]*\{([^{}]*)\}")
+SOURCES = sorted(path for kind in ("*.py", "*.tcss") for path in Path(tmerge_tui.tui.__file__).parent.rglob(kind))
 
 
 def ink(theme: Theme, name: str) -> str:
@@ -40,16 +43,38 @@ def test_every_ink_stands_out_from_every_ground(theme: Theme, name: str) -> None
         assert found >= 4.5, (name, ground, found)
 
 
+def styles() -> set[tuple[str, str, int]]:
+    """(ink, ground with alpha, its percent) of every style in code and style sheet whose ground is thinned."""
+    found: set[tuple[str, str, int]] = set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        found |= {(ink, ground, int(share)) for ink, ground, share in PAIRED.findall(text)}
+        if path.suffix == ".tcss":
+            for body in RULE.findall(text):
+                ground = re.search(r"background: \$([a-z-]+) (\d+)%", body)
+                own = re.search(r"(?<!-)color: \$([a-z-]+);", body)
+                if ground:
+                    found.add((own[1] if own else "foreground", ground[1], int(ground[2])))
+    return found
+
+
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
-@pytest.mark.parametrize("name", ("foreground", "primary", "text-muted"))
-def test_what_is_chosen_can_be_read(theme: Theme, name: str) -> None:
-    """The ground of a choice that has the focus, and of the main button: a fifth of the primary colour."""
-    mixed = Color.parse(ink(theme, "background")).blend(Color.parse(ink(theme, "primary")), 0.2)
-    assert contrast(Color.parse(ink(theme, name)), mixed) >= 4.5
+def test_what_stands_on_a_thinned_ground_can_be_read(theme: Theme) -> None:
+    """The grounds of a choice, a row or a field that has the focus, blended over each ground they may lie on."""
+    assert ("foreground", "primary", 20) in styles()
+    inks = {name for name, _, _ in styles()} | {"primary", "text-muted"}  # a row of choices mixes them
+    for under in GROUNDS[:2]:
+        for name, ground, share in styles():
+            mixed = Color.parse(ink(theme, under)).blend(Color.parse(ink(theme, ground)), share / 100)
+            for one in {name} if share > 20 else inks:
+                found = contrast(Color.parse(ink(theme, one)), mixed)
+                assert found >= 4.5, (one, f"{ground} {share}% on {under}", found)
 
 
-def test_no_ink_is_thinned_by_hand() -> None:
-    folder = Path(tmerge_tui.tui.__file__).parent
-    for path in [*folder.rglob("*.py"), *folder.rglob("*.tcss")]:
-        if path.name not in NOT_OURS:
-            assert not re.search(r"\$(foreground|text) \d+%", path.read_text(encoding="utf-8")), path
+def test_no_ink_is_thinned_anywhere() -> None:
+    """Alpha only on grounds: `on $primary 20%`, `background: $primary 30%`."""
+    for path in SOURCES:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for match in THINNED.finditer(line):
+                before = line[: match.start()].rstrip()
+                assert before.endswith((" on", "background:")), (path.name, line.strip())

@@ -95,7 +95,7 @@ async def test_review_says_in_words_who_how_and_how_long(app: TmergeApp, probe: 
 async def test_what_does_not_fit_the_models_is_said_on_method(app: TmergeApp, probe: FakeProbe, models) -> None:
     wrong = "fusion.k: 16 neurons asked for, but q has 8 rows; use k: 8 or less"
     probe.answers["estimate"] |= {"problems": [wrong]}
-    async with app.run_test(size=(100, 30)) as pilot:
+    async with app.run_test(size=(100, 44)) as pilot:
         await open_step(app, pilot, "method", models)
         await settle(pilot, 0.3)
         assert "✗ 16 neurons asked for" in screen_text(app)

@@ -12,6 +12,7 @@ from tmerge_tui.tui import human, ramp
 from tmerge_tui.tui.widgets import scores
 from tmerge_tui.tui.widgets.chart import Chart, Series
 from tmerge_tui.tui.widgets.matrix import EMPTY, Matrix, _scale
+from tmerge_tui.tui.widgets.toggles import OneOf
 
 
 @given(st.text(max_size=80), st.integers(2, 60))
@@ -123,3 +124,14 @@ async def test_places_are_evenly_spaced_and_no_point_hides_another() -> None:
         assert "● fused" in legend
         drawn = screen_text(pilot.app).removesuffix(legend)
         assert [drawn.count(mark) for mark in "●▲■"] == [3, 3, 3], drawn
+
+
+@pytest.mark.parametrize("width", [16, 24, 80])
+def test_choices_that_wrap_begin_alike_on_every_line(width: int) -> None:
+    """Each line holds what fits, all of it, and no option is broken."""
+    options = ["dravidian", "malay", "Hub data set", "finance", "code"]
+    lines = OneOf(options, "malay")._lines(width)
+    assert [place for line in lines for place in line] == list(range(len(options)))
+    for line in lines:
+        wide = sum(len(options[place]) + 3 for place in line) - 1
+        assert wide <= width or len(line) == 1

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.pair import make_pair
 from tests.tiny import make_model, make_text
+from tmerge_tui.engine.data import corpus
 from tmerge_tui.engine.data.corpus import read_corpus
+from tmerge_tui.events import StageProgressed, decode
 from tmerge_tui.models.facts import read_facts
 from tmerge_tui.models.generation import continue_prompts
 from tmerge_tui.models.tokenizer import load_tokenizer
@@ -70,6 +72,24 @@ def test_the_recipes_memory_holds_for_both_models_together(tmp_path: Path) -> No
     assert any(parameter.is_meta for parameter in loaded.parameters())
     plain = questions.generate(ask(finished(tmp_path / "plain"), model="fused"))
     assert answer["text"] == plain["text"]
+
+
+def test_reading_says_how_far_it_is_and_a_cancelled_look_is_not_lost(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(corpus, "TOLD", 10)
+    text = make_text(tmp_path / "text.txt", 40)
+    heard: list[str] = []
+    request = Request(1, "preview", {"calibration": {"path": str(text), "samples": 20, "holdout": 5}})
+    request.told = heard.append
+    request.stop.set()
+    with pytest.raises(Cancelled):
+        questions.preview(request)
+    said = [line.event for line in map(decode, heard) if line is not None]
+    assert [(event.done, event.total) for event in said if isinstance(event, StageProgressed)] == [
+        (done, 40) for done in (0, 10, 20, 30)
+    ]
+    monkeypatch.setattr(questions, "read_pool", lambda *given: pytest.fail("read again"))
+    again = Request(2, "preview", {"calibration": {"path": str(text), "samples": 30, "holdout": 5}})
+    assert questions.preview(again)["calibration"] == 30
 
 
 def test_a_file_is_read_once_for_all_numbers_and_again_when_it_has_changed(tmp_path: Path, monkeypatch) -> None:

@@ -53,6 +53,24 @@ class Preset(click.ParamType):
         return [CompletionItem(name) for name in preset_names() if name.startswith(incomplete)]
 
 
+class Start(click.ParamType):
+    """The name of a starting point; what is none is refused with a list of those that there are."""
+
+    name = "best|paper|everything"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from tmerge_tui.recipe.starts import NAMES
+
+        if value not in NAMES:
+            self.fail(f"found {value}, expected one of {', '.join(NAMES)}", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from tmerge_tui.recipe.starts import STARTS
+
+        return [CompletionItem(one.name, help=one.about) for one in STARTS if one.name.startswith(incomplete)]
+
+
 class Setting(click.ParamType):
     """section.key=value of --set: the keys, and the values where there are only a few."""
 

@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -58,6 +58,7 @@ class TmergeApp(App[int]):
         self.open_run = open_run
         self.probe = probe or Probe()
         self.draft = Draft.load(storage.read("draft"))
+        self.scouted: tuple[dict[str, object], dict[str, Any]] | None = None  # (models and text, what scout found)
         self.attached: Path | None = None  # the live run that a screen shows
         self.started: list[Handle] = []  # workers of this process: kept, since only their parent sees how they end
         self.launched: list[Path] = []  # their runs

@@ -26,6 +26,7 @@ STEPS = ("models", "data", "method", "review", "run", "result")
 SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "adaptation": "train the merged model afterwards, its transported part frozen; costs about what training the "
     "target on that text costs",
+    "adaptation.teacher": "distil the source into the result itself: what it says comes next is in the loss",
     "adaptation.synthetic": "let the source write more text, learnt before the real text; needs epochs: auto",
     "adaptation.hints": "add transport hints to the loss of that training",
     "evaluation.general": "what was forgotten: measure on text of another kind than yours too",
@@ -33,6 +34,7 @@ SWITCHES = {  # sections that may be left out: as fields of their own, on or off
     "evaluation.safety": "screen what the merge did to declining: prompts that a careful assistant declines, and "
     "harmless twins that it should answer",
 }
+BASIC = ("adaptation", "adaptation.teacher")  # switches that the basic view shows
 
 
 @cache
@@ -45,7 +47,7 @@ def options() -> dict[str, Any]:
     for name, field in recipe.options():
         for switch, meaning in SWITCHES.items():
             if name.startswith(f"{switch}.") and switch not in known:
-                known[switch] = option(False, meaning, expert=switch == "adaptation.hints")
+                known[switch] = option(False, meaning, expert=switch not in BASIC)
                 known[switch].annotation = bool
         if name != "resolved":
             known[name] = field
@@ -168,7 +170,7 @@ class Draft:
         said = {n: v for n, v in leaves(read_preset(self.preset))}
         back = []
         for name, value in self.before.items():
-            if name in SWITCHES or name not in said or _same(self.get(name), said[name]):
+            if name in SWITCHES or name not in said or same(self.get(name), said[name]):
                 self.set(name, value)
                 back.append(name)
         self.preset, self.before = "", {}
@@ -333,8 +335,17 @@ def titles(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _same(chosen: Any, said: Any) -> bool:
-    return chosen == said or as_text(chosen) == as_text(said)
+def same(chosen: Any, said: Any) -> bool:
+    """Whether two values mean the same, typed or not: `4` is 4.0, and `0, 1` the list of both."""
+    return chosen == said or _plain(chosen) == _plain(said)
+
+
+def _plain(value: Any) -> Any:
+    text = as_text(value)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def as_text(value: Any) -> str:

@@ -1,8 +1,8 @@
 """The wizard's end of the helper process that answers questions about models.
 
 The helper is `tmerge _probe`: it imports torch, which takes seconds, so it is started when the wizard opens and its
-start hides behind the form. One JSON line a request, one a reply. A helper that dies fails the requests it had and is
-started again by the next one.
+start hides behind the form. One JSON line a request, one a reply, and before it one for each event that is reported.
+A helper that dies fails the requests it had and is started again by the next one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from tmerge_tui import bundle, errors
+from tmerge_tui.events import Line, decode
 from tmerge_tui.system import APART, KILLED, kill
 from tmerge_tui.worker.spawn import command, environment
 
@@ -27,8 +29,10 @@ class Probe:
 
     def __init__(self, argv: list[str] | None = None) -> None:
         self.argv = argv if argv is not None else [*command(), "_probe"]
+        self.known: dict[str, tuple[int, Any, Any]] = {}  # model -> (age, where it was found, its facts)
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._told: dict[int, Callable[[Line], None]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,8 +43,15 @@ class Probe:
         if self._starting is None:
             self._starting = asyncio.get_running_loop().create_task(self._start())
 
-    async def ask(self, call: str, **args: Any) -> Any:
-        """The helper's answer. Raises the TmergeError it reports, WorkerError when it dies."""
+    def another(self) -> Probe:
+        """A helper of its own for long work, so that short questions need not wait behind it."""
+        return Probe(self.argv)
+
+    async def ask(self, call: str, told: Callable[[Line], None] | None = None, **args: Any) -> Any:
+        """The helper's answer; `told` is called with what it reports meanwhile.
+
+        Raises the TmergeError it reports, WorkerError when it dies.
+        """
         self.start()
         starting = self._starting
         assert starting is not None
@@ -48,6 +59,8 @@ class Probe:
         number = next(self._ids)
         future = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
+        if told is not None:
+            self._told[number] = told
         try:
             await self._send({"id": number, "call": call, "args": args})
             return await future
@@ -57,6 +70,7 @@ class Probe:
             raise
         finally:
             self._waiting.pop(number, None)
+            self._told.pop(number, None)
 
     def kill(self) -> None:
         """Ends the helper at once, whatever it is doing."""
@@ -109,7 +123,11 @@ class Probe:
             future = self._waiting.get(reply.get("id"))
             if future is None or future.done():
                 continue
-            if "error" in reply:
+            if "event" in reply:
+                line = decode(str(reply["event"]))
+                if line is not None and reply["id"] in self._told:
+                    self._told[reply["id"]](line)
+            elif "error" in reply:
                 future.set_exception(_error(reply["error"]))
             else:
                 future.set_result(reply.get("result"))

@@ -28,6 +28,11 @@ async def ask_needs(draft: Draft, probe: Probe) -> dict[str, Any] | None:
     return answer
 
 
+def source_of_time(said: dict[str, Any]) -> str:
+    """`measured by scout`, or what the time is otherwise from."""
+    return "measured by scout" if said.get("scouted") else "estimated, f9 on Review measures them"
+
+
 def told(said: dict[str, Any]) -> Content:
     """`about 3 min 07 s on cpu   memory 1.2 GB   disk 340 MB`; red where it does not fit, amber where it is long."""
     seconds = said["seconds"]
@@ -36,7 +41,7 @@ def told(said: dict[str, Any]) -> Content:
     parts: list[Any] = [
         ("at most " if said.get("bound") else "about ", "$text-muted"),
         (duration(seconds), time),
-        (f" on {said['device']}   memory ", "$text-muted"),
+        (f" on {said['device']}{', measured by scout' if said.get('scouted') else ''}   memory ", "$text-muted"),
         (size(said["memory"]), "$error bold" if too_much else "$warning bold" if said.get("notes") else "bold"),
         ("   disk ", "$text-muted"),
         (size(said["disk"]), "bold"),

@@ -32,7 +32,7 @@ DARK = Theme(
 LIGHT = Theme(
     name="tmerge-light",
     dark=False,
-    primary="#2456b3",
+    primary="#2354b0",
     secondary="#3a60a8",
     accent="#855000",
     success="#22733a",
@@ -46,8 +46,8 @@ LIGHT = Theme(
         "border": "#aab4c4",
         "border-blurred": "#c3cad6",
         "footer-key-foreground": "#855000",
-        "text-muted": "#535c6b",
-        "text-disabled": "#535c6b",
+        "text-muted": "#4d5664",
+        "text-disabled": "#4d5664",
     },
 )
 

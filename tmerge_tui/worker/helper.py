@@ -1,9 +1,10 @@
 """The wizard's helper process, `tmerge _probe`: answers questions that need torch, so that the screen never imports it.
 
 JSON lines. On stdin {"id", "call", "args"} or {"cancel": id}; on stdout {"id", "result"} or {"id", "error"} with the
-error's kind, found, expected and hint. Requests are answered one after another; a cancelled one that waits is dropped,
-a running one stops at its next look at `Request.cancelled`. Stray output of libraries goes to stderr. The end of stdin
-ends the process at once, whatever it is doing: who asked is gone.
+error's kind, found, expected and hint, and before it any number of {"id", "event"} with a line of events.py. Requests
+are answered one after another; a cancelled one that waits is dropped, a running one stops at its next look at
+`Request.cancelled`. Stray output of libraries goes to stderr. The end of stdin ends the process at once, whatever it
+is doing: who asked is gone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TextIO
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.events import Event, StageProgressed, encode
 from tmerge_tui.system import write_utf8
 
 Answer = Callable[["Request"], Any]
@@ -33,6 +36,8 @@ class Request:
     call: str
     args: dict[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
+    told: Callable[[str], None] = lambda line: None  # takes the events of long work, as lines
+    count: int = 0  # of them
 
     @property
     def cancelled(self) -> bool:
@@ -42,6 +47,19 @@ class Request:
         """Raises Cancelled; called between pieces of work."""
         if self.cancelled:
             raise Cancelled
+
+    def tell(self, event: Event) -> None:
+        """Reports progress. Raises Cancelled, so that work which reports can be ended."""
+        self.check()
+        self._report(event)
+
+    def read(self, done: int, total: int) -> None:
+        """Reports how far the text is read. Never ends it: what has been read serves the next question too."""
+        self._report(StageProgressed("text", done, total, "samples", 0.0))
+
+    def _report(self, event: Event) -> None:
+        self.told(encode(event, self.count, time.time()))
+        self.count += 1
 
 
 def main() -> NoReturn:
@@ -55,13 +73,18 @@ def main() -> NoReturn:
     threading.Thread(target=_listen, args=(sys.stdin, requests, waiting), name="stdin", daemon=True).start()
     from tmerge_tui.worker import questions  # seconds of imports, while requests already queue up
 
+    def write(reply: dict[str, Any]) -> None:
+        replies.write(json.dumps(reply, ensure_ascii=False) + "\n")
+        replies.flush()
+
     while True:
         request = requests.get()
+        number = request.id
+        request.told = lambda line, number=number: write({"id": number, "event": line})
         reply = _answer(request, questions.ANSWERS)
         waiting.pop(request.id, None)
         if reply is not None:
-            replies.write(json.dumps(reply, ensure_ascii=False) + "\n")
-            replies.flush()
+            write(reply)
 
 
 def _listen(stdin: TextIO, requests: queue.Queue[Request], waiting: dict[int, Request]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, read_corpus, read_pool, render, uses_template
+from tmerge_tui.engine.data.corpus import Corpus, Pool, Sample, Told, read_corpus, read_pool, render, uses_template
 from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
@@ -24,6 +24,8 @@ from tmerge_tui.engine.preflight.estimate import estimate, together, unpacked_by
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
+from tmerge_tui.engine.preflight.scout import scout
+from tmerge_tui.engine.preflight.scouted import pace_of
 from tmerge_tui.engine.preflight.speed import timed
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.errors import CheckError, DataError, ModelError, TmergeError
@@ -81,7 +83,8 @@ def preview(request: Request) -> dict[str, Any]:
     """args: calibration, seed, count, models {role: model}. A few samples as each model will read them."""
     args = request.args
     calibration = Calibration.model_validate(args["calibration"])
-    corpus = _corpus(calibration, int(args.get("seed", 0)))
+    corpus = _corpus(calibration, int(args.get("seed", 0)), request.read)
+    request.check()
     shown = corpus.calibration[: int(args.get("count", 4))]
     samples: list[dict[str, Any]] = [{"plain": sample.plain[:PREVIEW_CHARACTERS]} for sample in shown]
     lengths: dict[str, list[int]] = {}
@@ -122,7 +125,8 @@ def estimated(request: Request) -> dict[str, Any]:
     needs = together([estimate(one, facts, read, texts) for one in compared(recipe)])
     device = pick_device(recipe.device)
     batch = recipe.calibration.batch_size * recipe.calibration.max_length
-    needs = timed(needs, source.facts, target.facts, batch, device)
+    pair = Pair(target=target.facts, source=source.facts)
+    needs = timed(needs, source.facts, target.facts, batch, device, pace_of(recipe, pair, device))
     too_much, streamed = in_memory(recipe, needs, device)
     return {
         **needs.as_json(),
@@ -131,7 +135,15 @@ def estimated(request: Request) -> dict[str, Any]:
         "device": str(device),
         "problems": _unfit(recipe, source, target) + too_much,
         "notes": streamed,
+        "advice": _advice(recipe, source.facts),
     }
+
+
+def _advice(recipe: Recipe, source: ModelFacts) -> dict[str, str]:
+    """Option -> what a valid value comes to with this source."""
+    kept = recipe.transport.top_layers
+    more = kept > source.layers and recipe.method == "transport_merge"
+    return {"transport.top_layers": f"the source has {source.layers} layers: all are kept"} if more else {}
 
 
 def _unfit(recipe: Recipe, source: Party, target: Party) -> list[str]:
@@ -156,6 +168,11 @@ def checked(request: Request) -> dict[str, list[str]]:
     trust.refuse(recipe)
     problems, warnings = examine(recipe)
     return {"problems": problems, "warnings": warnings}
+
+
+def scouted(request: Request) -> dict[str, Any]:
+    """args: recipe, download. What `tmerge scout` finds, with its events on the way; a minute of work."""
+    return scout(make_recipe(request.args["recipe"]), request.tell, bool(request.args.get("download")))
 
 
 def fields(request: Request) -> list[str]:
@@ -242,7 +259,7 @@ def _transports(run: str) -> Transports:
     return pipeline.reopen(recipe, folder)
 
 
-def _corpus(calibration: Calibration, seed: int) -> Corpus:
+def _corpus(calibration: Calibration, seed: int, told: Told | None = None) -> Corpus:
     """A file is read once for all numbers that one tries on it; a data set of the Hub is streamed anew."""
     if calibration.path is None or Path(calibration.path).is_dir():
         return read_corpus(calibration, seed)
@@ -251,12 +268,19 @@ def _corpus(calibration: Calibration, seed: int) -> Corpus:
         age = file.stat().st_mtime_ns
     except OSError:
         age = 0  # it is not there: reading says so
-    return read_corpus(calibration, seed, pool=_pool(calibration.path, calibration.column, age))
+    return read_corpus(calibration, seed, pool=_pool((calibration.path, calibration.column, age), told))
 
 
-@functools.lru_cache(maxsize=2)
-def _pool(path: str, column: str | None, age: int) -> Pool:
-    return read_pool(Calibration(path=path, column=column), 0)
+def _pool(key: tuple[str, str | None, int], told: Told | None) -> Pool:
+    """The last two files that were read: (path, field, time of the last change)."""
+    pool = _pools.pop(key, None) or read_pool(Calibration(path=key[0], column=key[1]), 0, told)
+    _pools[key] = pool
+    while len(_pools) > 2:
+        del _pools[next(iter(_pools))]
+    return pool
+
+
+_pools: dict[tuple[str, str | None, int], Pool] = {}
 
 
 ANSWERS = {
@@ -265,6 +289,7 @@ ANSWERS = {
     "preview": preview,
     "estimate": estimated,
     "check": checked,
+    "scout": scouted,
     "fields": fields,
     "extras": lacking,
     "generate": generate,

@@ -31,6 +31,7 @@ class Summary:
     alpha: float | None = None
     difference: float | None = None
     seconds: float | None = None  # of the stages that the report counts
+    headline: str = ""  # the report's first line
     note: str = ""  # how a later attempt on a finished run ended
 
     @property
@@ -105,12 +106,21 @@ def _report(file: str, age: int) -> dict[str, Any]:
     try:
         results = json.loads(Path(file).read_text(encoding="utf-8"))
         verdict, alpha = results["verdict"], results["verdict"].get("alpha")
-        rows = [row for row in results["scores"] if row["model"] == "fused" and row["alpha"] == alpha]
+        rows = _rows_of_the_result(results)
         seconds = sum(known(stage.get("seconds")) or 0.0 for stage in results.get("timings") or ())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     difference = known(rows[0].get("difference")) if rows else None
-    return {"verdict": _word(verdict), "alpha": alpha, "difference": difference, "seconds": seconds or None}
+    said = {"verdict": _word(verdict), "alpha": alpha, "difference": difference, "seconds": seconds or None}
+    return {**said, "headline": str(verdict.get("headline") or "")}
+
+
+def _rows_of_the_result(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row that the verdict is about: of the model that was selected, else of the fused one at its alpha."""
+    chosen = results.get("selection") or {"model": "fused", "alpha": results["verdict"].get("alpha")}
+    rows = [*results["scores"], *(results.get("adaptation") or {}).get("rows", [])]
+    mine = [row for row in rows if row["model"] == chosen["model"]]
+    return [row for row in mine if row["model"] != "fused" or row["alpha"] == chosen["alpha"]]
 
 
 def _word(verdict: dict[str, Any]) -> str:

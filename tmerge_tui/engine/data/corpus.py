@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from tmerge_tui.models.chat_template import limit_templates
 from tmerge_tui.recipe import Calibration
 
 Message = dict[str, str]
+Told = Callable[[int, int], None]  # (samples gone through, of so many)
+TOLD = 20_000  # samples between two reports
 # Templates that print today's date fall back to this one; pinned, so that a run reads the same tokens tomorrow.
 TEMPLATE_DATE = "26 Jul 2024"
 
@@ -85,10 +87,10 @@ class Pool:
     commit: str | None
 
 
-def read_pool(calibration: Calibration, seed: int) -> Pool:
-    """Reads the file, or as much of a data set as is needed. Raises DataError."""
+def read_pool(calibration: Calibration, seed: int, told: Told | None = None) -> Pool:
+    """Reads the file, or as much of a data set as is needed; `told` hears how far it is. Raises DataError."""
     read, path, commit = _read(calibration, seed)
-    samples, warnings = _distinct(read, path)
+    samples, warnings = _distinct(read, path, told)
     return Pool(samples, tuple(warnings), path, read.column, commit)
 
 
@@ -239,24 +241,28 @@ def _read(calibration: Calibration, seed: int) -> tuple[Read, Path | str, str | 
     return Read(found.values, found.column, warnings=found.warnings), str(calibration.repo_id), found.commit
 
 
-def _distinct(read: Read, path: Path | str) -> tuple[list[Sample], list[str]]:
+def _distinct(read: Read, path: Path | str, told: Told | None = None) -> tuple[list[Sample], list[str]]:
     """The non-empty samples of a file, each once, in file order; and what was left out."""
     warnings = list(read.warnings)
-    values = [without_halves(value) for value in read.values]
-    halved = sum(a != b for a, b in zip(values, read.values, strict=True))
+    total, halved, filled = len(read.values), 0, 0
+    first: dict[str | tuple[str], Sample] = {}
+    for done, value in enumerate(read.values):
+        if told is not None and done % TOLD == 0:
+            told(done, total)
+        whole = without_halves(value)
+        halved += whole != value
+        sample = Sample(text=whole) if isinstance(whole, str) else Sample(messages=whole)
+        if any(content.strip() for content in sample.contents):
+            filled += 1
+            # a text is its own identity, cheaper; that of messages stands in a tuple, where no text can be equal to it
+            first.setdefault(whole if isinstance(whole, str) else (sample.identity,), sample)
     if halved:
         warnings.append(f"{path}: {halved} samples hold half a character (a lone surrogate): � stands for it")
-    samples = [Sample(text=v) if isinstance(v, str) else Sample(messages=v) for v in values]
-    filled = [s for s in samples if any(content.strip() for content in s.contents)]
-    if len(filled) < len(samples) + read.empty:
-        warnings.append(f"{path}: {len(samples) + read.empty - len(filled):,} empty samples left out")
-    first: dict[str, Sample] = {}
-    for sample in filled:
-        first.setdefault(sample.identity, sample)
-    distinct = list(first.values())
-    if len(distinct) < len(filled):
-        warnings.append(f"{path}: {len(filled) - len(distinct):,} duplicate samples left out")
-    return distinct, warnings
+    if filled < total + read.empty:
+        warnings.append(f"{path}: {total + read.empty - filled:,} empty samples left out")
+    if len(first) < filled:
+        warnings.append(f"{path}: {filled - len(first):,} duplicate samples left out")
+    return list(first.values()), warnings
 
 
 def _shuffled(count: int, seed: int) -> list[int]:

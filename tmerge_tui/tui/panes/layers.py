@@ -14,6 +14,8 @@ from tmerge_tui.tui.widgets.scores import FAINT
 from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
+KIND = 5  # columns of a projection's name
+
 
 class LayersPane(Horizontal):
     def __init__(self, report: Report) -> None:
@@ -39,11 +41,13 @@ class LayersPane(Horizontal):
 
     def _show(self, kind: str) -> None:
         self.query_one("#layer-plan", Matrix).show(self.plans[kind]["P"], f"P of {kind}: mass by layer")
-        lines = [Content.styled(f"{'layer':>5}{'fused':>14}{'moved/own':>11}{'cosine':>9}", FAINT)]
+        several = kind not in {row["kind"] for row in self.moved}  # one plan for all kinds, as ot_fusion has it
+        head = f"{'':{KIND * several}}{'layer':>5}{'fused':>14}{'moved/own':>11}{'cosine':>9}"
+        lines = [Content.styled(head, FAINT)]
         for row in self.moved:
-            if row["kind"] == kind:
+            if several or row["kind"] == kind:
+                name = f"{row['kind']:<{KIND}}" if several else ""
                 fused = f"{row['k']:,} {row['axis']}"
-                lines.append(
-                    Content(f"{row['layer']:>5}{fused:>14}{number(row['ratio']):>11}{number(row['cosine']):>9}")
-                )
+                figures = f"{row['layer']:>5}{fused:>14}{number(row['ratio']):>11}{number(row['cosine']):>9}"
+                lines.append(Content(name + figures))
         self.query_one("#moved", Static).update(Content("\n").join(lines) if len(lines) > 1 else "")

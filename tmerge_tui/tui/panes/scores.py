@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
@@ -20,6 +21,10 @@ from tmerge_tui.tui.widgets.static import Static
 
 
 class ScoresPane(VerticalScroll, can_focus=True):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "next_step", "Try next", tooltip="To the next step that can be tried; enter opens Method with it"),
+    ]
+
     @dataclass
     class Chosen(Message):
         """A next step that is to be tried: an entry of `next`."""
@@ -32,10 +37,10 @@ class ScoresPane(VerticalScroll, can_focus=True):
         self.steps: list[dict[str, Any]] = list(report.part("next") or [])
 
     def compose(self) -> ComposeResult:
-        rows, contrasts = self.report.part("scores") or [], self.report.part("contrasts") or []
-        yield Static(scores.table(rows, contrasts), id="score-table")
+        rows = self.report.part("scores") or []
+        yield Static("", id="score-table")
         if any(row["model"] == "fused" for row in rows):
-            yield Static(scores.placebos(contrasts), id="placebo-table")
+            yield Static("", id="placebo-table")
         if selection := self.report.part("selection"):
             yield Static(scores.chosen(selection), id="chosen", classes="block")
         if self.steps:
@@ -54,6 +59,21 @@ class ScoresPane(VerticalScroll, can_focus=True):
         chart.display = len(alphas) > 1
         chart.show(series, level=0.0, places=alphas)
         yield chart
+
+    def on_resize(self) -> None:
+        """Tables as wide as there is room for."""
+        rows, contrasts = self.report.part("scores") or [], self.report.part("contrasts") or []
+        room = self.app.size.width
+        self.query_one("#score-table", Static).update(scores.table(rows, contrasts, room))
+        for table in self.query("#placebo-table").results(Static):
+            table.update(scores.placebos(contrasts, room))
+
+    def action_next_step(self) -> None:
+        """From one step to the next, and round again."""
+        buttons = list(self.query(".next-try").results(Button))
+        if buttons:
+            here = next((place for place, button in enumerate(buttons) if button.has_focus), -1)
+            buttons[(here + 1) % len(buttons)].focus()
 
     @on(Button.Pressed, ".next-try")
     def _try(self, event: Button.Pressed) -> None:

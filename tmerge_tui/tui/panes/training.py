@@ -20,9 +20,8 @@ class TrainingPane(VerticalScroll, can_focus=True):
 
     def compose(self) -> ComposeResult:
         found = self.adaptation
-        yield Static(scores.trained(found["rows"]), classes="block")
-        if found["contrasts"]:
-            yield Static(scores.trained_contrasts(found["contrasts"]), classes="block")
+        yield Static("", classes="block", id="trained")
+        yield Static("", classes="block", id="beaten")
         yield Static("\n".join(facts(found)), classes="block", markup=False)
         trainings = found.get("trainings") or []
         for method in dict.fromkeys(row["model"] for row in trainings):
@@ -36,3 +35,11 @@ class TrainingPane(VerticalScroll, can_focus=True):
                 chart = Chart(label, "step", classes="loss")
                 chart.show(scores.losses([[(float(step), value) for step, value in points] for points in told]))
                 yield chart
+
+    def on_resize(self) -> None:
+        """Tables as wide as there is room for."""
+        room, contrasts = self.app.size.width, self.adaptation["contrasts"]
+        self.query_one("#trained", Static).update(scores.trained(self.adaptation["rows"], room))
+        beaten = self.query_one("#beaten", Static)
+        beaten.display = bool(contrasts)
+        beaten.update(scores.trained_contrasts(contrasts, room))

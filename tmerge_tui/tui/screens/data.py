@@ -16,6 +16,7 @@ from textual.content import Content
 from textual.widgets import ContentSwitcher, Input
 
 from tmerge_tui.errors import TmergeError
+from tmerge_tui.events import Line, StageProgressed
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe.presets import preset_names, read_preset
 from tmerge_tui.tui import catalog, human
@@ -266,11 +267,19 @@ class DataScreen(WizardPage):
         if wrong:
             shown.update(Content.styled(f"✗ {human.in_words(wrong[0])}", "$error"))
             return
-        shown.update(Content.styled(f"reading {_weight(path)}…", "$text-muted"))
+        weight = _weight(path)
+        shown.update(Content.styled(f"reading {weight}…", "$text-muted"))
+
+        def far(line: Line) -> None:
+            if isinstance(line.event, StageProgressed):
+                share = line.event.done / max(line.event.total, 1)
+                shown.update(Content.styled(f"reading {weight}… {share:.0%}", "$text-muted"))
+
         try:
             models = await self._models()
+            calibration, seed = draft.data()["calibration"], draft.get("seed")
             said = await self.wizard.probe.ask(
-                "preview", calibration=draft.data()["calibration"], seed=draft.get("seed"), count=SHOWN, models=models
+                "preview", far, calibration=calibration, seed=seed, count=SHOWN, models=models
             )
         except TmergeError as error:
             hint = f"\n\n→ {human.in_words(error.hint)}" if error.hint else ""

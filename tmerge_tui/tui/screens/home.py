@@ -59,8 +59,10 @@ class Home(Page):
             yield Input(placeholder="words of a model, a folder, a state or a verdict", id="filter", compact=True)
             yield RunsTable()
             yield Static("", id="no-runs", markup=False)
+            yield Static("", id="said", markup=False)
 
     def on_mount(self) -> None:
+        self.said = ""  # of the run under the cursor
         self.picked = ""  # the run that another is to be compared with
         self.query_one("#filter").display = False
         self.query_one(RunsTable).display = False
@@ -130,6 +132,7 @@ class Home(Page):
         if table.has_focus and not shown:
             self.query_one("#start").focus()
         table.display, nothing.display = shown, not shown
+        self._say_of_the_run()
         if not shown:
             found = "no run has these words: escape shows all" if table.query_text else NOTHING
             nothing.update(found)
@@ -172,6 +175,17 @@ class Home(Page):
             self._continue()
         else:
             await self.run_action(name)
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """What came of the run under the cursor, where a tall screen has room for it."""
+        self._say_of_the_run()
+
+    def _say_of_the_run(self) -> None:
+        text = self.query_one(RunsTable).said
+        if text != self.said:  # an idle screen paints nothing
+            self.said = text
+            self.query_one("#said", Static).update(text)
+            self.query_one("#said").set_class(bool(text), "-shown")
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         self._show(Path(str(event.row_key.value)))

@@ -1,10 +1,9 @@
-"""Step 3: every hyperparameter of the recipe, checked while typing, with what the run will need."""
+"""Step 3: where to start from, and every hyperparameter of the recipe, checked while typing; what the run needs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import ClassVar
 
 from textual import on, work
@@ -16,22 +15,18 @@ from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.extras import needed_by
-from tmerge_tui.tui.draft import SWITCHES, choices, is_expert, options, titles
-from tmerge_tui.tui.needs import ask_needs, told
+from tmerge_tui.quantities import duration
+from tmerge_tui.tui.draft import SWITCHES, titles
+from tmerge_tui.tui.needs import ask_needs, source_of_time, told
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.starting import differing, start_of, take_start, with_start
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.form import Form, changed
+from tmerge_tui.tui.widgets.starts import Starts
 from tmerge_tui.tui.widgets.static import Static
 
-GROUPS = (
-    ("transport", "Feature and layer plans"),
-    ("fusion", "Weights from plans"),
-    ("adaptation", "Training after the merge"),
-    ("evaluation", "What is measured"),
-    ("", "This run"),
-)
-ELSEWHERE = ("source", "target", "calibration", "output")  # chosen on other screens
-CHOICES = "evaluation.choices"  # objects, when they say more than a path: those are not for a line of text
+METHODS = ("method", "compare_methods")  # their sections come and go with them
 SMALL = 0.025  # epsilon below which plans are solved in the log domain
 COUPLED = (
     "plan, the paper's rule, moves about 1e-5 of the norm: such a merge only shrinks rows, and has not beaten its "
@@ -43,9 +38,12 @@ QUIET = 0.5  # seconds without a change before the estimate is made anew
 
 class MethodScreen(WizardPage):
     heading = "Method"
-    sub_heading = "how much is carried over; every default is the paper's"
+    sub_heading = "where to start from, then every option; defaults are the paper's"
     step = "method"
-    tips = "Arrows choose on a line of options, space takes one of several. An empty field takes its default."
+    tips = (
+        "On the cards arrows look and enter takes one: it sets training, select and coupling, and nothing else. "
+        "Arrows choose on a line of options, space takes one of several. An empty field takes its default."
+    )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f5", "expert", "Expert", id="method.expert", tooltip="Show or hide the settings few people change"),
@@ -55,53 +53,42 @@ class MethodScreen(WizardPage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.expert = False
         self.unfit: list[str] = []  # problems with the two models at hand
+        self.advice: dict[str, str] = {}  # option -> what it comes to with them
+        self.timed: dict[str, object] | None = None  # the settings, but for those of starts, that their times are of
         self.lacking: dict[str, str] = {}  # extras that are not installed: what to do
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="words of an option or of what it does", id="filter", compact=True)
         with VerticalScroll(id="fields", can_focus=False):
-            own = [(name, f"Options of {name}") for name in choices("method")]  # `offers` leaves the chosen one's
-            for section, title in (*GROUPS, *own):
-                shown = [name for name in _fields(section) if self._shows(name)]
-                if shown:
-                    yield Static(title, classes="group")
-                for name in shown:
-                    value = self.wizard.draft.get(name)
-                    if name == CHOICES and any(isinstance(choice, dict) for choice in value):
-                        files, them = ("file", "it") if len(value) == 1 else ("files", "them")
-                        yield Static(
-                            f"{len(value)} {files} of questions, as the recipe file has {them}", classes="field"
-                        )
-                    else:
-                        yield OptionField(name, value)
+            yield Starts(start_of(self.wizard.draft))
+            yield Form(self.wizard.draft)
         yield Static("", id="estimate")
         yield from self.buttons()
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False
-        self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
+        self.query_one(Starts).focus()
         self.check_step()
         self.estimate()
         self.ask_for_extras()
 
-    def _shows(self, name: str) -> bool:
-        """Not what belongs to a section that is off; what few people change only when asked for, or in use."""
-        draft = self.wizard.draft
-        return draft.offers(name) and (self.expert or not is_expert(name) or (name in SWITCHES and draft.get(name)))
-
     async def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)
         if event.name in (*SWITCHES, *METHODS):  # fields come or go
-            await self.recompose()
+            await self._compose_form()
             switch = next(field for field in self.query(OptionField) if field.option == event.name)
             switch.query("AnyOf, OneOf").first().focus()
         self.check_step()
         self.estimate()
 
+    async def _compose_form(self) -> None:
+        await self.query_one(Form).recompose()
+        self.query_one("#filter", Input).value = ""
+
     def check_step(self) -> str:
         said = super().check_step()
+        self.query_one(Starts).chosen = start_of(self.wizard.draft)
         for field in self.query(OptionField):
             wrong = self.wizard.draft.problem_of(field.option) or self._unfit(field.option)
             field.show_problem(wrong, self._note(field.option))
@@ -119,7 +106,7 @@ class MethodScreen(WizardPage):
         extra = needed_by(option, value)
         if extra in self.lacking:
             return f"needs the extra {extra}: {self.lacking[extra]}"
-        return warning_of(option, value)
+        return warning_of(option, value) or self.advice.get(option, "")
 
     @work(exclusive=True, group="extras", exit_on_error=False)
     async def ask_for_extras(self) -> None:
@@ -127,6 +114,48 @@ class MethodScreen(WizardPage):
         with contextlib.suppress(TmergeError):  # of a helper that does not start, the estimate says it
             self.lacking = await self.wizard.probe.ask("extras")
             self.check_step()
+
+    # where to start from
+
+    @on(Starts.Taken)
+    @work(exclusive=True, group="start")
+    async def _taken(self, event: Starts.Taken) -> None:
+        """Asks only where a person's own settings would go."""
+        draft = self.wizard.draft
+        if event.name == start_of(draft):
+            return
+        if not start_of(draft):
+            lost = [name for name in differing(draft, event.name) if name in draft.values and name not in SWITCHES]
+            answers = [("take", "Replace them"), ("stay", "Keep mine")]
+            question = Ask("Replace your settings?", f"Set anew: {titles(lost)}.", answers, danger="take")
+            if lost and await self.app.push_screen_wait(question) != "take":
+                return
+        take_start(draft, event.name)
+        self.wizard.changed()
+        await self._compose_form()
+        self.check_step()
+        self.estimate()
+
+    async def _time_starts(self) -> None:
+        """Each card with the time that it takes, all else being as it is now; asked anew when that has changed."""
+        from tmerge_tui.recipe.starts import OWNED, STARTS
+
+        rest = {n: v for n, v in self.wizard.draft.values.items() if n not in (*OWNED, *SWITCHES)}
+        if rest == self.timed:
+            return
+        times, source = {}, ""
+        for start in STARTS:
+            try:
+                said = await ask_needs(with_start(self.wizard.draft, start.name), self.wizard.probe)
+            except TmergeError:  # the estimate of the draft itself says what is wrong
+                continue
+            if said is not None:
+                times[start.name] = f"{'at most' if said.get('bound') else 'about'} {duration(said['seconds'])}"
+                source = source_of_time(said)
+        self.query_one(Starts).show_times(times, source)
+        self.timed = rest
+
+    # finding and taking back
 
     def action_filter(self) -> None:
         self.query_one("#filter").display = True
@@ -136,6 +165,7 @@ class MethodScreen(WizardPage):
     def _filtered(self, event: Input.Changed) -> None:
         event.stop()
         words = event.value.lower().split()
+        self.query_one(Starts).display = not words
         for field in self.query(OptionField):
             told = f"{field.option} {field.option.replace('_', ' ')} {field.meaning} {field.side_note}".lower()
             field.display = all(word in told for word in words)
@@ -154,24 +184,29 @@ class MethodScreen(WizardPage):
             return
         field.value = ""
         field.display = False
-        self.query(OptionField).first().query("Input, AnyOf, OneOf").first().focus()
+        self.query_one(Starts).focus()
 
     async def action_expert(self) -> None:
-        self.expert = not self.expert
-        await self.recompose()
-        self.on_mount()
+        """The place in the form stays where it was, as long as it is still there."""
+        form = self.query_one(Form)
+        here = next((field.option for field in self.query(OptionField) if field.has_focus_within), "")
+        form.expert = not form.expert
+        await self._compose_form()
+        self.check_step()
+        again = next((field for field in self.query(OptionField) if field.option == here), None)
+        (self.query_one(Starts) if again is None else again.query("Input, AnyOf, OneOf").first()).focus()
 
     @work(exclusive=True, group="defaults")
     async def action_defaults(self) -> None:
-        changed = [name for name in self.wizard.draft.values if name in options() and not _elsewhere(name)]
-        if not changed:
+        names = changed(self.wizard.draft)
+        if not names:
             self.notify("every setting on this screen is its default")
             return
         answers = [("defaults", "Take them back"), ("stay", "Keep them")]
-        text = f"Changed here: {titles(changed)}."
-        question = Ask(f"Take back {len(changed)} settings?", text, answers, danger="defaults")
+        text = f"Changed here: {titles(names)}."
+        question = Ask(f"Take back {len(names)} settings?", text, answers, danger="defaults")
         if await self.app.push_screen_wait(question) == "defaults":
-            for name in changed:
+            for name in names:
                 self.wizard.change(name, None)
             self.wizard.goto("method")
 
@@ -190,15 +225,10 @@ class MethodScreen(WizardPage):
             shown.update(Content.styled("an estimate needs both models", "$text-muted"))
             return
         shown.update(told(said))
-        self.unfit = said.get("problems", [])
+        self.unfit, self.advice = said.get("problems", []), said.get("advice", {})
         draft.checked("method", "; ".join(self.unfit))
         self.check_step()
-
-
-def _fields(section: str) -> Iterator[str]:
-    for name in options():
-        if not _elsewhere(name) and (name.startswith(f"{section}.") if section else "." not in name):
-            yield name
+        await self._time_starts()
 
 
 def warning_of(option: str, value: object) -> str:
@@ -210,7 +240,3 @@ def warning_of(option: str, value: object) -> str:
             if float(str(value)) < SMALL:
                 return f"below {SMALL} plans seldom converge within max_iterations, and are solved more slowly"
     return ""
-
-
-def _elsewhere(name: str) -> bool:
-    return name.partition(".")[0] in ELSEWHERE

@@ -40,6 +40,7 @@ class Page(Screen[None]):
         return self.app
 
     def compose(self) -> ComposeResult:
+        self._fit_size()
         with Horizontal(id="top"):
             yield Static("[b]tmerge[/b]", id="brand", markup=True)
             yield Static(self.heading, id="heading", markup=False)
@@ -52,6 +53,15 @@ class Page(Screen[None]):
                 yield from self.body()
         yield Footer()
         yield TooSmall()
+
+    def _fit_size(self) -> None:
+        """The layout of this size from the first painting on: Textual itself takes it from a later resize."""
+        size = self.app.size
+        for room, steps in (
+            (size.width, self.app.HORIZONTAL_BREAKPOINTS), (size.height, self.app.VERTICAL_BREAKPOINTS),
+        ):  # fmt: skip
+            self.add_class(max((step for step in steps or () if room >= step[0]), default=(0, "-tiny"))[1])
+        self.set_class(size.width < SLIM, "-slim")
 
     def body(self) -> ComposeResult:
         raise NotImplementedError

@@ -79,8 +79,10 @@ class ResultScreen(Page):
         Binding("1", "pane(0)", "View", id="result.view", key_display=f"1-{len(PANES)}"),
         *(Binding(str(i + 1), f"pane({i})", f"View {i + 1}", show=False) for i in range(1, len(PANES))),
         Binding("o", "report", "Report", id="result.report", tooltip="Open report.html in a browser"),
-        Binding("p", "push", "Push", id="result.push", tooltip="Upload the merged model to the Hub; asks first"),
-        Binding("e", "edit", "Edit recipe", id="result.edit", tooltip="Change what was asked for, and merge again"),
+        Binding(
+            "p", "push", "Push", id="result.push", show=False, tooltip="Upload the merged model to the Hub; asks first"
+        ),
+        Binding("e", "edit", "Edit", id="result.edit", tooltip="Change what was asked for, and merge again"),
         Binding("l", "run", "Run", id="result.run", tooltip="The run's stages and log"),
     ]
 

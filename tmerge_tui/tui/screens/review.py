@@ -24,8 +24,10 @@ from tmerge_tui.tui.needs import ask_needs, told
 from tmerge_tui.tui.screens.ask import Ask
 from tmerge_tui.tui.screens.method import warning_of
 from tmerge_tui.tui.screens.page import WizardPage
+from tmerge_tui.tui.screens.scout import ScoutScreen
 from tmerge_tui.tui.widgets.card import last_part
 from tmerge_tui.tui.widgets.field import OptionField
+from tmerge_tui.tui.widgets.headroom import verdict_of
 from tmerge_tui.tui.widgets.rail import Rail
 from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker import follow
@@ -60,6 +62,11 @@ def _known(draft: Draft) -> list[str]:
     return [said for name in options if (said := warning_of(name, draft.get(name)))]
 
 
+def subject(draft: Draft) -> dict[str, object]:
+    """What scout's verdict depends on: the models and the text."""
+    return {n: v for n, v in draft.values.items() if n.partition(".")[0] in (*ROLES, "calibration", "seed")}
+
+
 class ReviewScreen(WizardPage):
     heading = "Review"
     sub_heading = "nothing has started yet"
@@ -69,6 +76,9 @@ class ReviewScreen(WizardPage):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", "Start", id="review.start", tooltip="Start the merge in a process of its own"),
         Binding("ctrl+s", "save", "Save", id="review.save", tooltip="Write the recipe to a file"),
+        Binding(
+            "f9", "scout", "Scout", id="review.scout", tooltip="Try both models for a minute: is there any headroom?"
+        ),
         Binding("f8", "mend", "Mend", id="review.mend", tooltip="Go to the step of the first problem"),
         Binding("f7", "copy", "Copy", id="review.copy", tooltip="Copy the tmerge --batch command"),
     ]
@@ -137,8 +147,23 @@ class ReviewScreen(WizardPage):
             taken = Content.styled(f"no estimate: {error.found.splitlines()[0]}", "$warning")
         else:
             taken = told(said) if said is not None else Content("")
-        whole = Content("\n").join([summary(self.wizard.draft), taken])
-        self.query_one("#summary", Static).update(whole)
+        lines = [summary(self.wizard.draft), taken]
+        if self.wizard.scouted is not None and self.wizard.scouted[0] == subject(self.wizard.draft):
+            lines.append(verdict_of(self.wizard.scouted[1]))
+        self.query_one("#summary", Static).update(Content("\n").join(lines))
+
+    @work(exclusive=True, group="start")
+    async def action_scout(self) -> None:
+        """In a process of its own, which ends with its screen; the estimate then knows what both models take."""
+        said = self.check_step()
+        if said:
+            self.notify(said, title="Not yet", severity="warning", timeout=4)
+            return
+        draft = self.wizard.draft
+        found = await self.app.push_screen_wait(ScoutScreen(self.wizard.probe.another(), draft.data()))
+        if found is not None:
+            self.wizard.scouted = subject(draft), found
+            self.estimate()
 
     def on_option_field_changed(self, event: OptionField.Changed) -> None:
         self.wizard.change(event.name, event.value)

@@ -43,10 +43,11 @@ from tmerge_tui.worker.state import RunState
 POLL = 0.1  # seconds between two looks at the event file
 MAP_EVERY = 0.25  # seconds between two drawings of a map: the terminal pays for every changed cell
 TABS = ("stages", "maps", "log")
+LONG = 600.0  # seconds left from which on the time of day of the end is said
 WHOLE = (116, 36)  # columns and rows from which on all views stand side by side
 ENDED = 44  # rows that they take together with how the run has ended; with fewer the maps go, which the result has
 PHASES = {
-    "starting": ("○ starting", "$foreground 60%"),
+    "starting": ("○ starting", "$text-muted"),
     "running": ("● running", "$primary bold"),
     "finished": ("✓ finished", "$success bold"),
     "failed": ("✗ failed", "$error bold"),
@@ -81,9 +82,7 @@ class RunScreen(Page):
         ),
         Binding("c", "cancel", "Cancel", id="run.cancel", tooltip="Stop the merge; finished pieces are kept"),
         Binding("r", "resume", "Resume", id="run.resume", tooltip="Go on where the run stopped"),
-        Binding(
-            "e", "edit", "Edit recipe", id="run.edit", tooltip="Change what the run was asked to do, and start anew"
-        ),
+        Binding("e", "edit", "Edit", id="run.edit", tooltip="Change what the run was asked to do, and start anew"),
         Binding("enter", "result", "Result", id="run.result.enter", show=False),
     ]
 
@@ -154,6 +153,7 @@ class RunScreen(Page):
     async def watch_run(self) -> None:
         """Reads in a thread, folds and draws here, until the run has ended."""
         self.wizard.attached = self.path
+        live = False
         while True:
             lines = await asyncio.to_thread(self.follower.poll)
             for line in lines:
@@ -163,11 +163,14 @@ class RunScreen(Page):
             self.draw()
             if self.follower.ended is not None:
                 break
+            live = True
             await asyncio.sleep(POLL)
         if self.wizard.attached == self.path:
             self.wizard.attached = None
         self._drawn = 0.0
         self.draw()
+        if live:  # it has ended while someone waited: perhaps in another window
+            self.app.bell()
 
     @property
     def phase(self) -> str:
@@ -203,13 +206,15 @@ class RunScreen(Page):
         parts: list[Content | tuple[str, str] | str] = [(f"{text}  ", style), bar(state.fraction, 24)]
         parts.append(f" {state.fraction:4.0%}   ")
         if self.follower.ended is not None:
-            parts += [("after ", "$foreground 60%"), duration(state.elapsed(state.last))]
+            parts += [("after ", "$text-muted"), duration(state.elapsed(state.last))]
         else:
-            parts += [("elapsed ", "$foreground 60%"), clock(state.elapsed(now))]
+            parts += [("elapsed ", "$text-muted"), clock(state.elapsed(now))]
         if left is not None:
-            parts += [("   left about ", "$foreground 60%"), clock(left)]
+            parts += [("   left about ", "$text-muted"), clock(left)]
+            if left > LONG:
+                parts.append((time.strftime(", until %H:%M", time.localtime(now + left)), "$text-muted"))
         if state.start is not None and state.start.device != "auto" and self.size.width > 90:
-            parts.append((f"   {state.start.device}", "$foreground 60%"))
+            parts.append((f"   {state.start.device}", "$text-muted"))
         if state.warnings:
             count = len(state.warnings)
             parts.append((f"   ! {count} warning{'s' if count > 1 else ''}", "$warning"))

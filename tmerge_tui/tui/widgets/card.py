@@ -99,7 +99,10 @@ class ModelCard(VerticalScroll, can_focus=False):
         self.finder.stop()
         self.workers.cancel_group(self, "folders")
         self.post_message(self.Named(self.role, name))
-        if name:
+        if name and (known := self.probe.known.get(name)) and known[0] == _age(name):
+            self._say(facts_card(known[2], known[1]))
+            self.post_message(self.Chosen(self.role, known[1], known[2]))
+        elif name:
             self._say(Content.styled("reading …", "$text-muted"))
             self._look_up(name)
         else:
@@ -114,6 +117,7 @@ class ModelCard(VerticalScroll, can_focus=False):
             self._say(Content.assemble(hub_card(found), ("\n\nreading the configuration …", "$text-muted")))
             facts = await self.probe.ask("facts", **catalog.model_args(found))
             self._say(facts_card(facts, found))
+            self.probe.known[name] = _age(name), found, facts
         except TmergeError as error:
             known = found is not None and found.folder is None  # what the Hub says stays below what is wrong
             self._say(Content("\n\n").join([problem(error), hub_card(found)]) if known and found else problem(error))
@@ -196,6 +200,14 @@ class ModelCard(VerticalScroll, can_focus=False):
             self.input.value = self.chosen
         self.post_message(self.Typed(self.role, self.chosen))
         self.input.focus()
+
+
+def _age(name: str) -> int:
+    """Of a folder's configuration: what is known of it holds until that changes; 0 of what is on the Hub."""
+    try:
+        return (Path(name).expanduser() / "config.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def last_part(name: str) -> str:

@@ -58,7 +58,7 @@ class Chart(Widget):
         width, height = self.size
         points = [p for s in self.series for p in self._usable(s.points)]
         if not points or width < LEFT + 4 or height < 4:
-            return Content.styled(self.waiting.center(width), "$foreground 60%")
+            return Content.styled(self.waiting.center(width), "$text-muted")
         low, high = min(y for _, y in points), max(y for _, y in points)
         if self.level is not None:
             low, high = min(low, self.level), max(high, self.level)
@@ -76,7 +76,7 @@ class Chart(Widget):
         lines = [Content.styled(self.caption, "bold")]
         lines += [self._line(r, rows, grid, owner, marks, low, high, level_row) for r in range(rows)]
         axis = self._places(columns) if self.places else self._ends(left, right, columns)
-        lines.append(Content.styled(" " * LEFT + axis, "$foreground 60%"))
+        lines.append(Content.styled(" " * LEFT + axis, "$text-muted"))
         if legend:
             lines.append(Content.assemble(" " * LEFT, Content("  ").join(legend)))
         return Content("\n").join(lines)
@@ -116,14 +116,14 @@ class Chart(Widget):
         if r in (0, rows - 1):
             value = high if r == 0 else low
             label = format(10**value if self.logarithmic else value, self.number)
-        parts: list[Content | tuple[str, str]] = [(f"{label:>{LEFT - 2}} │", "$foreground 60%")]
+        parts: list[Content | tuple[str, str]] = [(f"{label:>{LEFT - 2}} │", "$text-muted")]
         for column, (dots, who) in enumerate(zip(grid[r], owner[r], strict=True)):
             if dots:
                 series = self.series[marks.get((r, column), who)]
                 here = series.mark if series.mark and (r, column) in marks else chr(0x2800 + dots)
                 parts.append((here, series.style))
             else:
-                parts.append(("─", "$foreground 35%") if r == level else (" ", ""))
+                parts.append(("─", "$border") if r == level else (" ", ""))
         return Content.assemble(*parts)
 
 

@@ -36,7 +36,7 @@ class Gauges(Widget):
     def render(self) -> Content:
         sample = self.sample
         if sample is None:
-            return Content.styled("no measurement yet", "$foreground 60%")
+            return Content.styled("no measurement yet", "$text-muted")
         rss, gpu = (f"peak {size(peak)}" for peak in self.peaks)
         lines = [
             *self._lines("CPU", sample.cpu / full_load(), f"{sample.cpu:.0f} % of {full_load():.0f} %"),
@@ -48,17 +48,17 @@ class Gauges(Widget):
                 lines += self._lines(name, sample.gpu / 100, f"{sample.gpu:.0f} % busy")
                 name = ""
             lines += self._lines(name, sample.gpu_used / sample.gpu_total, _of(sample.gpu_used, sample.gpu_total), gpu)
-        lines.append(Content.assemble((f"{'Disk':<{NAME}}", "$foreground 60%"), f"{size(sample.disk_free)} free"))
+        lines.append(Content.assemble((f"{'Disk':<{NAME}}", "$text-muted"), f"{size(sample.disk_free)} free"))
         return Content("\n").join(lines)
 
     def _lines(self, name: str, share: float, text: str, more: str = "") -> list[Content]:
         """One line, or two when there is more to say than fits beside the bar."""
-        line = Content.assemble((f"{name:<{NAME}}", "$foreground 60%"), bar(share, BAR), f" {text}")
+        line = Content.assemble((f"{name:<{NAME}}", "$text-muted"), bar(share, BAR), f" {text}")
         if not more:
             return [line]
         if line.cell_length + len(more) + 2 <= self.size.width:
             return [Content.assemble(line, f", {more}")]
-        return [line, Content.styled(" " * (NAME + BAR + 1) + more, "$foreground 60%")]
+        return [line, Content.styled(" " * (NAME + BAR + 1) + more, "$text-muted")]
 
 
 def _of(used: float, total: float) -> str:

@@ -51,5 +51,5 @@ def _lines(entry: Entry, room: int) -> list[Content]:
     stamp = time.strftime("%H:%M:%S", time.localtime(t))
     first, *more = textwrap.wrap(message, room) or [""]
     style = STYLES.get(level, "")
-    head = Content.assemble((f"{stamp} ", "$foreground 60%"), (f"{MARKS.get(level, '  ')}{first}", style))
+    head = Content.assemble((f"{stamp} ", "$text-muted"), (f"{MARKS.get(level, '  ')}{first}", style))
     return [head, *(Content.styled(" " * INDENT + line, style) for line in more)]

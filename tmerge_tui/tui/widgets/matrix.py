@@ -32,6 +32,8 @@ Levels = list[list[int]]
 class Matrix(Widget):
     """Rows are target layers or channels, columns source layers or channels."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"matrix--faint"}
+
     def __init__(self, rows: str = "target", columns: str = "source", waiting: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
         self.row_name, self.column_name, self.waiting = rows, columns, waiting
@@ -77,6 +79,11 @@ class Matrix(Widget):
         self._drawn = {}
         super().notify_style_update()
 
+    @property
+    def faint(self) -> Style:
+        """Of axes and captions: the theme's muted ink, which can be read."""
+        return self.get_component_rich_style("matrix--faint")
+
     def on_resize(self) -> None:
         """The compositor may have painted lines of the old size before this came."""
         self._drawn = {}
@@ -92,7 +99,7 @@ class Matrix(Widget):
         plain = self.rich_style
         if not self.levels:
             text = self.waiting if y == height // 2 else ""
-            return Strip([Segment(text.center(width)[:width], plain + Style(dim=True))])
+            return Strip([Segment(text.center(width)[:width], self.faint)])
         colours = None if self.app.no_color else ramp.colours(self.app.console.color_system)
         area_width, area_height = max(width - LEFT, 1), max(height - 3, 1)
         halves = 2 if colours else 1
@@ -105,7 +112,7 @@ class Matrix(Widget):
             cells = self._cells(y - 1, across, down, colours, plain)
             return Strip([self._label(y - 1, down, halves, plain), *cells]).adjust_cell_length(width, plain)
         if y == tall + 1:
-            return self._text(self._axis(across), plain + Style(dim=True))
+            return self._text(self._axis(across), self.faint)
         if y == tall + 2:
             return self._scale_line(colours, plain)
         return Strip.blank(width, plain)
@@ -137,7 +144,7 @@ class Matrix(Widget):
         every = max(1, -(-self.row_count * 2 // max(len(down), 1)))
         shown = starts is not None and starts % every == 0 and self.numbered
         text = f"{starts:>{LEFT - 2}} " if shown else " " * (LEFT - 1)
-        return Segment(text + "│", plain + Style(dim=True))
+        return Segment(text + "│", self.faint)
 
     def _axis(self, across: list[int]) -> str:
         """Column numbers under their first column, where they fit; then what the axes are."""
@@ -165,7 +172,7 @@ class Matrix(Widget):
             bar = [Segment(ramp.GLYPHS[steps], plain)]
         else:
             bar = [Segment(" ", plain + Style(bgcolor=colour)) for colour in colours[steps]]
-        faint = plain + Style(dim=True)
+        faint = self.faint
         return Strip([Segment(" " * LEFT + low, faint), *bar, Segment(high, faint)]).adjust_cell_length(
             self.size.width, plain
         )

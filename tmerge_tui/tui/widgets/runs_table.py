@@ -92,6 +92,12 @@ class RunsTable(DataTable[Content]):
             return None
         return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value)
 
+    @property
+    def said(self) -> str:
+        """The models and the first line of the report of the run under the cursor."""
+        mine = next((run for run in self.runs if str(run.path) == self.selected), None)
+        return "" if mine is None else "\n".join(part for part in (mine.merge, mine.headline, mine.note) if part)
+
 
 def _columns(width: int) -> list[tuple[str, int]]:
     """(name, width) of what a terminal of so many columns has room for."""
@@ -123,7 +129,8 @@ def _cell(run: Summary, column: str, width: int) -> Content:
     if column == "Time":
         return Content(duration(run.seconds))
     if column == "When":
-        return Content(human.ago(run.started))
+        when = human.ago(run.started)
+        return Content(when if len(when) <= width else when.removesuffix(" ago"))
     return Content(human.tail(_short(run.path), width))
 
 

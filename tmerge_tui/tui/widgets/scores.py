@@ -18,17 +18,20 @@ from tmerge_tui.tui.widgets.chart import Series
 
 Row = Mapping[str, Any]
 
-FAINT = "$foreground 60%"
+FAINT = "$text-muted"
 WORDS = {True: "better", False: "worse", None: "unclear"}
-LOOKS = {"fused": ("$primary", "●"), "shrink": ("$accent", "▲"), "permuted": ("$foreground 60%", "■")}
+LOOKS = {"fused": ("$primary", "●"), "shrink": ("$accent", "▲"), "permuted": ("$text-muted", "■")}
 OTHER = ("$secondary", "◆")  # what has no look of its own
 NAME = 19  # columns
+WHOLE = 76  # columns from which on intervals have room; below, the word says what they say
+BROAD = 110  # columns from which on long names are whole
 POINTS = 400  # of a curve that are drawn: a terminal has no more columns
 
 
-def table(scores: Sequence[Row], contrasts: Sequence[Row]) -> Content:
+def table(scores: Sequence[Row], contrasts: Sequence[Row], room: int = WHOLE) -> Content:
     """Every model that was not trained, its difference to the target alone and in a word what its interval says."""
-    lines = [Content.styled(f"{'':<{NAME}}{'alpha':>6}{'bits/byte':>11}{'to target':>10} 95 % interval", FAINT)]
+    head = f"{'':<{NAME}}{'alpha':>6}{'bits/byte':>11}{'to target':>10}{' 95 % interval' * (room >= WHOLE)}"
+    lines = [Content.styled(head, FAINT)]
     previous = None
     for score in sorted(scores, key=lambda s: (s["alpha"] is not None, s["alpha"] or 0.0, rank(s["model"]))):
         if score["alpha"] != previous:
@@ -36,23 +39,25 @@ def table(scores: Sequence[Row], contrasts: Sequence[Row]) -> Content:
         previous = score["alpha"]
         fused = score["model"] == "fused"
         beats, measured = beaten(contrasts, score["alpha"]) if fused else (0, 0)
-        lines.append(_row(short(score["model"]), score, fused, success=fused and 0 < measured == beats))
+        lines.append(_row(short(score["model"]), score, fused, fused and 0 < measured == beats, room))
     return Content("\n").join(lines)
 
 
-def placebos(contrasts: Sequence[Row]) -> Content:
+def placebos(contrasts: Sequence[Row], room: int = WHOLE) -> Content:
     """Fused minus each placebo, a line for each alpha: below 0 is better, and the word is what the interval says."""
     if not contrasts:
         return Content.styled("No placebo was measured.", "$warning")
     names = sorted(dict.fromkeys(row["against"] for row in contrasts), key=rank)
-    head = f"{'fused against':<{NAME}}{'alpha':>6}" + "".join(f"{short(name):>22}" for name in names)
+    first, each = (NAME, 22) if room >= WHOLE else (13, 18)
+    titles = [short(name) if room >= WHOLE else short(name).removeprefix("placebo: ") for name in names]
+    head = f"{'fused against':<{first}}{'alpha':>6}" + "".join(f"{title:>{each}}" for title in titles)
     lines = [Content.styled(head, FAINT)]
     for alpha in sorted({row["alpha"] for row in contrasts}):
         mine = {row["against"]: Comparison.of(row) for row in contrasts if row["alpha"] == alpha}
-        parts: list[Any] = [f"{'':<{NAME}}{alpha:>6g}"]
+        parts: list[Any] = [f"{'':<{first}}{alpha:>6g}"]
         for found in (mine.get(name, Comparison(None, None, None)) for name in names):
             said = NONE if found.difference is None else f"{signed(found.difference)} {WORDS[found.better]}"
-            parts.append((f"{said:>22}", {True: "$success", False: "$error", None: FAINT}[found.better]))
+            parts.append((f"{said:>{each}}", {True: "$success", False: "$error", None: FAINT}[found.better]))
         lines.append(Content.assemble(*parts))
     return Content("\n").join(lines)
 
@@ -70,41 +75,58 @@ def chosen(selection: Row) -> Content:
     return Content("\n").join(lines)
 
 
-def trained(rows: Sequence[Row]) -> Content:
+def trained(rows: Sequence[Row], room: int = WHOLE) -> Content:
     """Trained models; what training gains is not fusion's success, so nothing here is green."""
-    lines = [Content.styled(f"{'':<21}{'bits/byte':>10}{'spread':>7}{'to target':>10} 95 % interval", FAINT)]
+    first = _wide([row["model"] for row in rows], 21, room)
+    head = f"{'':<{first}}{'bits/byte':>10}{'spread':>7}{'to target':>10}{' 95 % interval' * (room >= WHOLE)}"
+    lines = [Content.styled(head, FAINT)]
     for row in rows:
         spread = NONE if known(row["spread"]) is None else f"{row['spread']:.4f}"
-        name = f"{beside_trained(row['model']):<21}{bits(row['bits_per_byte']):>10}{spread:>7}"
-        lines.append(Content.assemble(name, *_difference(row, success=False)))
+        name = f"{_cut(beside_trained(row['model']), first)}{bits(row['bits_per_byte']):>10}{spread:>7}"
+        lines.append(Content.assemble(name, *_difference(row, False, room)))
     return Content("\n").join(lines)
 
 
-def trained_contrasts(rows: Sequence[Row]) -> Content:
+def trained_contrasts(rows: Sequence[Row], room: int = WHOLE) -> Content:
     """Who beats whom on the same tokens; the word is what the interval says, green where both were trained."""
-    lines = [Content.styled(f"{'':<23}{'against':<24}{'difference':>10}", FAINT)]
+    least = (23, 24) if room >= WHOLE else (17, 19)
+    first = _wide([row["model"] for row in rows], least[0], room)
+    second = _wide([row["against"] for row in rows], least[1], room)
+    lines = [Content.styled(f"{'':<{first}}{'against':<{second}}{'difference':>10}", FAINT)]
     for row in rows:
         found = Comparison.of(row)
         won = "$success" if row["against"] != "fused" else ""
         style = {True: won, False: "$error", None: FAINT}[found.better]
-        name = f"{beside_trained(row['model']):<23}{beside_trained(row['against']):<24}"
+        ours, theirs = beside_trained(row["model"]), beside_trained(row["against"])
+        name = _cut(ours, first) + _cut(theirs, second)
         lines.append(Content.assemble(name, (f"{signed(found.difference):>10} {WORDS[found.better]}", style)))
     return Content("\n").join(lines)
 
 
-def _row(name: str, row: Row, bold: bool, success: bool) -> Content:
+def _wide(models: Sequence[str], least: int, room: int) -> int:
+    """Columns for their names: for the longest of them where the terminal is broad."""
+    longest = max((len(beside_trained(model)) + 2 for model in models), default=0)
+    return max(least, longest) if room >= BROAD else least
+
+
+def _cut(name: str, width: int) -> str:
+    return f"{name if len(name) < width else name[: width - 2] + '…':<{width}}"
+
+
+def _row(name: str, row: Row, bold: bool, success: bool, room: int) -> Content:
     alpha = NONE if row["alpha"] is None else f"{row['alpha']:g}"
     start = f"{name:<{NAME}}", "bold" if bold else ""
-    return Content.assemble(start, f"{alpha:>6}{bits(row['bits_per_byte']):>11}", *_difference(row, success))
+    return Content.assemble(start, f"{alpha:>6}{bits(row['bits_per_byte']):>11}", *_difference(row, success, room))
 
 
-def _difference(row: Row, success: bool) -> list[tuple[str, str]]:
+def _difference(row: Row, success: bool, room: int) -> list[tuple[str, str]]:
     """The difference, its interval and a word: the word says what the colour says."""
     found = Comparison.of(row)
     if found.difference is None:
         return []
     style = {True: "$success" if success else "", False: "$error", None: FAINT}[found.better]
-    ends = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    unknown = found.low is None or found.high is None
+    ends = "" if unknown or room < WHOLE else f" [{found.low:+.4f}, {found.high:+.4f}]"
     return [(f"{signed(found.difference):>10}", style), (ends, FAINT), (f" {WORDS[found.better]}", style)]
 
 

@@ -10,11 +10,11 @@ from tmerge_tui.tui import human
 from tmerge_tui.worker.state import RunState, Stage
 
 MARKS = {
-    "waiting": ("○", "$foreground 60%"),
+    "waiting": ("○", "$text-muted"),
     "running": ("●", "$primary"),
     "done": ("✓", "$success"),
     "cached": ("✓", "$success"),
-    "skipped": ("–", "$foreground 60%"),
+    "skipped": ("–", "$text-muted"),
     "failed": ("✗", "$error"),
     "interrupted": ("■", "$warning"),
 }
@@ -41,7 +41,7 @@ class Stages(Widget):
 
     def render(self) -> Content:
         if self.state is None or not self.state.stages:
-            return Content.styled("the worker is starting …", "$foreground 60%")
+            return Content.styled("the worker is starting …", "$text-muted")
         stages = list(self.state.stages.values())
         drawn = [self._lines(stage) for stage in stages]
         room = self.size.height
@@ -78,7 +78,7 @@ class Stages(Widget):
         mark, style = MARKS[outcome]
         width = self.size.width - 2
         name = human.shorten(label, width - len(right) - bool(right))
-        return Content.assemble((f"{mark} ", style), name, (right.rjust(width - len(name)), "$foreground 60%"))
+        return Content.assemble((f"{mark} ", style), name, (right.rjust(width - len(name)), "$text-muted"))
 
     def _figures(self, stage: Stage, room: int) -> Content | None:
         """What is done and how long the rest takes, in exactly `room` columns; None when it takes more.
@@ -108,4 +108,4 @@ def bar(fraction: float, width: int) -> Content:
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     full, rest = divmod(eighths, 8)
     text = "█" * full + (PARTS[rest] if rest else "")
-    return Content.assemble((text, "$primary"), ("░" * (width - len(text)), "$foreground 35%"))
+    return Content.assemble((text, "$primary"), ("░" * (width - len(text)), "$border"))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import Click
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.style import Style
@@ -43,17 +44,32 @@ class _Row(Widget, can_focus=True):
     def _pair(self, position: int) -> tuple[str, str]:
         raise NotImplementedError
 
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._lines(width))
+
     def render(self) -> Content:
-        parts = []
+        lines = self._lines(self.content_size.width)
+        return Content("\n").join(Content(" ").join(map(self._drawn, line)) for line in lines)
+
+    def _lines(self, width: int) -> list[list[int]]:
+        """Options broken into lines of `width` columns, every line beginning alike: places, not spaces, are cut."""
+        lines: list[list[int]] = [[]]
+        used = 0
         for position, option in enumerate(self.options):
-            on = self._is_on(position)
-            left, right = self._pair(position)
-            style = "$primary bold" if on else "$text-muted"
-            if self.has_focus and position == self.cursor:
-                style += " on $primary 20%"
-            part = Content.styled(f"{left}{option}{right}", style)
-            parts.append(part.stylize(Style.from_meta({"position": position})))
-        return Content(" ").join(parts)
+            wide = len(option) + 2
+            if lines[-1] and used + 1 + wide > width:
+                lines.append([])
+            used = wide if not lines[-1] else used + 1 + wide
+            lines[-1].append(position)
+        return lines
+
+    def _drawn(self, position: int) -> Content:
+        left, right = self._pair(position)
+        style = "$primary bold" if self._is_on(position) else "$text-muted"
+        if self.has_focus and position == self.cursor:
+            style += " on $primary 20%"
+        part = Content.styled(f"{left}{self.options[position]}{right}", style)
+        return part.stylize(Style.from_meta({"position": position}))
 
     def on_focus(self) -> None:
         self.refresh()
