@@ -51,12 +51,12 @@ def write_gguf(
         own = f"{names.get_name(base)}.{part}"
         if own == leave_out or (tied and name == "lm_head.weight"):
             continue
-        value = value.float()
+        value = value.float().squeeze(1) if value.dim() == 3 else value.float()
         if architecture in ONE_MORE and "norm" in name:
             value = value + 1
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             value = paired(value, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
-        target = kind if value.dim() == 2 else "F32"
+        target = kind if value.dim() == 2 and "conv.conv" not in name else "F32"
         number = gguf.GGMLQuantizationType[target]
         writer.add_tensor(own, _packed(value.numpy(), target, number), raw_dtype=number)
     for name, extra in (more or {}).items():
@@ -93,11 +93,15 @@ def _shape(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    if hasattr(config, "rms_norm_eps"):
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    else:
+    kv, kinds = config.num_key_value_heads, getattr(config, "layer_types", None)
+    convolved = hasattr(config, "conv_L_cache")
+    writer.add_head_count_kv([kv * (kind == "full_attention") for kind in kinds] if convolved else kv)
+    if convolved:
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    if hasattr(config, "norm_epsilon"):
         writer.add_layer_norm_eps(config.norm_epsilon)
+    else:
+        writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_rope_freq_base(rope["rope_theta"])

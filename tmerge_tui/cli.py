@@ -237,7 +237,7 @@ def scout(recipe: str, download: bool, **given: Any) -> int:
 @click.option("--offline", is_flag=True, help="Never ask the Hub; use what is on this disk.")
 @TRUST
 def check(recipe_or_model: str, offline: bool, trust: bool) -> int:
-    """List every problem of a recipe, or the projections of a model (folder or Hub id) with their shapes."""
+    """List every problem of a recipe, or the projections of a model (folder, GGUF file or Hub id) with their shapes."""
     options(offline)
     from tmerge_tui.commands.inspect import check as show_check
 

@@ -14,6 +14,14 @@ from tmerge_tui import stopping
 from tmerge_tui.errors import StorageError
 from tmerge_tui.system import insist
 
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether this is what git leaves in place of a large file where git-lfs is not installed. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
 
 @contextmanager
 def storage(path: Path) -> Iterator[None]:

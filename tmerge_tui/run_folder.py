@@ -65,10 +65,25 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """Makes the folder, or takes up one that an earlier run made.
+        """Makes the folder, or takes up one that an earlier run made. Raises as `usable`; StorageError when it cannot
+        be written."""
+        run = cls.usable(path)
+        mark = run.path / MARK
+        with storage(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            if not mark.exists():  # before anything else: a folder with something in it and no mark is not ours
+                from tmerge_tui import __version__
 
-        Raises RunFolderError when the path is a file, holds something that is not a run, or has a newer format;
-        StorageError when it cannot be written.
+                write_atomic(mark, json.dumps({"format": FORMAT, "version": __version__}).encode())
+            run.state.mkdir(exist_ok=True)
+            run.figures.mkdir(exist_ok=True)
+        return run
+
+    @classmethod
+    def usable(cls, path: str | Path) -> RunDir:
+        """The folder, of which nothing is made yet.
+
+        Raises RunFolderError when the path is a file, holds something that is not a run, or has a newer format.
         """
         run = cls(path)
         if run.path.is_file():
@@ -88,14 +103,6 @@ class RunDir:
                 "a folder that is new, empty, or holds an earlier run",
                 "choose another output; nothing in the folder was touched",
             )
-        with storage(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
-            if not mark.exists():  # before anything else: a folder with something in it and no mark is not ours
-                from tmerge_tui import __version__
-
-                write_atomic(mark, json.dumps({"format": FORMAT, "version": __version__}).encode())
-            run.state.mkdir(exist_ok=True)
-            run.figures.mkdir(exist_ok=True)
         return run
 
     @classmethod

@@ -64,7 +64,7 @@ def encoder(pair: Mapping) -> Mapping:
 
 
 def quantised(pair: Mapping) -> Mapping:
-    edit_config(Path(pair["source"]), quantization_config={"quant_method": "gptq", "bits": 4})
+    edit_config(Path(pair["source"]), quantization_config={"quant_method": "hqq", "bits": 4})
     return pair
 
 
@@ -103,7 +103,7 @@ def no_such_device(pair: Mapping) -> Mapping:
         (missing_folder, ("source-gone", "config.json", "check the path")),
         (truncated, ("model.safetensors", "header says", "whole")),
         (encoder, ("BertModel", "decoder model")),
-        (quantised, ("gptq", "quantised")),
+        (quantised, ("hqq", "quantised")),
         (empty_text, ("text.txt", "empty")),
         (one_line, ("1 distinct sample", "at least 2")),
         (no_such_field, ("text", "body")),
@@ -123,7 +123,7 @@ def test_problem_is_found_before_any_work(
 
 def test_all_problems_come_in_one_list(pair: Mapping) -> None:
     problems = check(recipe_of(wide_k(one_line(quantised(pair)))))
-    assert len(problems) == 2 and "gptq" in problems[0] and "sample" in problems[1]  # k is known only with both models
+    assert len(problems) == 2 and "hqq" in problems[0] and "sample" in problems[1]  # k is known only with both models
     with pytest.raises(CheckError) as failure:
         pipeline.run(recipe_of(pair), RunDir.create(pair["output"]), lambda event: None)
     assert failure.value.exit_code == 2

@@ -16,7 +16,7 @@ from tests.hub.server import Hub
 from tests.tiny import make_model, make_tokenizer
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
-from tmerge_tui.engine.preflight.check import prepare
+from tmerge_tui.engine.preflight.check import check, prepare
 from tmerge_tui.engine.preflight.download import download_models
 from tmerge_tui.engine.preflight.lora_merge import whole_folder
 from tmerge_tui.errors import ModelError
@@ -144,6 +144,50 @@ def test_a_local_adapter_is_its_merge_from_the_first_stage_on(hub: Hub, tmp_path
     again: list[events.Event] = []
     pipeline.run(recipe, RunDir.create(recipe.output), again.append)
     assert {e.outcome for e in again if isinstance(e, events.StageFinished) and e.stage.startswith("ex")} == {"cached"}
+
+
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers.*")
+def test_an_adapter_of_a_resized_base_is_refused_by_the_check(hub: Hub, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path / "pair")
+    resized = AutoModelForCausalLM.from_pretrained(pair["target"])
+    resized.resize_token_embeddings(330, mean_resizing=False)
+    resized.save_pretrained(tmp_path / "resized")
+    for saved in (["embed_tokens", "lm_head"], ["lm_head"]):
+        adapt(tmp_path / "resized", tmp_path / "adapter", target_modules=ATTENTION, modules_to_save=saved)
+        path = tmp_path / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": pair["target"]}))
+        (problem,) = check(recipe_of(pair, target=str(tmp_path / "adapter")))
+        assert "330 rows" in problem and "has 320" in problem and "resize_token_embeddings(330)" in problem
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    (problem,) = check(recipe_of(pair, target=str(tmp_path / "adapter")))
+    assert "but no weights" in problem and "checkpoint-N" in problem
+
+
+def test_an_adapter_beside_a_whole_model(hub: Hub, tmp_path: Path) -> None:
+    """transformers loads such a folder as the model with the adapter on it."""
+    folder = make_model(tmp_path / "model")
+    adapt(folder, tmp_path / "adapter", target_modules=ATTENTION)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
+    with pytest.raises(ModelError, match="a whole model and a LoRA adapter"):
+        find(ModelChoice(model=str(folder)))
+    assert "adapter_config.json" not in {path.name for path in Checkpoint(folder).other_files}
+    hub.add("org/both", folder)
+    found = find(ModelChoice(model="org/both"))
+    assert found.base is None and not (found.folder / "adapter_config.json").exists()
+    assert "adapter_model.safetensors" not in {file.path for listing in found.downloads for file in listing.files}
+
+
+def test_a_folder_of_checkpoints_and_a_base_beside_the_adapter(hub: Hub, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "base")
+    adapt(folder, tmp_path / "out" / "checkpoint-20", target_modules=ATTENTION)
+    pair = make_pair(tmp_path / "pair")
+    (problem,) = check(recipe_of(pair, source=str(tmp_path / "out")))
+    assert "name the folder inside it: checkpoint-20" in problem
+    path = tmp_path / "out" / "checkpoint-20" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "../../base"}))
+    base = find(ModelChoice(model=str(path.parent))).base
+    assert base is not None and base.folder == folder
 
 
 def test_a_base_that_has_moved_names_the_adapter(hub: Hub, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_all_problems_of_both_models_and_the_text_at_once(hub: Hub, pair: dict[s
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("llama", {"quantization_config": {"quant_method": "gptq"}}, r"is quantised \(gptq\)"),
+        ("llama", {"quantization_config": {"quant_method": "hqq"}}, r"is quantised \(hqq\)"),
         ("llama", {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "which writes no text"),
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "which writes no text"),
     ],

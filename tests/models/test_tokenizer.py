@@ -66,6 +66,20 @@ def test_tokenizer_without_offsets(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "llama"])
+def test_special_tokens_that_no_file_names_are_none(tmp_path: Path, family: str) -> None:
+    """transformers' class for a family adds the family's own, which this vocabulary does not have."""
+    folder = make_model(tmp_path, family)
+    set_config(folder, bos_token=..., eos_token=..., pad_token=..., unk_token=...)
+    for file in ("special_tokens_map.json", "added_tokens.json"):
+        (folder / file).unlink(missing_ok=True)
+    tokenizer = load_tokenizer(folder)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+    assert all(getattr(tokenizer, name) in (None, 0) for name in names)
+    set_config(folder, pad_token="[PAD]")  # named, and added by whoever made the model
+    assert load_tokenizer(folder).pad_token == "[PAD]"
+
+
 # -- as tokenizer.json has it ------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from textual.widgets import Input, Static
 from tests.tui.doubles import FakeProbe, screen_text, settle, type_text
 from tests.tui.fakes import write_run
 from tmerge_tui.errors import ModelError
-from tmerge_tui.tui import catalog
+from tmerge_tui.tui import catalog, needs
 from tmerge_tui.tui.app import TmergeApp
 from tmerge_tui.tui.screens.data import DataScreen
 from tmerge_tui.tui.screens.models import ModelsScreen
@@ -217,6 +217,53 @@ async def test_the_picker_chooses_a_folder(app: TmergeApp, models, tmp_path) -> 
 )
 def test_names_as_they_are_pasted(pasted: str, name: str) -> None:
     assert catalog.tidy(pasted) == name
+
+
+async def test_a_source_may_be_a_gguf_file(app: TmergeApp, models, tmp_path: Path) -> None:
+    file = tmp_path / "source-q4.gguf"
+    file.write_bytes(b"GGUF")
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.goto("models")
+        await settle(pilot)
+        source = app.screen.query_one("#source")
+        source.query_one(Input).focus()
+        await type_text(pilot, f"{tmp_path}/source-q")
+        await settle(pilot)
+        assert "source-q4.gguf" in screen_text(app), "it is offered as a folder would be"
+        await pilot.press("down", "enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == str(file)
+        assert ("facts", {"name": str(file), "folder": str(file)}) in app.probe.asked
+        await choose(pilot, "target", models["target"])
+        assert "can be merged" in screen_text(app)
+        source.query_one(Input).focus()
+        await pilot.press("f2")
+        await settle(pilot)
+        path = app.screen.query_one(Input)
+        path.value = str(file)
+        path.focus()
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.draft.get("source.model") == str(file), "the picker takes it too"
+
+
+def test_what_is_unpacked_is_told_beside_the_disk() -> None:
+    said = {"seconds": 9.0, "device": "cpu", "memory": 1 << 30, "disk": 10**6, "download": 0}
+    assert "unpacked" not in needs.told(said).plain
+    assert needs.told({**said, "unpack": 16 * 10**9}).plain.endswith("disk 1.00 MB   unpacked 16.0 GB")
+
+
+def test_what_a_file_of_a_repository_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def describe(name: str) -> catalog.Found:
+        asked.append(name)
+        return catalog.Found(name, "hub", licence="mit")
+
+    monkeypatch.setattr(catalog, "_knock", lambda: None)
+    monkeypatch.setattr("tmerge_tui.hub.search.describe", describe)
+    found = catalog.resolve("org/name:q4.gguf@v2")
+    assert asked == ["org/name@v2"] and (found.name, found.licence) == ("org/name:q4.gguf@v2", "mit")
 
 
 async def test_a_quoted_path_is_a_model_and_the_title_names_it(app: TmergeApp, models) -> None:

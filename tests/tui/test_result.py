@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Button, TabbedContent
 
 from tests.engine.pair import make_pair, recipe_of
-from tests.engine.report.sample_results import contrasts_of, make_measured, scores_of
+from tests.engine.report.sample_results import contrasts_of, make_measured, make_safety, scores_of
 from tests.tui.doubles import FakeProbe, screen_text, settle
 from tests.tui.fakes import heat, write_run
 from tmerge_tui.engine import pipeline
@@ -91,7 +91,7 @@ async def test_training_benchmarks_and_strength_have_panes_of_their_own(app: Tme
 
 async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
     with_parts(done, **make_measured())
-    async with app.run_test(size=(100, 50)) as pilot:
+    async with app.run_test(size=(120, 90)) as pilot:
         await show(app, pilot, done, "9")
         text = screen_text(app)
         assert "fused, not trained         0.1     2.1829   +0.0123  +0.0103 to +0.0143 worse" in text
@@ -100,11 +100,22 @@ async def test_what_else_has_changed(app: TmergeApp, done: Path) -> None:
         assert "gained most" in text and "lost most" in text and text.count("alert('x')") == 2, "as it is"
 
 
+async def test_what_is_declined(app: TmergeApp, done: Path) -> None:
+    with_parts(done, safety=make_safety())
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = await show(app, pilot, done, "1")
+        await pilot.press(str([pane.name for pane in screen.panes].index("more") + 1))
+        await settle(pilot)
+        text = " ".join(screen_text(app).split())
+        assert "declines 12 points less than the target (68 % of 40 prompts" in text
+        assert "A screen, not a certificate" in text
+
+
 async def test_control_characters_of_a_text_do_not_reach_the_terminal(app: TmergeApp, done: Path) -> None:
     parts = make_measured()
     parts["attribution"]["excerpts"][0]["gained"][0]["text"] = "one\x1b[31mtwo [bold]three"
     with_parts(done, **parts)
-    async with app.run_test(size=(100, 50)) as pilot:
+    async with app.run_test(size=(120, 90)) as pilot:
         await show(app, pilot, done, "9")
         assert "one[31mtwo [bold]three" in screen_text(app)
 

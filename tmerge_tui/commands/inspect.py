@@ -12,13 +12,13 @@ from tmerge_tui.commands.output import data, say
 from tmerge_tui.commands.trust import settle
 from tmerge_tui.errors import CheckError, UsageError
 from tmerge_tui.quantities import duration, size
-from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, make_recipe
+from tmerge_tui.recipe import ModelChoice, Recipe, dump_recipe, is_gguf, make_recipe
 from tmerge_tui.recipe.presets import read_recipe_mapping
 
 if TYPE_CHECKING:
-    from tmerge_tui.engine.prepared import Estimate, Prepared
+    from tmerge_tui.engine.prepared import Estimate, Party, Prepared
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(@[\w./-]+)?")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.yaml)(?<!\.yml)(:[^@:]+\.gguf)?(@[\w./-]+)?", re.IGNORECASE)
 
 
 def plan(path: str, options: Options) -> int:
@@ -47,11 +47,10 @@ def plan(path: str, options: Options) -> int:
         ("memory", size(needs.memory_bytes)),
         ("disk", size(needs.disk_bytes)),
     ]
-    unpacked = unpacked_bytes(prepared.source, prepared.target)
-    if unpacked:
-        rows.append(
-            ("unpack", f"{prepared.source.facts.label}: {size(unpacked)} of plain weights, kept for later runs")
-        )
+    for party in _parties(prepared):
+        unpacked = unpacked_bytes(party)
+        if unpacked:
+            rows.append(("unpack", f"{party.facts.label}: {size(unpacked)} of plain weights, kept for later runs"))
     for name, value in [
         *rows,
         *(("download", f"{name}: {size(b)} in {n} files") for name, b, n in _downloads(prepared)),
@@ -78,17 +77,22 @@ def _as_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "projections": list(prepared.matching.kinds),
         "device": str(prepared.device),
         "download": [{"name": name, "bytes": total, "files": n} for name, total, n in _downloads(prepared)],
-        "unpack": unpacked_bytes(prepared.source, prepared.target),
+        "unpack": unpacked_bytes(*_parties(prepared)),
         "estimate": needs.as_json(),
         "notes": [*prepared.matching.notes, *needs.notes],
         "warnings": list(prepared.warnings),
     }
 
 
+def _parties(prepared: Prepared) -> list[Party]:
+    return [prepared.source, prepared.target, *([] if prepared.reference is None else [prepared.reference])]
+
+
 def _downloads(prepared: Prepared) -> list[tuple[str, int, int]]:
     """(model, bytes, files) of what a run has to fetch; what both need once."""
-    parties = [prepared.source, prepared.target, *([] if prepared.reference is None else [prepared.reference])]
-    pending = {listing.folder: listing for p in parties for listing in p.located.downloads}
+    pending = {
+        (listing.folder, listing.file): listing for party in _parties(prepared) for listing in party.located.downloads
+    }
     return [(one.name, sum(file.size for file in one.missing), len(one.missing)) for one in pending.values()]
 
 
@@ -97,7 +101,8 @@ def check(path: str, trusted: bool) -> int:
 
     Of a model on the Hub only the small files and the headers of its weights are fetched.
     """
-    if (Path(path) / "config.json").is_file() or (HUB_ID.fullmatch(path) and not Path(path).exists()):
+    file = Path(path).is_file() and is_gguf(path)
+    if file or (Path(path) / "config.json").is_file() or (HUB_ID.fullmatch(path) and not Path(path).exists()):
         return _check_model(path)
     if Path(path).is_dir():
         raise UsageError(
@@ -120,8 +125,11 @@ def _check_model(path: str) -> int:
     from tmerge_tui.engine.preflight.check import open_party
     from tmerge_tui.hub.locate import find
 
-    facts = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False).facts
+    party = open_party("model", find(ModelChoice(model=path)), trust_remote_code=False)
+    facts = party.facts
     data(f"{facts.architecture}, {_shape(facts)}, {facts.dtype}, {size(facts.bytes_on_disk)}")
+    if party.located.precision:
+        data(f"  packed: {party.located.precision}; read as {facts.dtype}")
     alike: dict[tuple[Any, ...], list[Any]] = {}  # a line for all layers that have the same
     for p in facts.layout.projections:
         alike.setdefault((p.kind, p.d_out, p.d_in, bool(p.bias), str(p.block), p.transposed), []).append(p)

@@ -35,7 +35,9 @@ def commit_of(repo: str, revision: str | None) -> str:
         info = patiently(lambda: api.dataset_info(repo, revision=revision, timeout=ANSWER))
         if info.gated:
             patiently(lambda: api.auth_check(repo, repo_type="dataset"))
-        return str(info.sha)
+        if not isinstance(info.sha, str):
+            raise ValueError("it names no commit")
+        return info.sha
 
 
 def open_stream(repo: str, config: str | None, split: str, commit: str, seed: int) -> Stream:

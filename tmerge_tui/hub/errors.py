@@ -28,6 +28,9 @@ def scrub(text: str) -> str:
     return text
 
 
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError)  # of the client, over an answer of another form
+
+
 def secrets() -> tuple[str, ...]:
     """The Hub's token on this machine, as a word that nothing of ours may hold."""
     from huggingface_hub import get_token
@@ -47,6 +50,17 @@ def explained(name: str, kind: type[TmergeError] = ModelError, what: str = "mode
         yield
     except client_errors() as error:
         raise explain(error, name, kind, what) from None
+    except MALFORMED as error:
+        raise misunderstood(error, name, kind) from None
+
+
+def misunderstood(error: Exception, name: str, kind: type[TmergeError] = ModelError) -> TmergeError:
+    """What answers is no Hub: the client builds its objects from whatever JSON, or page, it gets."""
+    return kind(
+        f"{name}: what answers for the Hub is not understood ({type(error).__name__}: {_first(error)})",
+        "the API of huggingface.co",
+        f"a login page or proxy may stand in between; {_mirror()}; or give the path of a folder",
+    )
 
 
 def client_errors() -> tuple[type[Exception], ...]:

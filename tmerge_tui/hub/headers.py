@@ -43,12 +43,12 @@ def read_headers(listing: Listing) -> dict[str, RemoteTensor]:
 
 def _read(listing: Listing, file: RemoteFile) -> dict[str, RemoteTensor]:
     blob = listing.folder / file.path
-    first = blob.open("rb").read(FIRST) if blob.is_file() else _range(listing, file, 0, min(FIRST, file.size))
+    first = blob.open("rb").read(FIRST) if blob.is_file() else read_range(listing, file, 0, min(FIRST, file.size))
     length = int.from_bytes(first[:8], "little")
     if len(first) < 8 or length > min(file.size - 8, LONGEST):
         raise _damaged(listing, file)
     while len(first) < 8 + length:
-        more = _range(listing, file, len(first), 8 + length)
+        more = read_range(listing, file, len(first), 8 + length)
         if not more:
             raise _damaged(listing, file)
         first += more
@@ -63,7 +63,7 @@ def _read(listing: Listing, file: RemoteFile) -> dict[str, RemoteTensor]:
         raise _damaged(listing, file) from None
 
 
-def _range(listing: Listing, file: RemoteFile, start: int, end: int) -> bytes:
+def read_range(listing: Listing, file: RemoteFile, start: int, end: int) -> bytes:
     """Bytes `start` to `end` (exclusive) of a file on the Hub, or at least a beginning of them."""
     from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status

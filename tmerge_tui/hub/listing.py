@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import ModelError, TmergeError
 from tmerge_tui.files import write_atomic
-from tmerge_tui.hub.errors import cache_folder, client_errors, explain
+from tmerge_tui.hub.errors import MALFORMED, cache_folder, client_errors, explain, misunderstood
 from tmerge_tui.hub.manifest import WHOLE, Manifest, is_adapter, is_needed, read_manifest
 from tmerge_tui.hub.patience import patiently
 from tmerge_tui.hub.snapshot import bring
+from tmerge_tui.recipe import gguf_parts, is_gguf
 
+CARD = "README.md"
+SHOWN = 8  # file names in a message
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ANSWER = 15.0  # seconds the Hub may take to list a repository
 
@@ -36,10 +39,11 @@ class Listing:
     files: tuple[RemoteFile, ...]
     manifest: Manifest
     note: str = ""
+    file: str | None = None  # the GGUF file asked for, where it is not the repository's own weights
 
     @property
     def name(self) -> str:
-        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+        return _name(self.repo, self.revision, self.file)
 
     @property
     def storage(self) -> Path:
@@ -70,8 +74,9 @@ class Listing:
         return is_adapter(file.path for file in self.files)
 
 
-def list_model(repo: str, revision: str | None = None, code: bool = False) -> Listing:
-    """The files a merge needs of a model repository, its commit pinned; `code` lets its Python files in.
+def list_model(repo: str, revision: str | None = None, code: bool = False, file: str | None = None) -> Listing:
+    """The files a merge needs of a model repository, its commit pinned; `code` lets its Python files in. Of a GGUF
+    `file` only that one (a split one with its other parts) and the card.
 
     A Hub that does not answer, or not this user, is no problem when the commit is in the cache whole: `note` says so.
     Raises ModelError: no such repository or revision, no access, offline and not (or not wholly) cached.
@@ -79,28 +84,34 @@ def list_model(repo: str, revision: str | None = None, code: bool = False) -> Li
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
-    name = repo if revision is None else f"{repo}@{revision}"
+    name = _name(repo, revision, file)
     if _COMMIT.fullmatch(revision or ""):  # a commit never changes
-        found = cached_listing(repo, revision, code)
+        found = cached_listing(repo, revision, code, file)
         if found is not None and not (found.missing or _absent(found)):
             return found
     try:
         info = patiently(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER))
+        files, commit = _siblings(info), str(info.sha)
     except client_errors() as error:
         problem = explain(error, name, ModelError, "model")
         if isinstance(error, (HFValidationError, RevisionNotFoundError)):
             raise problem from None
-        return _from_cache(repo, revision, code, problem)
-    files, commit = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()], str(info.sha)
+        return _from_cache(repo, revision, code, problem, file)
+    except MALFORMED as error:
+        return _from_cache(repo, revision, code, misunderstood(error, name), file)
+    if file is not None:
+        _refuse_other_names(file, name, files)
+        manifest = Manifest(gguf_parts(file))
+        return Listing(repo, revision, commit, _needed(files, manifest, code, file), manifest, file=file)
     manifest = read_manifest(
         {file.path for file in files}, name, lambda path: (bring(repo, commit, [path], name) / path).read_bytes()
     )
-    listing = Listing(repo, revision, commit, _needed(files, manifest, code), manifest)
+    listing = Listing(repo, revision, commit, _needed(files, manifest, code, None), manifest)
     _refuse_other_formats(listing, files)
     return listing
 
 
-def cached_listing(repo: str, revision: str | None, code: bool) -> Listing | None:
+def cached_listing(repo: str, revision: str | None, code: bool, file: str | None = None) -> Listing | None:
     """What the cache knows of a revision; its files are those the Hub listed when it was asked, if it was."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -118,12 +129,15 @@ def cached_listing(repo: str, revision: str | None, code: bool) -> Listing | Non
             return None
     names = {file.path for file in files}
     try:
-        manifest = read_manifest(names, repo, lambda path: (folder / path).read_bytes())
+        if file is None:
+            manifest = read_manifest(names, repo, lambda path: (folder / path).read_bytes())
+        else:
+            manifest = Manifest(gguf_parts(file))
     except OSError:  # the index is not here: it is among what is missing
         manifest = Manifest(index=next(index for _, index in WHOLE if index in names))
-    known = _needed(files, manifest, code)
+    known = _needed(files, manifest, code, file)
     absent = tuple(RemoteFile(path, 0, "") for path in manifest.weights if path not in names)  # listed by the index
-    return Listing(repo, revision, commit, (*known, *absent), manifest)
+    return Listing(repo, revision, commit, (*known, *absent), manifest, file=file)
 
 
 def cached_commit(repo: str, revision: str | None, kind: str = "model") -> str | None:
@@ -152,10 +166,10 @@ def storage_of(repo: str, kind: str = "model") -> Path:
     return Path(cache_folder()) / repo_folder_name(repo_id=repo, repo_type=kind)
 
 
-def _from_cache(repo: str, revision: str | None, code: bool, why: TmergeError) -> Listing:
+def _from_cache(repo: str, revision: str | None, code: bool, why: TmergeError, file: str | None) -> Listing:
     from huggingface_hub import constants
 
-    listing = cached_listing(repo, revision, code)
+    listing = cached_listing(repo, revision, code, file)
     if listing is None:
         if constants.is_offline_mode():
             raise ModelError(
@@ -174,22 +188,44 @@ def _from_cache(repo: str, revision: str | None, code: bool, why: TmergeError) -
             "go online and run the same command: what is there is kept",
         ) from None
     note = "offline mode" if constants.is_offline_mode() else why.found
-    return Listing(
-        repo, revision, listing.commit, listing.files, listing.manifest, f"{listing.name}: cached copy used ({note})"
-    )
+    return replace(listing, note=f"{listing.name}: cached copy used ({note})")
 
 
 def _absent(listing: Listing) -> list[str]:
     """What every model has and a cache filled file by file may lack."""
     names = {file.path for file in listing.files}
-    if listing.is_adapter:
+    if listing.is_adapter or listing.file is not None:
         return []
     absent = [] if "config.json" in names else ["config.json"]
     return absent + ([] if listing.weights else ["model.safetensors"])
 
 
-def _needed(files: list[RemoteFile], manifest: Manifest, code: bool) -> tuple[RemoteFile, ...]:
-    return tuple(sorted((f for f in files if is_needed(f.path, manifest, code)), key=lambda file: file.path))
+def _name(repo: str, revision: str | None, file: str | None) -> str:
+    return repo + (f":{file}" if file else "") + (f"@{revision}" if revision else "")
+
+
+def _needed(files: list[RemoteFile], manifest: Manifest, code: bool, file: str | None) -> tuple[RemoteFile, ...]:
+    if file is None:
+        needed = [f for f in files if is_needed(f.path, manifest, code)]
+    else:  # metadata are inside
+        needed = [f for f in files if f.path in manifest.weights or f.path == CARD]
+    return tuple(sorted(needed, key=lambda f: f.path))
+
+
+def _refuse_other_names(file: str, name: str, files: list[RemoteFile]) -> None:
+    """Raises ModelError when not every part of a GGUF file is there."""
+    there = {one.path for one in files}
+    gone = [part for part in gguf_parts(file) if part not in there]
+    if gone:
+        raise ModelError(f"{name}: there is no file {gone[0]}", "a GGUF file of that repository", _gguf_hint(files))
+
+
+def _gguf_hint(files: list[RemoteFile]) -> str:
+    """Every GGUF model of a repository, of a split one the first file."""
+    named = [f for f in files if is_gguf(f.path) and gguf_parts(f.path)[0] == f.path]
+    if not named:
+        return "it holds no GGUF file: name the repository without a file"
+    return f"it holds {', '.join(one.path for one in named[:SHOWN])}" + (" and more" if len(named) > SHOWN else "")
 
 
 def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
@@ -203,14 +239,29 @@ def _refuse_other_formats(listing: Listing, files: list[RemoteFile]) -> None:
         )
     if listing.weights:
         return
-    for suffixes, what in (((".bin", ".pth", ".pt"), "other PyTorch"), ((".gguf",), "GGUF")):
-        if any(name.endswith(suffixes) for name in names):
-            raise ModelError(
-                f"{listing.name} has only {what} weights",
-                "safetensors weights, or pytorch_model.bin",
-                "choose a repository with model.safetensors, or convert it once and give the folder",
-            )
+    if any(name.endswith((".bin", ".pth", ".pt")) for name in names):
+        raise ModelError(
+            f"{listing.name} has only other PyTorch weights",
+            "safetensors weights, or pytorch_model.bin",
+            "choose a repository with model.safetensors, or convert it once and give the folder",
+        )
+    if any(is_gguf(name) for name in names):
+        raise ModelError(
+            f"{listing.name} has only GGUF weights",
+            f"as a source one of its files, {listing.repo}:FILE; as a target the model they were made from",
+            _gguf_hint(files),
+        )
     raise ModelError(f"{listing.name} holds no weights", "model.safetensors or its shards", "choose another model")
+
+
+def _siblings(info: Any) -> list[RemoteFile]:
+    """The files of an answer. Raises ValueError for one that names no commit, or files without a name or size."""
+    files = [RemoteFile(s.rfilename, s.size or 0, _etag(s)) for s in info.siblings or ()]
+    if not _COMMIT.fullmatch(str(info.sha)):
+        raise ValueError("it names no commit")
+    if not all(isinstance(file.path, str) and isinstance(file.size, int) for file in files):
+        raise ValueError("it lists files without a name or size")
+    return files
 
 
 def _etag(sibling: Any) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import is_pointer
 from tmerge_tui.hub.download import download, download_texts
 from tmerge_tui.hub.listing import Listing, list_model, remember
 from tmerge_tui.hub.manifest import ADAPTER, is_adapter
-from tmerge_tui.recipe import ModelChoice
+from tmerge_tui.recipe import ModelChoice, hub_file, is_gguf
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def find(choice: ModelChoice) -> Located:
     """As `locate`, but of a Hub model only the small files are downloaded: configuration, tokenizer, card."""
     if choice.is_folder:
         folder = Path(choice.model).expanduser()
-        if folder.is_file() and folder.suffix.lower() == ".gguf":
+        if folder.is_file() and is_gguf(folder):
             return Located(choice.model, folder, None)
         if not folder.is_dir():
             raise ModelError(
@@ -69,21 +70,23 @@ def find(choice: ModelChoice) -> Located:
                 "a folder with config.json and safetensors weights",
                 "check the path, or give a Hub id such as org/name",
             )
+        _refuse_pointers(folder)
         adapter = is_adapter(path.name for path in folder.iterdir())
         found = Located(choice.model, folder, None)
-    elif choice.model.lower().endswith(".gguf"):
-        raise ModelError(
-            f"no file {choice.model}",
-            "a GGUF file on this disk",
-            "download it (hf download REPO FILE) and give its path; the model it was made from loses nothing",
-        )
     else:
-        listing = list_model(choice.model, choice.revision, choice.trust_remote_code)
+        repo, file = hub_file(choice.model)
+        if file is None and is_gguf(repo):
+            raise ModelError(
+                f"no file {choice.model}", "a GGUF file on this disk, or org/name:file.gguf", "check the path"
+            )
+        listing = list_model(repo, choice.revision, choice.trust_remote_code, file)
         download_texts(listing)
         remember(listing)
         pending, adapter = listing if listing.missing else None, listing.is_adapter
-        found = Located(listing.name, listing.folder, listing.commit, pending, listing.note)
+        folder = listing.folder if file is None else listing.folder / listing.manifest.weights[0]
+        found = Located(listing.name, folder, listing.commit, pending, listing.note)
     if not adapter:
+        _refuse_both(found)
         return found
     wanted = _base(found, choice.trust_remote_code)
     try:
@@ -102,6 +105,28 @@ def find(choice: ModelChoice) -> Located:
     return replace(found, base=base, note=notes)
 
 
+def _refuse_both(model: Located) -> None:
+    """Raises ModelError for a whole model beside an adapter: transformers would load the one with the other on it, and
+    the files that are merged would be another model than the one that is measured."""
+    if (model.folder / ADAPTER).is_file():
+        raise ModelError(
+            f"{model.name} holds a whole model and a LoRA adapter: {ADAPTER} lies beside the weights",
+            "one of them",
+            f"move the model's own files, or {ADAPTER} and adapter_model.safetensors, to a folder of their own",
+        )
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """Raises ModelError for a folder that git cloned without its large files."""
+    pointers = [path.name for path in sorted(folder.iterdir()) if path.is_file() and is_pointer(path)]
+    if pointers:
+        raise ModelError(
+            f"{folder}: {', '.join(pointers[:4])}: {len(pointers)} pointers of git-lfs, not the files themselves",
+            "the files",
+            "run `git lfs pull` in that folder, or download the model by its Hub id",
+        )
+
+
 def _base(adapter: Located, trust_remote_code: bool) -> ModelChoice:
     """The model that an adapter's configuration names. Raises ModelError when it is no LoRA, or names none."""
     try:
@@ -117,6 +142,9 @@ def _base(adapter: Located, trust_remote_code: bool) -> ModelChoice:
             "base_model_name_or_path in it",
             "merge it into its base yourself (peft: merge_and_unload) and give that folder",
         )
+    beside = adapter.folder / base
+    if base.startswith(".") and not Path(base).is_dir() and beside.is_dir():  # written from where the adapter lies
+        base = str(beside.resolve())
     try:
         return ModelChoice(model=base, revision=config.get("revision"), trust_remote_code=trust_remote_code)
     except ValueError:

@@ -62,6 +62,8 @@ def is_needed(path: str, manifest: Manifest, code: bool) -> bool:
     folder, _, leaf = path.rpartition("/")
     if path in manifest.weights or path == manifest.index:
         return True
+    if path == ADAPTER and not set(manifest.weights) <= set(ADAPTER_WEIGHTS):
+        return False  # beside a whole model: transformers would put the adapter on it
     if folder not in ("", TEMPLATES) or leaf.startswith("."):
         return False
     if leaf.lower().endswith(".py"):

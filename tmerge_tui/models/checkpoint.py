@@ -23,7 +23,7 @@ from tmerge_tui.errors import ModelError, NumericsError, StorageError
 from tmerge_tui.files import storage
 from tmerge_tui.models.header import TensorInfo, read_header, reading
 from tmerge_tui.models.pickled import header_of, read_pickled, safetensors_name, write_safetensors
-from tmerge_tui.models.weight_files import FOREIGN_WEIGHTS, INDEX, find_weight_files, no_config
+from tmerge_tui.models.weight_files import ADAPTER, FOREIGN_WEIGHTS, INDEX, find_weight_files, no_config
 from tmerge_tui.system import insist, sync
 
 CHUNK = 8 * 2**20  # bytes copied or checked at a time
@@ -144,6 +144,8 @@ class Checkpoint:
             for path in sorted(Path(folder) / name for name in files):
                 kept = path == self.index_file and not self.pickled
                 if path in self.weight_files or (path.name.endswith(FOREIGN_WEIGHTS) and not kept):
+                    continue
+                if path.name == ADAPTER:  # its weights stay behind; transformers would look for them
                     continue
                 if path.is_symlink() and not path.exists():
                     raise ModelError(f"{path} is a link to nothing", "its content", "download the model again")

@@ -13,10 +13,16 @@ import torch
 import yaml
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.models.licence import card_head
 from tmerge_tui.models.remote_code import refuse_shared
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 QUANTISED = ("quantization_config", "compression_config")
+READ = "GGUF, FP8, compressed-tensors, GPTQ, AWQ or bitsandbytes"
+TOOLS = {  # other methods -> the package that knows them
+    "hqq": "hqq", "aqlm": "aqlm", "quanto": "optimum-quanto", "torchao": "torchao", "eetq": "eetq", "vptq": "vptq",
+    "auto-round": "auto-round", "quark": "amd-quark", "modelopt": "nvidia-modelopt",
+}  # fmt: skip
 QUANTISER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # before config.json said it
 
 
@@ -61,18 +67,20 @@ def refuse_quantised(folder: Path, name: str) -> None:
     base = front_matter(folder).get("base_model")
     base = base[0] if isinstance(base, list) and base else base
     base = base if isinstance(base, str) else None
+    method = found["quant_method"] or "unknown method"
+    tool = f", or unpack it once with {TOOLS[method]} (pip install {TOOLS[method]})" if method in TOOLS else ""
     raise ModelError(
-        f"{name} is quantised ({found['quant_method'] or 'unknown method'})",
-        "plain float32, float16 or bfloat16 weights",
-        f"name the model it was made from{f': {base}' if base else ''}",
+        f"{name} is quantised ({method})",
+        f"plain float32, float16 or bfloat16 weights, or as a source {READ}",
+        f"name the model it was made from{f': {base}' if base else ''}{tool}",
     )
 
 
 def positions(config: Any) -> int | None:
     """Tokens that a model was made to read at once; None where its configuration sets no limit."""
     text = config.get_text_config()
-    found = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
+    found = [getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return min((int(count) for count in found if isinstance(count, int) and count > 0), default=None)
 
 
 def build_on_meta(config: Any, name: str, trust_remote_code: bool) -> Any:
@@ -131,11 +139,9 @@ def quiet() -> Iterator[None]:
 def front_matter(folder: Path) -> dict[str, Any]:
     """The fields at the head of the model card, README.md; none when there is no card or it has no such head."""
     try:
-        _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---", 2)
-        data = yaml.safe_load(head)
+        return card_head(folder / "README.md")
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def first_line(error: Exception) -> str:

@@ -14,12 +14,13 @@ from torch import nn
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
+from tmerge_tui.models.fitting import refuse_misfit
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Heads, Layout
 from tmerge_tui.models.licence import licence_of
 from tmerge_tui.models.projections import decoder_layers, find_projections
 from tmerge_tui.models.spaces import with_spaces
-from tmerge_tui.recipe import is_folder
+from tmerge_tui.recipe import is_folder, is_gguf
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class ModelFacts:
     @property
     def label(self) -> str:
         """The name where a line has little room: of a folder its last part."""
-        return self.folder.name if is_folder(self.name) else self.name
+        if not is_folder(self.name):
+            return self.name
+        return Path(self.name).name if is_gguf(self.name) else self.folder.name
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -83,9 +86,9 @@ class Weights(Protocol):
 def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights: Weights | None = None) -> ModelFacts:
     """Facts of the model in `folder`; `weights` when they are not in the folder yet.
 
-    Raises ModelError for a folder that is no model, damaged or missing weights, quantised checkpoints, models that are
-    no causal language models (encoders, encoder-decoders, classifiers), pure state-space models, models that need their
-    own code when that is not allowed, and models without a single plain projection.
+    Raises ModelError for a folder that is no model, weights that are damaged, missing or of other shapes, quantised
+    checkpoints, models that are no causal language models (encoders, encoder-decoders, classifiers), pure state-space
+    models, models that need their own code when that is not allowed, and models without a single plain projection.
     """
     folder = Path(folder)
     refuse_quantised(folder, name)  # before the headers, whose types would say less
@@ -95,6 +98,7 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     text = config.get_text_config()
     shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
     layout = with_spaces(find_projections(model, config, checkpoint.names), model, config, shapes)
+    refuse_misfit(model, shapes, name)
     _, layers = decoder_layers(model, layout.layers)
     dtype = _dtype(checkpoint)
     count = int(text.num_attention_heads)
@@ -123,7 +127,7 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
         layout=layout,
         rows=int(embedding.weight.shape[0]),
         positions=positions(config),
-        position_table=_position_table(model, embedding),
+        position_table=_position_table(model, embedding) or _penalty_table(text),
     )
 
 
@@ -134,6 +138,12 @@ def _position_table(model: nn.Module, tokens: nn.Module) -> bool:
     tables = [name for name, module in embeddings if module is not tokens]
     tables += [name for name, buffer in model.named_buffers() if buffer.dim() == 2]
     return any(part in name.rpartition(".")[2] for name in tables for part in ("pos", "wpe"))
+
+
+def _penalty_table(text: Any) -> bool:
+    """Whether attention is penalised by distance with as many penalties as the configuration says (MPT)."""
+    attention = getattr(text, "attn_config", None)
+    return bool(getattr(attention, "alibi", False)) and hasattr(text, "max_seq_len")
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,8 +1,26 @@
-"""The licence that a model card states, as words."""
+"""The fields that a model card begins with, and the licence it states, as words."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
+
+
+def card_head(readme: Path) -> dict[str, Any]:
+    """The fields between the two lines of dashes that a card begins with; none where it does not begin so.
+
+    Raises OSError, yaml.YAMLError, ValueError for a head that is no table of fields.
+    """
+    found = HEAD.match(readme.read_text(encoding="utf-8-sig"))
+    data = yaml.safe_load(found[1]) if found else {}
+    if not isinstance(data or {}, dict):
+        raise ValueError("it is no table of fields")
+    return data or {}
 
 
 def licence_of(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ FILE = "tokenizer.json"
 PIECES = "tokenizer.model"  # of sentencepiece
 # beside the files that a tokenizer's own class names
 COMMON = (PIECES, "vocab.json", "merges.txt", "vocab.txt")
+NAMING = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # where special tokens are named
 TEMPLATES = "additional_chat_templates"
 # What transformers builds is compared with tokenizer.json on these: spaces, cases, digits, scripts, emoji, line breaks.
 PROBES = (
@@ -40,10 +42,26 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             f"{folder} has a tokenizer without a vocabulary", "tokenizer.json", "download the model with its tokenizer"
         )
     tokenizer, note = _as_its_file(tokenizer, folder)
+    _without_invented(tokenizer, folder)
     tokenizer.tmerge_note = note
     if tokenizer.pad_token is None:  # padding is masked, so any token does
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def _without_invented(tokenizer: Any, folder: Path) -> None:
+    """Takes back special tokens that transformers' class for a family adds and no file of the folder names: the model
+    has no row for them."""
+    from tokenizers import Tokenizer
+
+    if not (folder / FILE).is_file():
+        return
+    own = Tokenizer.from_file(str(folder / FILE)).get_vocab()
+    named = "".join((folder / name).read_text(encoding="utf-8") for name in NAMING if (folder / name).is_file())
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        token = getattr(tokenizer, name)
+        if token is not None and token not in own and json.dumps(token)[1:-1] not in named and token not in named:
+            setattr(tokenizer, name, None)
 
 
 def differing(tokenizer: Any, folder: Path, texts: Iterable[str]) -> str | None:

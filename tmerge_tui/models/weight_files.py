@@ -13,6 +13,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
+ADAPTER = "adapter_config.json"  # of a LoRA adapter
 
 # Weights in other formats and copies of the same weights: neither read nor copied.
 FOREIGN_WEIGHTS = (
@@ -44,10 +45,13 @@ def find_weight_files(folder: Path) -> WeightFiles:
 def no_config(folder: Path) -> ModelError:
     """What is wrong with a folder without config.json, and what to do."""
     hint = "check the path; in the Hub cache, name the folder below snapshots/"
+    inside = sorted({path.parent.name for name in ("config.json", ADAPTER) for path in folder.glob(f"*/{name}")})
     if any(folder.glob("*.gguf")):
         hint = "GGUF files are quantised copies: name the model they were made from"
-    elif (folder / "adapter_config.json").is_file():
+    elif (folder / ADAPTER).is_file():
         hint = "this is a LoRA adapter: merge it into its base model first (peft: merge_and_unload, save_pretrained)"
+    elif inside:
+        hint = f"name the folder inside it: {', '.join(inside[-3:])}"
     return ModelError(
         f"{folder} has no config.json",
         "a model as save_pretrained writes it: config.json, *.safetensors, tokenizer files",

@@ -3,7 +3,7 @@
 from tmerge_tui.recipe.fusion import ATTENTION, FEED_FORWARD, PROJECTIONS, FusionOptions, ProjectionKind
 from tmerge_tui.recipe.ls_merge import LS_CONTROLS, LsMerge
 from tmerge_tui.recipe.ot_fusion import OtFusion
-from tmerge_tui.recipe.paths import is_folder, is_text_file, task_name
+from tmerge_tui.recipe.paths import gguf_parts, hub_file, is_folder, is_gguf, is_text_file, task_name
 from tmerge_tui.recipe.recipe import (
     Calibration,
     ModelChoice,
@@ -31,7 +31,10 @@ __all__ = [
     "Recipe",
     "Transport",
     "dump_recipe",
+    "gguf_parts",
+    "hub_file",
     "is_folder",
+    "is_gguf",
     "is_text_file",
     "load_recipe",
     "make_recipe",

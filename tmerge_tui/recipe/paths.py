@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from tmerge_tui.recipe.recipe import ModelChoice, Recipe
 
 TEXTS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".gz", ".parquet")
+GGUF = ".gguf"
+SPLIT = re.compile(r"^(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)  # llama-gguf-split's names
 
 
 def is_folder(name: str) -> bool:
@@ -16,7 +19,7 @@ def is_folder(name: str) -> bool:
     if name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or name in (".", ".."):
         return True
     path = Path(name)
-    if path.suffix.lower() == ".gguf" and path.is_file():
+    if is_gguf(path) and path.is_file():
         return True
     return path.is_absolute() or path.expanduser().is_dir()  # absolute: C:\models
 
@@ -24,6 +27,26 @@ def is_folder(name: str) -> bool:
 def is_text_file(name: str) -> bool:
     """Whether `name` means a file or folder of text and not a data set of the Hub."""
     return name.count("/") != 1 or Path(name).expanduser().exists() or is_folder(name) or name.lower().endswith(TEXTS)
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Whether a path or a file's name says that it is a GGUF file."""
+    return str(name).lower().endswith(GGUF)
+
+
+def hub_file(name: str) -> tuple[str, str | None]:
+    """(repository, file) of `org/name:file.gguf`; of any other name itself and None."""
+    repo, _, file = name.partition(":")
+    return (repo, file) if is_gguf(file) and not is_folder(name) else (name, None)
+
+
+def gguf_parts(file: str) -> tuple[str, ...]:
+    """The names of all files that the model in `file` consists of: of a split model as many as its name says."""
+    found = SPLIT.match(file)
+    if found is None:
+        return (file,)
+    count = int(found["count"])
+    return tuple(f"{found['stem']}-{no:05d}-of-{count:05d}{file[-len(GGUF) :]}" for no in range(1, count + 1))
 
 
 def task_name(task: str) -> str:

@@ -35,9 +35,11 @@ def _model_choice(value: Any) -> Any:
 
 
 class ModelChoice(Section):
-    """A Hub id (`org/name`, `org/name@revision`) or a folder."""
+    """A Hub id (`org/name`, `org/name@revision`, `org/name:file.gguf`), a folder, or a GGUF file."""
 
-    model: str = option(..., "Hub id (org/name, org/name@revision) or folder", "models", min_length=1)
+    model: str = option(
+        ..., "Hub id (org/name, org/name@revision, org/name:file.gguf), folder or GGUF file", "models", min_length=1
+    )
     revision: str | None = option(None, "branch, tag or commit on the Hub", "models", expert=True)
     trust_remote_code: bool = option(False, "run Python code that comes with the model", "models", expert=True)
 
@@ -48,6 +50,8 @@ class ModelChoice(Section):
             name = data["model"]
             if "@" in name and not is_folder(name) and not data.get("revision"):
                 name, revision = name.rsplit("@", 1)
+                revision, colon, file = revision.partition(":")  # org/name@revision:file.gguf
+                name += colon + file
                 return {**data, "model": name, "revision": revision}
         return data
 

@@ -21,7 +21,8 @@ PATIENCE = 4.0  # seconds the Hub may take to answer a sign of life
 FRESH = 60.0  # seconds an answer stays good
 SULK = 8.0  # seconds after a failure during which nobody is made to wait for the next one
 HUB_PAGE = re.compile(
-    r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/(datasets/)?(?P<id>[\w.-]+/[\w.-]+)(/tree/(?P<revision>[\w.-]+))?"
+    r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/(datasets/)?(?P<id>[\w.-]+/[\w.-]+)"
+    r"(/(tree|blob|resolve)/(?P<revision>[\w.-]+)(/(?P<file>[^?#]+\.gguf))?)?"
 )
 
 
@@ -80,11 +81,14 @@ def describe(name: str) -> Found:
     from huggingface_hub.utils import validate_repo_id
 
     from tmerge_tui.hub.search import describe as ask
+    from tmerge_tui.recipe import ModelChoice, hub_file
 
+    choice = ModelChoice(model=name)
+    repo, _ = hub_file(choice.model)
     with explained(name):
-        validate_repo_id(name.partition("@")[0])
+        validate_repo_id(repo)
     _knock()
-    return _ours(ask(name))
+    return _ours(ask(repo + (f"@{choice.revision}" if choice.revision else "")))
 
 
 def cached(query: str = "") -> list[Found]:
@@ -102,7 +106,7 @@ def recent(query: str = "") -> list[Found]:
     return [
         Found(name, "folder", Path(name), 1)
         for name in names
-        if query.lower() in name.lower() and (Path(name) / "config.json").is_file()
+        if query.lower() in name.lower() and ((Path(name) / "config.json").is_file() or Path(name).is_file())
     ]
 
 
@@ -119,13 +123,19 @@ def tidy(text: str) -> str:
     page = HUB_PAGE.match(name)
     if page is None:
         return name
-    revision = page["revision"]
-    return page["id"] + (f"@{revision}" if revision and revision != "main" else "")
+    revision, file = page["revision"], page["file"]
+    return (
+        page["id"] + (f":{unquote(file)}" if file else "") + (f"@{revision}" if revision and revision != "main" else "")
+    )
 
 
 def open_folder(path: str | Path) -> Found:
-    """A model folder. Raises ModelError when it is none."""
+    """A model folder, or a GGUF file. Raises ModelError when it is none."""
+    from tmerge_tui.recipe import is_gguf
+
     folder = Path(path).expanduser()
+    if folder.is_file() and is_gguf(folder):
+        return Found(str(path), "folder", folder, folder.stat().st_size, family="GGUF")
     if not folder.is_dir():
         raise ModelError(f"no folder {folder}", "a folder with config.json and weights", "check the path")
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -161,7 +171,14 @@ def model_args(found: Found) -> dict[str, str | None]:
 def in_cache(name: str) -> Found | None:
     """The cached model of exactly this id, if there is one and all its files are there."""
     from tmerge_tui.hub.listing import cached_listing
+    from tmerge_tui.recipe import ModelChoice, hub_file
 
+    choice = ModelChoice(model=name)
+    repo, file = hub_file(choice.model)
+    if file is not None:
+        known = cached_listing(repo, choice.revision, False, file)
+        whole = known is not None and not known.missing
+        return Found(name, "cache", None, known.weights[0].size, family="GGUF") if known and whole else None
     found = next((found for found in cached(name) if found.name == name), None)
     listing = None if found is None else cached_listing(name, None, code=False)
     return None if listing is not None and listing.missing else found

@@ -43,6 +43,8 @@ def told(said: dict[str, Any]) -> Content:
     ]
     if said["download"]:
         parts += [("   download ", "$text-muted"), (size(said["download"]), "bold")]
+    if said.get("unpack"):
+        parts += [("   unpacked ", "$text-muted"), (size(said["unpack"]), "bold")]
     if too_much:
         parts.append(("   does not fit this machine", "$error"))
     elif said.get("notes"):

@@ -20,7 +20,7 @@ from tmerge_tui.engine.data.text_files import columns_of
 from tmerge_tui.engine.methods.registry import METHODS
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports
 from tmerge_tui.engine.preflight.check import compared, examine, open_party
-from tmerge_tui.engine.preflight.estimate import estimate, together
+from tmerge_tui.engine.preflight.estimate import estimate, together, unpacked_bytes
 from tmerge_tui.engine.preflight.lengths import fitted
 from tmerge_tui.engine.preflight.reading import read_text
 from tmerge_tui.engine.preflight.room import in_memory
@@ -105,7 +105,8 @@ def preview(request: Request) -> dict[str, Any]:
 
 def estimated(request: Request) -> dict[str, Any]:
     """args: recipe, source, target (models). What the run takes on this machine, as `Estimate.as_json` has it, with
-    "download" in bytes, "device", what of the method does not fit the models or this machine: "problems", and "notes".
+    "download" and "unpack" in bytes, "device", what of the method does not fit the models or this machine: "problems",
+    and "notes".
     """
     recipe = make_recipe(request.args["recipe"])
     source, target = (_party(**request.args[role]) for role in ("source", "target"))
@@ -126,6 +127,7 @@ def estimated(request: Request) -> dict[str, Any]:
     return {
         **needs.as_json(),
         "download": _download_bytes(source, target),
+        "unpack": unpacked_bytes(source, target),
         "device": str(device),
         "problems": _unfit(recipe, source, target) + too_much,
         "notes": streamed,
@@ -218,7 +220,7 @@ def _party(name: str, folder: str | None, trust_remote_code: bool = False) -> Pa
 
 def _download_bytes(*parties: Party) -> int:
     """What a run would have to fetch, of models and of bases of adapters; what two of them share counts once."""
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     return sum(file.size for listing in pending.values() for file in listing.missing)
 
 

@@ -350,13 +350,3 @@ def test_a_damaged_piece_is_a_storage_error(bench: Callable[..., Bench]) -> None
     found.pieces[0].write_bytes(b"torn")
     with pytest.raises(StorageError, match="delete that file and run again"):
         found.side(0, "q.out")
-
-
-def test_a_model_without_a_chat_template_is_a_warning_once(bench: Callable[..., Bench]) -> None:
-    b = bench()
-    samples = [Sample(messages=({"role": "user", "content": text},)) for text in TEXTS]
-    b.extract(samples=samples, batch_size=2)
-    assert b.warnings() == ["tiny has no chat template: messages are joined as lines `role: content`"]
-    b.events.clear()
-    b.extract(samples=samples, chat_template="off")
-    assert b.warnings() == []

@@ -108,7 +108,7 @@ BROKEN = {
     "number.jsonl": (b'{"text": "a"}\n{"text": 7}\n', "line 2: field text holds 7"),
     "roleless.jsonl": (b'{"messages": [{"content": "a"}]}\n', "line 1: field messages holds"),
     "odd.jsonl": (b'{"messages": [{"role": "user", "content": [1, 2]}]}\n', "line 1: field messages"),
-    "ragged.csv": (b"text,id\na,1\nb\n", "Expected 2 columns"),
+    "ragged.csv": (b"text,id\na,1\nb\n", "row 2: 1 fields where the first row has 2"),
     "not.parquet": (b"certainly not parquet", "not.parquet"),
     "unclear.csv": (b"a,b\nx,y\n", "fields a, b"),
     "table.xlsx": (b"x", "suffix .xlsx"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from tests.tiny import LINES
 from tmerge_tui.engine.data.corpus import read_corpus
 from tmerge_tui.engine.data.text_files import Read, columns_of, read_file
+from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration
+from tmerge_tui.run_folder import RunDir
 
 TEXTS = tuple(f"{i} {LINES[i % 6]}" for i in range(12))
 ROWS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
@@ -37,6 +42,13 @@ def table(delimiter: str, header: bool = True) -> str:
     return "\n".join([f"id{delimiter}text"] * header + rows) + "\n"
 
 
+def zstandard(text: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(text.encode())
+    return bytes(sink.getvalue())
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -52,6 +64,21 @@ def table(delimiter: str, header: bool = True) -> str:
         ("a.jsonl.gz", gzip.compress(lines(ROWS).encode())),
         ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
         ("a.txt.gz", gzip.compress("\n".join(TEXTS).encode())),
+        ("a.jsonl", gzip.compress(lines(ROWS).encode())),
+        ("a.jsonl.gz", lines(ROWS)),
+        ("a.jsonl.bz2", bz2.compress(lines(ROWS).encode())),
+        ("a.txt.xz", lzma.compress("\n".join(TEXTS).encode())),
+        ("a.jsonl.zst", zstandard(lines(ROWS))),
+        ("a.json", ",\n".join(map(json.dumps, ROWS)) + ",\n"),
+        ("a.json", "[\n" + ",\n".join(map(json.dumps, ROWS)) + ",\n]\n"),
+        ("a.json", json.dumps({"data": {"train": ROWS}})),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS[:2]})),
+        ("a.json", json.dumps({"id": list(range(12)), "text": TEXTS})),
+        ("a.json", json.dumps({"text": {str(i): t for i, t in enumerate(TEXTS)}})),
+        ("a.json", json.dumps({str(i): row for i, row in enumerate(ROWS)})),
+        ("a.jsonl", "\n".join(map(json.dumps, TEXTS))),
+        ("a.jsonl", lines([{"Text": text, "meta": {"a": 1}} for text in TEXTS])),
+        ("a.jsonl", lines([{"raw": text, "tags": ["a"], "meta": {"a": 1}} for text in TEXTS])),
         ("a.csv.gz", gzip.compress(table(",").encode())),
         ("a.md", "\n\n".join(TEXTS)),
         ("a.markdown", "\n \n".join(TEXTS) + "\n\n"),
@@ -79,26 +106,6 @@ def test_a_table_without_a_header_says_what_its_fields_are_called(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("utf-16", "größe über alles"),
-        ("utf-16-le", "größe über alles, und mehr"),
-        ("utf-32", "größe"),
-        ("cp1252", "Die Straße über den Fluß führt nach Süden, und „mehr“ – für 5 €"),
-        ("cp1251", "Привет, мир! Это обычный русский текст, который написан для проверки."),
-        ("shift_jis", "東京の空は青い。とても良い天気です。"),
-    ],
-)
-def test_encodings(tmp_path: Path, encoding: str, text: str) -> None:
-    texts = tuple(f"{i} {text}" for i in range(30))
-    for name, content in (("a.txt", "\n".join(texts)), ("a.csv", "text\n" + "\n".join(f'"{t}"' for t in texts))):
-        found = read(tmp_path, name, content.encode(encoding))
-        assert found.values == texts
-        guessed = any("was found by its content" in told for told in found.warnings)
-        assert guessed == (encoding not in ("utf-16", "utf-32"))
-
-
-@pytest.mark.parametrize(
     ("rows", "value"),
     [
         ([{"instruction": "why", "input": "", "output": "because"}], TALK),
@@ -107,6 +114,20 @@ def test_encodings(tmp_path: Path, encoding: str, text: str) -> None:
         ([{"question": "why", "answer": "because", "id": "7"}], TALK),
         ([{"conversations": [{"from": "human", "value": "why"}, {"from": "gpt", "value": "because"}]}], TALK),
         ([{"messages": json.dumps(TALK)}], TALK),
+        ([{"messages": str(TALK)}], TALK),
+        ([{"messages": str(TALK).replace("}, {", "}\n {")}], TALK),
+        ([{"conversation": TALK, "id": "7"}], TALK),
+        ([{"id": "a", "items": [{"from": "human", "value": "why"}, {"from": "chatgpt", "value": "because"}]}], TALK),
+        ([{"conversations": [{"from": "Human", "text": "why"}, {"from": "model", "text": "because"}]}], TALK),
+        ([{"query": "why", "response": "because"}], TALK),
+        ([{"instruction": "why", "context": "", "response": "because", "category": "qa"}], TALK),
+        ([{"prompt": TALK[:1], "completion": TALK[1:]}], TALK),
+        ([{"system": "be brief", "conversations": TALK}], [{"role": "system", "content": "be brief"}, *TALK]),
+        ([{"system": "", "messages": TALK}], TALK),
+        (
+            [{"instruction": "translate", "context": "a", "response": "b"}],
+            [{"role": "user", "content": "translate\n\na"}, {"role": "assistant", "content": "b"}],
+        ),
         ([{"messages": [{"role": "user", "content": [{"type": "text", "text": "why"}]}, TALK[1]]}], TALK),
         (
             [{"instruction": "translate", "input": "a", "output": "b"}],
@@ -158,3 +179,89 @@ def test_a_folder_of_texts(tmp_path: Path) -> None:
     assert found.values == (*TEXTS[:2], "first line\nsecond line", "# title\n\nparagraph")
     corpus = read_corpus(Calibration(path=str(folder), samples=2, holdout=2), 0)
     assert len(corpus.calibration) == len(corpus.holdout) == 2
+
+
+def test_messages_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
+    silent: list[Any] = [
+        {"role": "assistant", "content": None}, {"role": "assistant", "content": None, "refusal": "no"},
+        {"role": "assistant", "tool_calls": []}, {"from": "gpt", "value": None},
+    ]  # fmt: skip
+    rows = [{"messages": [*TALK, message]} for message in silent]
+    for name, content in (("a.jsonl", lines(rows)), ("a.json", json.dumps(rows))):
+        found = read(tmp_path, name, content)
+        assert found.values == (tuple(TALK),) * 4
+        assert [told.split(": ")[1] for told in found.warnings] == ["4 messages without text left out"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["why"], [{"text": "why"}], [{"type": "text", "content": "why"}], {"content_type": "text", "parts": ["why"]},
+        [{"type": "input_text", "text": "why"}, {"type": "refusal", "refusal": "no"}],
+    ],
+)  # fmt: skip
+def test_parts_as_they_are_written(tmp_path: Path, content: Any) -> None:
+    (value,) = read(tmp_path, "a.jsonl", lines([{"messages": [{"role": "user", "content": content}, TALK[1]]}])).values
+    assert value == tuple(TALK)
+
+
+def test_records_without_an_answer_or_a_text_are_empty_ones(tmp_path: Path) -> None:
+    pairs = [{"instruction": "why", "input": None, "output": "because"}, {"instruction": "why", "output": None}]
+    found = read(tmp_path, "a.jsonl", lines(pairs))
+    assert found.values == (tuple(TALK),) and found.empty == 1
+    found = read(tmp_path, "b.jsonl", '{"text": "a"}\n{"text": NaN}\n{"text": null}\n')
+    assert found.values == ("a",) and found.empty == 2
+
+
+def test_a_field_inside_a_field(tmp_path: Path) -> None:
+    rows = [{"translation": {"en": text, "de": "x"}} for text in TEXTS]
+    assert read(tmp_path, "a.jsonl", lines([*rows, {"translation": None}]), "translation.en").values == TEXTS
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", "translation.en").values == TEXTS
+    body = [{"id": "1", "body": {"messages": TALK}}] * 3
+    assert read(tmp_path, "b.jsonl", lines(body), "body.messages").values == (tuple(TALK),) * 3
+
+
+def test_a_title_beside_records_is_not_taken_for_the_text(tmp_path: Path) -> None:
+    squad = {"version": "2.0", "data": [{"title": "a", "paragraphs": [{"context": "b", "qas": []}]}] * 3}
+    with pytest.raises(DataError, match="fields title, paragraphs"):
+        read(tmp_path, "a.json", json.dumps(squad))
+
+
+def test_a_part_that_is_not_read_is_said(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.json", json.dumps({"train": ROWS, "test": ROWS[:2], "version": 1}))
+    assert any("its part train is read, and nothing of test, version" in told for told in found.warnings)
+
+
+def test_what_git_lfs_leaves_is_no_text(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n"
+    for name in ("a.txt", "a.jsonl", "a.parquet", "a.csv"):
+        with pytest.raises(DataError, match="a pointer of git-lfs"):
+            read(tmp_path, name, pointer)
+    read(tmp_path / "texts", "a.txt", "one")
+    (tmp_path / "texts" / "b.txt").write_text(pointer)
+    with pytest.raises(DataError, match="a pointer of git-lfs"):
+        read_file(tmp_path / "texts", None)
+
+
+def test_a_folder_of_a_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "cloned"
+    read(folder, "README.md", "---\nlicense: mit\n---\n# card")
+    for name in (
+        ".git/a.txt",
+        "data/.ipynb_checkpoints/a.jsonl",
+        "__MACOSX/data/a.jsonl",
+        "data/~$a.txt",
+        "data/b.jsonl",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    (folder / "data" / "a.jsonl").write_text(lines(ROWS))
+    (folder / ".git" / "a.txt").write_text("hidden")
+    found = read_file(folder, None)
+    assert found.values == TEXTS and found.empty == 1 and columns_of(folder) == ["id", "text"]
+    RunDir.create(folder / "runs" / "first").events.write_text(lines(ROWS))
+    assert read_file(folder, None).values == TEXTS
+    saved = tmp_path / "saved"
+    Dataset.from_list(ROWS).save_to_disk(str(saved))
+    assert read_file(saved, None).values == TEXTS and columns_of(saved) == ["id", "text"]

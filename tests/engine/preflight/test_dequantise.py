@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.pair import make_pair, recipe_of
 from tests.gguf_files import read_back, write_gguf
+from tests.packed_files import KINDS, SAID, as_packed
 from tests.tiny import edit_config, make_model, make_tokenizer
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.preflight import dequantise, room
@@ -23,6 +25,7 @@ from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 from tmerge_tui.errors import MemoryShortage, StorageError
 from tmerge_tui.events import Event, StageFinished, StageProgressed, StageStarted, Warned
 from tmerge_tui.models.checkpoint import Checkpoint
+from tmerge_tui.models.quantised.schemes import scheme_of
 from tmerge_tui.run_folder import RunDir
 
 SHAPE: dict[str, Any] = {"hidden": 64, "intermediate": 96, "tie_word_embeddings": False}
@@ -71,6 +74,13 @@ def test_a_merge_from_a_gguf_file(pair: dict[str, Any], tmp_path: Path, monkeypa
         assert any("rounded away" in event.message for event in seen if isinstance(event, Warned))
     report = json.loads((Path(recipe.output) / "report.json").read_text())
     assert {score["model"] for score in report["scores"]} >= {"source", "target", "fused"}
+    precision = report["models"]["source"]["precision"]
+    assert precision == "GGUF Q8_0, 8.6 bits a weight" and report["models"]["target"]["precision"] is None
+    card = (Path(recipe.output) / "model" / "README.md").read_text()
+    page = (Path(recipe.output) / "report.md").read_text()
+    assert f"read from {precision}" in card and f"bfloat16 from {precision}" in page
+    assert "python convert_hf_to_gguf.py . --outtype bf16 --outfile run-bf16.gguf" in card
+    assert "llama-quantize run-bf16.gguf run-Q4_K_M.gguf Q4_K_M" in card
     assert (
         len(list((tmp_path / "hf" / "tmerge" / "unpacked").glob("*/model.safetensors.index.json"))) == 1
     )  # once for both runs
@@ -127,6 +137,24 @@ def test_room_for_unpacking_is_asked_for_first(pair: Any, tmp_path: Path, monkey
     assert check(recipe) == []
 
 
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_a_quantised_source_teaches_and_is_tuned(pair: dict[str, Any], tmp_path: Path, tune: str) -> None:
+    file = write_gguf(make_model(tmp_path / "plain", **SHAPE), tmp_path / "tiny.gguf", "Q4_0")
+    teacher = {"tune": tune, "tune_learning_rate": 0.01, "tune_epochs": 1, "events": 8}
+    adaptation = {
+        "samples": 40, "block_length": 32, "packing": "pad", "batch_size": 4, "accumulation": 1, "learning_rate": 1e-4,
+        "compare": ["sft", "distill"], "teacher": teacher, "controls": [], "checkpoints": 1, "max_steps": 1,
+    }  # fmt: skip
+    text = {"samples": 60, "validation": 10, "holdout": 10}
+    recipe = recipe_of(pair, source=str(file), calibration=text, adaptation=adaptation)
+    seen: list[Event] = []
+    pipeline.run(recipe, RunDir.create(recipe.output), seen.append)
+    tuned = [event for event in seen if isinstance(event, StageFinished) and event.stage == "tune"]
+    assert [event.outcome for event in tuned] == ["done"]
+    told = json.loads((Path(recipe.output) / "report.json").read_text())["adaptation"]["tuned"]
+    assert told["method"] == tune and told["after"] < told["before"]
+
+
 def as_fp8(folder: Path, block: int = 32) -> dict[str, torch.Tensor]:
     """Rounds the linear layers of a model folder to FP8 in blocks, as fine-grained checkpoints have them; what is
     left of each."""
@@ -176,11 +204,58 @@ def test_fine_grained_fp8(pair: dict[str, Any], tmp_path: Path, family: str, sha
     pipeline.run(recipe, RunDir.create(recipe.output), lambda event: None)
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_packed_folders(pair: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    folder = make_model(tmp_path / "packed", **SHAPE, layers=1, dtype=torch.bfloat16)
+    left = as_packed(folder, kind)
+    recipe = recipe_of(pair, source=str(folder))
+    prepared = prepare(recipe)
+    assert any(SAID.get(kind, "bits a weight") in told for told in prepared.warnings)
+    assert prepared.source.facts.dtype == "bfloat16" and not prepared.source.located.whole
+    read = source_weights(recipe)
+    assert set(read.names) == set(left)
+    for name, value in left.items():
+        assert read.info(name).shape == value.shape
+        torch.testing.assert_close(read.read(name).float(), value.float(), rtol=1e-2, atol=1e-4)
+
+
+def test_a_packing_that_is_named_by_the_text_part_or_a_file_beside(pair: dict[str, Any], tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "packed", **SHAPE, layers=1)
+    left = as_packed(folder, "gptq 4")
+    settings = json.loads((folder / "config.json").read_text())["quantization_config"]
+    edit_config(folder, quantization_config=None)
+    (folder / "quantize_config.json").write_text(json.dumps({key: settings[key] for key in ("bits", "group_size")}))
+    assert set(source_weights(recipe_of(pair, source=str(folder))).names) == set(left)
+    (folder / "quantize_config.json").unlink()
+    edit_config(folder, text_config={"quantization_config": settings})
+    assert scheme_of(folder) is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 3}, "cannot be read: 3 bits a weight: 2, 4 or 8 are read"),
+        ({"quant_method": "awq", "version": "gemv"}, "cannot be read: its layout is gemv with 4 bits"),
+        ({"quant_method": "gptq", "bits": 8}, r"weight is \[32, 24\], and \[32, 48\] by its config.json"),
+        ({"quant_method": "awq"}, r"weight is \["),
+    ],
+)
+def test_a_packing_that_is_not_as_its_configuration_says(
+    pair: dict[str, Any], tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    folder = make_model(tmp_path / "packed", layers=1)
+    as_packed(folder, "gptq 4")
+    edit_config(folder, quantization_config=settings)
+    (problem,) = check(recipe_of(pair, source=str(folder)))
+    assert re.search(said, problem) and "name the model it was made from" in problem
+
+
+@pytest.mark.parametrize("method", ["hqq", "aqlm", "mxfp4"])
 def test_other_packings_are_refused_with_the_next_step(pair: dict[str, Any], method: str) -> None:
     edit_config(Path(pair["source"]), quantization_config={"quant_method": method})
     (problem,) = check(recipe_of(pair))
     assert f"is quantised ({method})" in problem and "name the model it was made from" in problem
+    assert "GGUF, FP8, compressed-tensors, GPTQ, AWQ or bitsandbytes" in problem
 
 
 def test_a_quantised_target_is_refused(pair: dict[str, Any], tmp_path: Path) -> None:
@@ -196,5 +271,5 @@ def test_a_file_that_is_no_gguf(pair: dict[str, Any], tmp_path: Path, content: b
     (tmp_path / "odd.gguf").write_bytes(content)
     (problem,) = check(recipe_of(pair, source=str(tmp_path / "odd.gguf")))
     assert "odd.gguf: it " in problem and "name the model it was made from" in problem
-    (problem,) = check(recipe_of(pair, source="org/name:file.gguf"))
-    assert "give its path" in problem
+    (problem,) = check(recipe_of(pair, source="not-there.gguf"))
+    assert "no file not-there.gguf" in problem and "org/name:file.gguf" in problem

@@ -32,6 +32,7 @@ def damage(folder: Path, name: str, rows: slice) -> None:
         ("model.embed_tokens.weight", slice(3, 4), False, True),
         ("model.embed_tokens.weight", slice(400, None), False, False),  # rows that no token reads
         ("model.embed_tokens.weight", slice(400, None), True, True),  # they are the head's
+        ("model.layers.{last}.mlp.down_proj.weight", slice(0, 1), False, True),
         ("something.extra", slice(0, 1), False, False),
     ],
 )
@@ -39,6 +40,7 @@ def test_ends(tmp_path: Path, role: str, name: str, rows: slice, tied: bool, nam
     pair = make_pair(tmp_path)
     folder = make_model(Path(pair[role]), vocab=440, tie_word_embeddings=tied)
     make_tokenizer(400).save_pretrained(folder)
+    name = name.format(last=1)
     damage(folder, name, rows)
     prepared = prepare(recipe_of(pair))
     if not named:

@@ -16,6 +16,7 @@ from tests.engine.pair import make_pair, recipe_of
 from tests.models.test_tokenizer import metaspace
 from tests.tiny import LINES, make_model, make_tokenizer
 from tmerge_tui.engine import pipeline
+from tmerge_tui.engine.data.corpus import render
 from tmerge_tui.engine.preflight.check import check, prepare
 from tmerge_tui.engine.preflight.reading import unread
 from tmerge_tui.run_folder import RunDir
@@ -82,6 +83,52 @@ def test_templates(pair: Mapping, role: str, template: str, pooling: str, says: 
 
 
 @pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize(
+    ("template", "silent"),
+    [
+        ("{% for m in messages if m.role != 'system' %}<{{ m.role }}> {{ m.content }}\n{% endfor %}", ["system"]),
+        ("{{ messages[-1].content }}", ["system", "user"]),
+        (SHOWN.replace("m.content", "m.content | upper"), ["assistant", "system", "user"]),
+        (SHOWN.replace("m.content", "m.content | trim"), []),
+        (SHOWN, []),
+    ],
+)
+def test_what_a_template_does_not_show_is_said(pair: Mapping, role: str, template: str, silent: list[str]) -> None:
+    for each in ("source", "target"):
+        set_template(pair[each], template if each == role else SHOWN)
+    told = prepare(recipe_of(texts(pair, talks()))).warnings
+    assert [note for note in told if "chat template" in note] == [
+        f"{role}: the chat template of {role} does not show what {who} says, or not as it stands, in 50 of the first "
+        f"50 conversations"
+        for who in silent
+    ]
+
+
+def test_templates_on_one_side_only(pair: Mapping) -> None:
+    recipe = recipe_of(texts(pair, talks()))
+    both = [note for note in prepare(recipe).warnings if "no chat template" in note]
+    assert [note.split(":")[0] for note in both] == ["target", "source"] and "other model" not in "".join(both)
+    set_template(pair["target"], SHOWN)
+    (note,) = [note for note in prepare(recipe).warnings if "no chat template" in note]
+    assert note.startswith("source: source has no chat template") and "the other model reads conversations" in note
+    assert not any(
+        "template" in note for note in prepare(recipe_of(texts(pair, talks(), chat_template="off"))).warnings
+    )
+
+
+@pytest.mark.parametrize("pooling", ["sample", "span"])
+def test_a_template_that_knows_content_in_parts_alone(pair: Mapping, pooling: str) -> None:
+    """As models that also see have it."""
+    inner = "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}"
+    set_template(pair["target"], SHOWN.replace("{{ m.content }}", inner))
+    set_template(pair["source"], SHOWN.replace("{{ m.content }}", "{{ m.content[0]['text'] + '' }}"))
+    prepared = prepare(recipe_of(texts(pair, talks(), pooling=pooling)))
+    assert not any("chat template" in note for note in prepared.warnings)
+    (sample, *_), tokenizer = prepared.corpus.calibration, prepared.target.tokenizer
+    assert render(sample, tokenizer, "auto") == "".join(f"<{m['role']}> {m['content']}" for m in sample.messages or ())
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
 @pytest.mark.parametrize("where", ["the calibration text", "the held-out text", "special tokens", "evaluation.prompts"])
 def test_ids_beyond_the_embedding(pair: Mapping, role: str, where: str) -> None:
     rows = json.loads((Path(pair[role]) / "config.json").read_text())["vocab_size"]
@@ -122,6 +169,13 @@ def test_a_table_of_positions_cuts_what_is_longer(pair: Mapping, tmp_path: Path)
     assert report["recipe"]["calibration"]["max_length"] == 32
 
 
+def test_penalties_by_distance_have_an_end_too(pair: Mapping) -> None:
+    mpt = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 24, "attn_config": {"alibi": True}}
+    make_model(Path(pair["target"]), "mpt", kv_heads=4, **mpt)
+    prepared = prepare(recipe_of(texts(pair, [" ".join(lines(6)) + f" {i}" for i in range(80)], max_length=64)))
+    assert prepared.recipe.calibration.max_length == 24 and prepared.target.facts.position_table
+
+
 @pytest.mark.parametrize(("asked", "used"), [({}, 48), ({"block_length": 64}, 64), ({"block_length": 40}, 40)])
 def test_rotary_positions_go_on_when_asked_to(pair: Mapping, asked: Mapping, used: int) -> None:
     make_model(Path(pair["target"]), "qwen2", max_position_embeddings=48)
@@ -155,7 +209,9 @@ def test_a_source_that_cannot_read_the_text_is_not_measured(pair: Mapping) -> No
     ("make", "text", "share"),
     [
         (make_tokenizer, "Straße 你好 é e\u0301 ﬁ 😀", 0.0),
+        (make_tokenizer, "<|end|>user\nwhy<|end|>", 0.0),  # texts that went through a template before
         (metaspace, "  two  rivers 你好\n", 0.0),
+        (metaspace, "<s>[INST] why [/INST] because</s>", 0.0),
         (lambda: words_only(LINES), "two rivers", 0.0),
         (lambda: words_only(LINES), "two xylophones", 10 / 13),
         (lambda: words_only(LINES), "two 你", 1 / 4),
@@ -213,6 +269,12 @@ def test_an_output_that_overlaps_a_model(pair: Mapping, place: str) -> None:
 
 
 def test_outputs_that_cannot_be_written(pair: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (problem,) = check(recipe_of(pair, output=str(tmp_path / "mine")))
+    assert "exists and is not a run of tmerge" in problem
+    (problem,) = check(recipe_of(pair, output=str(tmp_path / "mine" / "thesis.txt")))
+    assert "thesis.txt is a file" in problem
     (problem,) = check(recipe_of(pair, output=str(tmp_path / ("x" * 300))))
     assert problem.startswith("output: File name too long")
     monkeypatch.setattr("os.access", lambda path, mode: False)
@@ -230,6 +292,25 @@ def test_choices_that_leave_nothing_to_score(pair: Mapping, tmp_path: Path) -> N
     made.save_pretrained(pair["target"])
     (problem,) = check(recipe_of(pair, evaluation={"choices": [str(path)]}))
     assert problem.startswith("evaluation.choices, q: choice 'a' leaves no token")
+
+
+def test_questions_that_a_model_cannot_read(pair: Mapping, tmp_path: Path) -> None:
+    """`tmerge eval` asks a run's recipe with benchmarks added: the same check."""
+    path = tmp_path / "q.jsonl"
+    chinese = letters(0x4E00, 0x4E80, 6, 12)
+    path.write_text("\n".join(json.dumps({"context": c, "choices": [c[:4], c[4:]], "label": 0}) for c in chinese))
+    asked = recipe_of(pair, evaluation={"choices": [str(path)], "benchmark_source": True})
+    prepared = prepare(asked)
+    assert prepared.recipe.evaluation.benchmark_source and not any("cannot read" in w for w in prepared.warnings)
+    known = Path(pair["calibration"]["path"]).read_text().splitlines()
+    for role in ("source", "target"):
+        words_only(known, normalizer=normalizers.NFC()).save_pretrained(pair[role])
+    prepared = prepare(asked)
+    assert not prepared.recipe.evaluation.benchmark_source and prepared.recipe.evaluation.source
+    told = [warning for warning in prepared.warnings if warning.startswith("evaluation.choices, q: ")]
+    assert [note.rpartition(": ")[2] for note in told] == ["it is not asked", "its answers say little"]
+    alone = prepare(recipe_of(pair, evaluation={"choices": [str(path)]}))
+    assert len([warning for warning in alone.warnings if warning.startswith("evaluation.choices")]) == 1
 
 
 def test_a_rebuilt_tokenizer_is_said(pair: Mapping) -> None:

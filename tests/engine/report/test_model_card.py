@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from tests.engine.report.sample_results import HOSTILE, make_attribution, make_general, make_results, make_safety
 from tmerge_tui.engine.report.model_card import hub_id, public_recipe, write_card
 from tmerge_tui.engine.report.redact import public
+from tmerge_tui.models.config import front_matter
 
 
 @pytest.fixture
@@ -131,6 +132,26 @@ def test_an_unreadable_header_is_said(folder, tmp_path, text):
     assert "cannot be read" in notes[0] and (folder / "README.target.md").read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("\ufeff---\nlicense: mit\n---\n# Target\n", "mit"),  # as Windows' editors write it
+        ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("\n--- \nlicense: mit\n--- \n", "mit"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", ["mit", "apache-2.0"]),
+        ("# Target\n---\nlicense: see below\n---\n", None),  # a rule in the text is no head
+        ("---\n---\n", None),
+    ],
+)
+def test_heads_of_cards(folder, tmp_path, text, licence):
+    readme = make_readme(tmp_path / "target", text)
+    results = make_results()
+    results["models"]["target"]["licence"] = None
+    assert not any("cannot be read" in note for note in write_card(results, folder, readme))
+    assert ModelCard.load(folder / "README.md").data.to_dict().get("license") == licence
+    assert front_matter(readme.parent).get("license") == licence
+
+
 def test_missing_licences_are_flagged(folder):
     results = make_results()
     for role in ("source", "target"):
@@ -199,7 +220,7 @@ def test_importing_reaches_no_network():
         ("language", "[en, 7, {a: b}, null]", ["en"]),
         ("language", "2024-01-01", []),
         ("datasets", "[org/a, 12, yes]", ["org/a"]),
-        ("license", "[mit, apache-2.0]", ["mit, apache-2.0"]),
+        ("license", "[mit, apache-2.0]", ["mit", "apache-2.0"]),
         ("license", "true", []),
         ("license_link", "{a: b}", []),
     ],

@@ -79,6 +79,12 @@ def test_outputs_are_those_of_the_model(tmp_path: Path, family: str, architectur
     same_model(tmp_path, family, architecture, **shape)
 
 
+def test_an_architecture_that_transformers_reads_by_its_newer_way(tmp_path: Path) -> None:
+    shape = {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]}
+    out = same_model(tmp_path, "lfm2", "lfm2", **shape)
+    assert AutoConfig.from_pretrained(out).model_type == "lfm2"
+
+
 def factors_of(rope: dict[str, Any], width: int) -> np.ndarray:
     """What Llama 3.1's frequencies are divided by, from transformers itself."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tmerge_tui.engine.activations.pooling import Average, Encoded, Rows, encode
-from tmerge_tui.engine.data.corpus import Sample, missing_template
+from tmerge_tui.engine.data.corpus import Sample
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import ModelError, NumericsError
 from tmerge_tui.events import Emit, Warned
@@ -76,8 +76,6 @@ def extract(
     run as its layout says), StorageError, DataError.
     """
     facts, stage = model.facts, f"extract_{model.role}"
-    if missing_template(samples, model.tokenizer, calibration.chat_template):
-        emit(Warned(stage, f"{facts.name} has no chat template: messages are joined as lines `role: content`"))
     encoded = encode(samples, model.tokenizer, calibration.max_length, calibration.pooling, calibration.chat_template)
     widths = _widths(facts.layout, kinds)
     read = [e.ids for e in encoded]

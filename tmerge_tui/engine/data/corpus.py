@@ -190,16 +190,34 @@ def render_contents(sample: Sample, contents: Sequence[str], tokenizer: Any, mod
     """`render` with other contents in place of the sample's own."""
     if sample.messages is None or not uses_template(sample, tokenizer, mode):
         return sample.join(contents)
-    messages = [{**m, "content": content} for m, content in zip(sample.messages, contents, strict=True)]
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, date_string=TEMPLATE_DATE)
-    except Exception as error:  # templates raise what they like: jinja2 errors, TypeError, ValueError
+    text, refusal = _templated(sample.messages, contents, tokenizer)
+    if not shows(text, contents):  # a model that also sees may know content in parts alone
+        parts = [[{"type": "text", "text": content}] for content in contents]
+        inside, _ = _templated(sample.messages, parts, tokenizer)
+        if shows(inside, contents) and "'type': 'text'" not in inside:  # as Python shows a list: not meant for parts
+            return inside
+    if refusal is not None:
         raise DataError(
             f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'the model'} refuses a conversation with "
-            f"roles {', '.join(m['role'] for m in sample.messages)}: {error}",
+            f"roles {', '.join(m['role'] for m in sample.messages)}: {refusal}",
             "roles the template knows, in the order it wants",
             "change the data, or set calibration.chat_template: off",
-        ) from error
+        ) from refusal
+    return text
+
+
+def shows(text: str, contents: Iterable[str]) -> bool:
+    """Whether a rendered text has what messages say, but for white space around it."""
+    return all(content.strip() in text for content in contents)
+
+
+def _templated(messages: Sequence[Message], contents: Sequence[Any], tokenizer: Any) -> tuple[str, Exception | None]:
+    """(what the template makes of it, why it makes nothing)."""
+    said = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+    try:
+        return str(tokenizer.apply_chat_template(said, tokenize=False, date_string=TEMPLATE_DATE)), None
+    except Exception as error:  # templates raise what they like: jinja2 errors, TypeError, ValueError
+        return "", error
 
 
 def missing_template(samples: Iterable[Sample], tokenizer: Any, mode: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import gzip
-import zlib
+import re
 from pathlib import Path
 
+from tmerge_tui.engine.data.encodings import detected, two_bytes_each
+from tmerge_tui.engine.data.packing import read_bytes
 from tmerge_tui.errors import DataError
 
 MARKS = (  # the longer first: UTF-32's begins as UTF-16's does
@@ -16,61 +17,48 @@ MARKS = (  # the longer first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-DETECTED = [  # what files of one language are found in, Windows' own encodings among them
-    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
-    *("koi8_r", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
-]
-LOOKED_AT = 1 << 18  # bytes
+ESCAPES = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # Japanese mail: bytes below 128, between escapes
+DAMAGED = 10  # characters beyond ASCII that are whole for each that is not, and it is UTF-8 with a few bytes broken
 
 
 def read_text(path: Path) -> tuple[str, list[str]]:
-    """(content, notices); a file that ends in .gz is unpacked. Line ends become line feeds.
+    """(content, notices); a packed file is unpacked. Line ends become line feeds; byte order marks go.
 
     Raises DataError when no encoding fits or the packed file is broken, OSError.
     """
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: not a whole gzip file: {error}", "a .gz file", "pack it again") from error
-    text, encoding = _decoded(data, path)
+    text, told = _decoded(read_bytes(path), path)
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
-    notice = f"{path}: read as {encoding}, which was found by its content; save it as UTF-8 if letters are wrong"
-    return plain, [notice] if encoding else []
+    if "\ufeff" in plain:
+        plain = re.sub("^\ufeff", "", plain, flags=re.MULTILINE)  # files that were joined
+    return plain, [f"{path}: {told}"] if told else []
 
 
 def _decoded(data: bytes, path: Path) -> tuple[str, str]:
-    """(text, encoding when it is a guess)."""
+    """(text, what to say about a guess)."""
     mark = next((encoding for mark, encoding in MARKS if data.startswith(mark)), None)
-    try:
-        return data.decode(mark or "utf-8"), ""
-    except UnicodeDecodeError as error:
-        guess = None if mark else _detected(data)
+    guess = None if mark else two_bytes_each(data)
+    if guess is None and not mark and any(escape in data for escape in ESCAPES):
+        guess = "iso2022_jp"
+    if guess is None:
+        try:
+            return data.decode(mark or "utf-8"), ""
+        except UnicodeDecodeError as error:
+            broken = error
+        mended = data.decode("utf-8", "replace")
+        bad = mended.count("\ufffd")
+        if not mark and DAMAGED * bad <= sum(ord(char) > 127 for char in mended) - bad:
+            return mended, f"{bad} characters are broken: � stands for each"
+        guess = None if mark else detected(data)
         if guess is None:
             raise DataError(
-                f"{path}: not UTF-8 text: {error.reason} at byte {error.start}", "UTF-8", "save the file as UTF-8"
-            ) from error
+                f"{path}: not UTF-8 text: {broken.reason} at byte {broken.start}", "UTF-8", "save the file as UTF-8"
+            ) from broken
     try:
-        return data.decode(guess), guess
+        text = data.decode(guess)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: neither UTF-8 nor {guess}, which it looks like: {error.reason} at byte {error.start}",
             "text in one encoding",
             "save the file as UTF-8",
         ) from error
-
-
-def _detected(data: bytes) -> str | None:
-    """The encoding that fits best; None where the bytes are no text in any."""
-    from charset_normalizer import from_bytes
-
-    head = data[:LOOKED_AT]
-    pairs = head[: len(head) // 2 * 2]
-    zeros = (pairs[0::2].count(0), pairs[1::2].count(0))
-    if max(zeros) > len(pairs) // 8 and min(zeros) < max(zeros) // 8:  # letters of an alphabet, two bytes each
-        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
-    if b"\0" in head:
-        return None
-    found = from_bytes(head.rpartition(b"\n")[0] or head, cp_isolation=DETECTED).best()
-    return None if found is None else found.encoding
+    return text, f"read as {guess}, which was found by its content; save it as UTF-8 if letters are wrong"

@@ -8,11 +8,12 @@ commit: a resumed run, and one without a connection, read the same texts.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tmerge_tui.engine.data.records import Value, pick_column, value_of
+from tmerge_tui.engine.data.records import Value, left_out, pick_column, value_of
 from tmerge_tui.errors import DataError
 from tmerge_tui.files import storage, write_atomic
 from tmerge_tui.hub.datasets import BUFFER, SHARDS, commit_of, open_stream
@@ -52,7 +53,8 @@ def read_stream(calibration: Calibration, seed: int, wanted: int) -> Streamed:
         with storage(last):
             write_atomic(last, json.dumps({"commit": commit}).encode())
     with kept.open(encoding="utf-8") as file:
-        column, commit = json.loads(next(file))
+        column, commit, *said = json.loads(next(file))
+        warnings += said
         values = tuple(value if isinstance(value, str) else tuple(value) for value in map(json.loads, file))
     return Streamed(values, column, commit, tuple(warnings))
 
@@ -60,15 +62,18 @@ def read_stream(calibration: Calibration, seed: int, wanted: int) -> Streamed:
 def _choose(calibration: Calibration, seed: int, wanted: int, commit: str) -> Streamed:
     repo = str(calibration.repo_id)
     stream = open_stream(repo, calibration.config_name, calibration.split, commit, seed)
-    column = pick_column(repo, calibration.column, list(stream.columns), list(stream.texts))
+    column, left = calibration.column or "", Counter[str]()
     found: dict[str, Value] = {}
     for number, row in enumerate(stream.rows, 1):
-        value = value_of(repo, f"row {number} of the stream", column, row)
+        if number == 1:
+            lists = {name: value for name, value in row.items() if isinstance(value, list)}
+            column = pick_column(repo, calibration.column, list(stream.columns), list(stream.texts), lists)
+        value = value_of(repo, f"row {number} of the stream", column, row, left)
         if value is not None and _filled(value):
             found.setdefault(json.dumps(value, sort_keys=True), value)
         if len(found) >= wanted or number >= PATIENCE * wanted:
             break
-    return Streamed(tuple(found.values()), column, commit)
+    return Streamed(tuple(found.values()), column, commit, tuple(left_out(repo, left)))
 
 
 def _filled(value: Value) -> bool:
@@ -77,7 +82,7 @@ def _filled(value: Value) -> bool:
 
 
 def _keep(path: Path, chosen: Streamed) -> None:
-    lines: list[Any] = [[chosen.column, chosen.commit], *chosen.values]
+    lines: list[Any] = [[chosen.column, chosen.commit, *chosen.warnings], *chosen.values]
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())

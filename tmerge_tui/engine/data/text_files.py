@@ -1,12 +1,9 @@
-"""Text files as people have them: .txt, .md, .json, .jsonl, .csv, .tsv (each also packed as .gz), .parquet, and folders
-of such. One value a sample: a text, or a tuple of chat messages (see `records`).
+"""Text files as people have them: .txt, .md, .json, .jsonl, .csv, .tsv (each also packed), .parquet, .arrow, folders of
+such. One value a sample: a text, or a tuple of chat messages (see `records`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from tmerge_tui.engine.data.decoding import read_text
-from tmerge_tui.engine.data.records import Value, fields_of, left_out, pick_column, shown, value_of
+from tmerge_tui.engine.data.json_records import Records, read_records
+from tmerge_tui.engine.data.packing import refuse_pointer, without_packing
+from tmerge_tui.engine.data.records import Value, columns_read, left_out, pick_column, value_of
+from tmerge_tui.engine.data.tables import read_table
 from tmerge_tui.errors import DataError
+from tmerge_tui.run_folder import MARK
 
-CSV_BLOCK = 16 << 20  # bytes; no row may be longer
-DELIMITERS = ",;\t|"
-LONG = 60  # characters: a header is no sentence
-
-Records = list[tuple[str, dict[str, Any]]]  # (where: "line 3", what)
+OTHER_NAMES = {".ndjson": ".jsonl", ".markdown": ".md", ".text": ".txt"}
+SKIPPED = ("__MACOSX",)  # folders of what is no text of anybody
+BESIDE = ("readme.md", "dataset_info.json", "dataset_dict.json", "state.json")  # of a data set: about its files
+LOOKED_AT = 100  # records whose fields are known before one is chosen
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Read:
 
 
 def read_file(path: Path, column: str | None) -> Read:
-    """Reads one field of a file. `column` None: text, messages, conversations, a known pair, or the only string field.
+    """Reads one field of a file. `column` None: text, messages, conversations, a known pair, the only list of messages,
+    or the only string field.
 
     A .txt has no fields: each line that is not blank is a sample; of a .md each paragraph. In a folder each .txt and
     .md is a sample whole, and records of its other files are joined.
@@ -55,7 +56,7 @@ def read_file(path: Path, column: str | None) -> Read:
 
 
 def columns_of(path: Path) -> list[str]:
-    """The fields one may choose from: of the first record, the header or the schema; none for plain text.
+    """The fields one may choose from: of the first records, the header or the schema; none for plain text.
 
     Raises DataError as `read_file`, OSError.
     """
@@ -69,25 +70,17 @@ def columns_of(path: Path) -> list[str]:
         with _arrow(path):
             return list(pq.read_schema(path).names)
     if kind in (".csv", ".tsv"):
-        return _table(path)[1]
+        return list(read_table(path, kind == ".tsv").names)
     if kind in (".json", ".jsonl"):
-        return list(records(path)[0][0][1])
+        return _names(records(path)[0])
+    if kind == ".arrow":
+        return list(_arrow_table(path).column_names)
     return []
 
 
 def records(path: Path) -> tuple[Records, list[str]]:
-    """(the objects of a JSON file with where each stands, notices): one a line, an array, or an array inside an object.
-
-    Raises DataError naming the line or item, OSError.
-    """
-    text, notices = read_text(path)
-    whole = text.lstrip()
-    found: Records | None = None
-    if whole.startswith("[") or (whole.startswith("{") and _kind(path) == ".json"):
-        found = _array(path, text)
-    if found is None:
-        lines = enumerate(text.split("\n"), 1)
-        found = [(f"line {n}", _json_object(path, n, line)) for n, line in lines if line.strip()]
+    """(the objects of a JSON file with where each stands, notices). Raises DataError naming line or item, OSError."""
+    found, notices = read_records(path, _kind(path) == ".jsonl")
     if not found:
         raise _no_samples(path)
     return found, notices
@@ -103,22 +96,17 @@ def table_rows(path: Path) -> tuple[Records, list[str]]:
 
     Raises DataError for a row of more or fewer fields than the header, OSError.
     """
-    data, header, parsing, notices = _table(path)
-    rows = [row for row in csv.reader(io.StringIO(data.decode(), newline=""), delimiter=parsing.delimiter) if row][1:]
-    for n, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, row {n}: {len(row)} fields", f"{len(header)}, as the header has", "quote fields with commas"
-            )
-    if not rows:
+    table = read_table(path, _kind(path) == ".tsv")
+    if not table.rows:
         raise _no_samples(path)
-    return [(f"row {n}", dict(zip(header, row, strict=True))) for n, row in enumerate(rows, 1)], notices
+    rows: Records = [(f"row {n}", dict(zip(table.names, row, strict=True))) for n, row in enumerate(table.rows, 1)]
+    return rows, list(table.notices)
 
 
 def _kind(path: Path) -> str:
     """The suffix, without that of the packing."""
-    name = Path(path.stem) if path.suffix.lower() == ".gz" else path
-    return {".ndjson": ".jsonl", ".markdown": ".md", ".text": ".txt"}.get(name.suffix.lower(), name.suffix.lower())
+    suffix = without_packing(path).suffix.lower()
+    return OTHER_NAMES.get(suffix, suffix)
 
 
 def _reader(path: Path) -> Callable[[Path, str | None], Read]:
@@ -126,6 +114,7 @@ def _reader(path: Path) -> Callable[[Path, str | None], Read]:
     if reader is not None:
         if path.stat().st_size == 0:
             raise _no_samples(path)
+        refuse_pointer(path)
         return reader
     raise DataError(
         f"{path}: {'suffix ' + path.suffix if path.suffix else 'no suffix'}",
@@ -135,7 +124,18 @@ def _reader(path: Path) -> Callable[[Path, str | None], Read]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and _kind(p) in READERS and not p.name.startswith("."))
+    """What is read of a folder: nothing hidden or locked, no runs of tmerge, of a data set its records and not what is
+    said of them."""
+    runs = {mark.parent for mark in folder.rglob(MARK)} - {folder}
+
+    def hidden(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        odd = any(part.startswith((".", "~$")) or part in SKIPPED for part in parts)
+        return odd or not runs.isdisjoint(path.parents)
+
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and _kind(p) in READERS and not hidden(p))
+    others = [path for path in found if path.name.lower() not in BESIDE]
+    return others if any(_kind(path) not in (".txt", ".md") for path in others) else found
 
 
 def _read_folder(folder: Path, column: str | None) -> Read:
@@ -148,7 +148,11 @@ def _read_folder(folder: Path, column: str | None) -> Read:
     notices: list[str] = []
     columns, empty = [], 0
     for file in files:
+        if file.stat().st_size == 0:
+            empty += 1
+            continue
         if _kind(file) in (".txt", ".md"):
+            refuse_pointer(file)
             text, more = read_text(file)
             values += [text.strip()] if text.strip() else []
             empty += not text.strip()
@@ -179,126 +183,59 @@ def _plain(path: Path, texts: list[str], kind: str, column: str | None, notices:
 
 def _read_json(path: Path, column: str | None) -> Read:
     rows, notices = records(path)
-    first = rows[0][1]
-    column = pick_column(path, column, list(first), [k for k, v in first.items() if isinstance(v, str)])
+    first: dict[str, Any] = {}
+    for _, record in rows[:LOOKED_AT]:
+        first |= {name: value for name, value in record.items() if first.get(name) in (None, [], "")}
+    column = pick_column(path, column, _names(rows), [k for k, v in first.items() if isinstance(v, str)], _lists(first))
     return _collect(path, column, rows, notices)
 
 
-def _array(path: Path, text: str) -> Records | None:
-    """The items of a file that is one JSON value; None where it is not, and may be lines."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        first = text.lstrip().split("\n", 1)[0]
-        if "Extra data" in str(error) or _is_json(first):
-            return None
-        raise DataError(f"{path}: not valid JSON: {error}", "an array of records", "export it again") from error
-    if isinstance(data, dict):
-        lists = [value for value in data.values() if isinstance(value, list)]
-        inside = len(lists) == 1 and not any(name in data for name in ("messages", "conversations"))
-        data = lists[0] if inside else [data]
-    found = []
-    for n, item in enumerate(data, 1):
-        if not isinstance(item, (dict, str)):
-            raise DataError(
-                f"{path}, item {n}: found {shown(item)}",
-                "records or texts in one array",
-                "correct or remove it",
-            )
-        found.append((f"item {n}", {"text": item} if isinstance(item, str) else item))
-    return found
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f"{path}, line {number}: not valid JSON: {error}", "one JSON object a line", "correct or remove that line"
-        ) from error
-    if not isinstance(record, dict):
-        raise DataError(
-            f"{path}, line {number}: found {shown(record)}",
-            'one JSON object a line, such as {"text": "..."}, or one array of them',
-            "wrap the value in an object",
-        )
-    return record
-
-
-def _table(path: Path) -> tuple[bytes, list[str], Any, list[str]]:
-    """(content as UTF-8, names of the fields, pyarrow's options to parse it, notices) of a .csv or .tsv."""
-    import pyarrow.csv as pc
-
-    text, notices = read_text(path)
-    delimiter = "\t" if _kind(path) == ".tsv" else _delimiter(text)
-    header = next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
-    if delimiter != "," and _kind(path) != ".tsv":
-        name = {"\t": "tabs", ";": "semicolons"}.get(delimiter, repr(delimiter))
-        notices.append(f"{path}: its fields are separated by {name}")
-    if _is_data(header):
-        names = [f"column{i}" for i in range(1, len(header) + 1)]
-        notices.append(f"{path}: no header: its fields are called {', '.join(names)}, and the first line is a sample")
-        text = delimiter.join(names) + "\n" + text
-        header = names
-    return text.encode(), header, pc.ParseOptions(newlines_in_values=True, delimiter=delimiter), notices
-
-
-def _delimiter(text: str) -> str:
-    """The separator that gives the first rows the same number of fields, more than one; a comma when none does."""
-    head = text[: 1 << 16]
-    for delimiter in DELIMITERS:
-        rows = [
-            row for _, row in zip(range(20), csv.reader(io.StringIO(head), delimiter=delimiter), strict=False) if row
-        ]
-        if len(text) > len(head):
-            rows = rows[:-1] or rows
-        if rows and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
-            return delimiter
-    return ","
-
-
-def _is_data(header: list[str]) -> bool:
-    """Whether the first line of a table is a row and not the names of its fields."""
-    sentence = re.compile(r"\S+\s+\S+\s+\S+\s+\S+|[.!?。]$|\n")
-    return any(not name.strip() or len(name) > LONG or sentence.search(name.strip()) for name in header) or any(
-        re.fullmatch(r"[-+]?\d+([.,]\d+)?", name.strip()) for name in header
-    )
-
-
-def _read_csv(path: Path, column: str | None) -> Read:
-    import pyarrow as pa
-    import pyarrow.csv as pc
-
-    data, _, parsing, notices = _table(path)
-    reading = pc.ReadOptions(block_size=CSV_BLOCK)
-    with _arrow(path):
-        with pc.open_csv(pa.BufferReader(data), reading, parsing) as stream:
-            schema = stream.schema
-        column = pick_column(path, column, schema.names, _strings(schema))
-        fields = [name for name in fields_of(column, schema.names) if name in schema.names]
-        as_text = pc.ConvertOptions(include_columns=fields, column_types={name: pa.string() for name in fields})
-        rows = pc.read_csv(pa.BufferReader(data), reading, parsing, as_text).to_pylist()
-    return _collect(path, column, ((f"row {n}", row) for n, row in enumerate(rows, 1)), notices)
+def _read_table(path: Path, column: str | None) -> Read:
+    table = read_table(path, _kind(path) == ".tsv")
+    if not table.rows:
+        raise _no_samples(path)
+    names = list(table.names)
+    first = dict(zip(names, table.rows[0], strict=True))
+    column = pick_column(path, column, names, list(table.texts), {k: v for k, v in first.items() if v[:2] == "[{"})
+    fields = [(i, name) for i, name in enumerate(names) if name in columns_read(column, names)]
+    rows = ((f"row {n}", {name: row[i] for i, name in fields}) for n, row in enumerate(table.rows, 1))
+    return _collect(path, column, rows, table.notices)
 
 
 def _read_parquet(path: Path, column: str | None) -> Read:
     import pyarrow.parquet as pq
 
     with _arrow(path), pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        column = pick_column(path, column, schema.names, _strings(schema))
-        fields = [name for name in fields_of(column, schema.names) if name in schema.names]
+        first: dict[str, Any] = next((b.to_pylist()[0] for b in file.iter_batches(1) if b.num_rows), {})
+        column, fields = _arrow_fields(path, column, file.schema_arrow, first)
         groups = (file.read_row_group(i, columns=fields).to_pylist() for i in range(file.num_row_groups))
         rows = (row for group in groups for row in group)
         return _collect(path, column, ((f"row {n}", row) for n, row in enumerate(rows, 1)))
+
+
+def _read_arrow(path: Path, column: str | None) -> Read:
+    table = _arrow_table(path)
+    column, fields = _arrow_fields(path, column, table.schema, (table.slice(0, 1).to_pylist() or [{}])[0])
+    rows = table.select(fields).to_pylist()
+    return _collect(path, column, ((f"row {n}", row) for n, row in enumerate(rows, 1)))
+
+
+def _arrow_fields(path: Path, column: str | None, schema: Any, first: dict[str, Any]) -> tuple[str, list[str]]:
+    """(the column to read, the fields it takes) of a schema and its first row."""
+    names = list(schema.names)
+    column = pick_column(path, column, names, _strings(schema), _lists(first))
+    return column, columns_read(column, names)
+
+
+def _arrow_table(path: Path) -> Any:
+    """A table as the data set library saves it: a stream of record batches, or a file of them."""
+    import pyarrow as pa
+
+    with _arrow(path), path.open("rb") as file:
+        try:
+            return pa.ipc.open_stream(file).read_all()
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(path).read_all()
 
 
 @contextmanager
@@ -317,10 +254,21 @@ READERS: dict[str, Callable[[Path, str | None], Read]] = {
     ".md": _read_markdown,
     ".json": _read_json,
     ".jsonl": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".csv": _read_table,
+    ".tsv": _read_table,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }
+
+
+def _names(rows: Records) -> list[str]:
+    """The fields of the first records: one that is empty may lack some."""
+    return list(dict.fromkeys(name for _, record in rows[:LOOKED_AT] for name in record))
+
+
+def _lists(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields that hold a list, or one written into a string."""
+    return {k: v for k, v in record.items() if isinstance(v, list) or (isinstance(v, str) and v[:2] == "[{")}
 
 
 def _strings(schema: Any) -> list[str]:
@@ -329,7 +277,7 @@ def _strings(schema: Any) -> list[str]:
 
     def is_text(kind: Any) -> bool:
         kind = kind.value_type if pt.is_dictionary(kind) else kind
-        return pt.is_string(kind) or pt.is_large_string(kind)
+        return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
     return [field.name for field in schema if is_text(field.type)]
 

@@ -16,6 +16,7 @@ from tmerge_tui.engine.data.records import shown, whole_text
 from tmerge_tui.engine.data.text_files import records
 from tmerge_tui.engine.evaluation.bits_per_byte import Text, losses, tokens
 from tmerge_tui.errors import DataError
+from tmerge_tui.models.config import positions
 from tmerge_tui.recipe.evaluation import ChoiceSet
 
 EXPECTED = '{"context", "choices", "label"} or {"premise", "choice1", "choice2", "question", "label"}'
@@ -55,7 +56,7 @@ def answer(
     A context that is longer than the model takes loses its beginning, and `warn` says how many. Raises DataError when a
     choice has no token of its own, MemoryShortage, and ModelError for a tokenizer without offsets.
     """
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = positions(model.config)
     texts, cut = [], 0
     for question in questions:
         for choice in question.choices:

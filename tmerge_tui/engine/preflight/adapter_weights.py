@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmerge_tui.engine.preflight.adapter_fit import PREFIX
 from tmerge_tui.errors import ModelError
 from tmerge_tui.extras import imported
 from tmerge_tui.hub.locate import Located
@@ -24,7 +25,6 @@ UNTIE = (
     "save the base with tie_word_embeddings: false and a head of its own, name that folder as base_model_name_or_path "
     "in adapter_config.json"
 )
-PREFIX = "base_model.model."  # of every name in an adapter's file
 
 
 def changed_tensors(

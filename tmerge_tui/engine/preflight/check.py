@@ -19,6 +19,7 @@ from tmerge_tui.engine.data.general_text import GeneralText, read_general
 from tmerge_tui.engine.evaluation.benchmarks import problems as benchmark_problems
 from tmerge_tui.engine.evaluation.safety import problems as safety_problems
 from tmerge_tui.engine.methods.registry import METHODS, strength_is_chosen
+from tmerge_tui.engine.preflight.adapter_fit import refuse_unfit
 from tmerge_tui.engine.preflight.dequantise import described, expected, is_packed
 from tmerge_tui.engine.preflight.estimate import estimate, together
 from tmerge_tui.engine.preflight.lengths import fitted
@@ -37,6 +38,7 @@ from tmerge_tui.engine.training.tune import method_of
 from tmerge_tui.errors import CheckError, ModelError, ProblemsError, TmergeError
 from tmerge_tui.extras import NEEDED_BY, missing, needed_by, present
 from tmerge_tui.hub.locate import Located, find
+from tmerge_tui.models.checkpoint import Checkpoint
 from tmerge_tui.models.facts import ModelFacts, read_facts
 from tmerge_tui.models.loading import pick_device
 from tmerge_tui.models.pair import Pair
@@ -116,6 +118,9 @@ def prepare(recipe: Recipe, cluster: bool = True) -> Prepared:
     assert corpus is not None and reading is not None and matching is not None and device is not None
     if not reading.comparable:
         recipe = without_source(recipe)
+    elif not reading.answerable:
+        asked = recipe.evaluation.model_copy(update={"benchmark_source": False})
+        recipe = recipe.model_copy(update={"evaluation": asked})
     if general is not None:
         general, more = reads_general(general, source, target)
         notes += [*general.warnings, *more]
@@ -283,6 +288,9 @@ def open_party(role: str, located: Located, trust_remote_code: bool) -> Party:
     elif shape.pending is not None:
         weights = outline(shape.pending, trust_remote_code)
     facts = read_facts(shape.folder, located.name, trust_remote_code, weights)
+    if located.base is not None and not located.whole:
+        known = weights or Checkpoint(shape.folder)
+        refuse_unfit(located, {name: known.info(name).shape for name in known.names})
     return Party(role, located, facts, load_tokenizer(tokens.folder, trust_remote_code))
 
 

@@ -24,16 +24,19 @@ from tmerge_tui import machine
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.errors import MemoryShortage, ModelError, TmergeError
 from tmerge_tui.files import as_the_umask_leaves, renamed, storage, write_atomic
+from tmerge_tui.hub.headers import read_range
+from tmerge_tui.hub.listing import Listing, RemoteFile
 from tmerge_tui.hub.locate import Located
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import QUANTISED, build_on_meta, first_line, read_config
+from tmerge_tui.models.config import QUANTISED, QUANTISER_FILES, build_on_meta, first_line, read_config
 from tmerge_tui.models.header import TensorInfo, read_header
-from tmerge_tui.models.quantised.gguf_file import SUFFIX, local_parts
+from tmerge_tui.models.quantised.gguf_file import Part, local_parts
 from tmerge_tui.models.quantised.gguf_model import GgufModel
 from tmerge_tui.models.quantised.packed_folder import PackedFolder, plain_tensors
 from tmerge_tui.models.quantised.schemes import scheme_of
 from tmerge_tui.models.weight_files import INDEX
 from tmerge_tui.quantities import size
+from tmerge_tui.recipe import is_gguf
 from tmerge_tui.run_folder import key
 from tmerge_tui.system import insist
 
@@ -63,23 +66,29 @@ Advance = Callable[[int, bool], None]  # bytes written, and whether just now
 
 def is_packed(located: Located) -> bool:
     """Whether the model is quantised in a way that is unpacked here."""
-    if located.folder.suffix.lower() == SUFFIX:
+    if _is_file(located.folder):
         return True
     with suppress(OSError, ValueError, AttributeError):  # no configuration, or none that can be read: said elsewhere
         return scheme_of(located.folder) is not None
     return False
 
 
+def _is_file(path: Path) -> bool:
+    """Whether a model lies in a GGUF file, which may not be here yet, and not in a folder of whatever name."""
+    return is_gguf(path) and not path.is_dir()
+
+
 def unpacked_folder(located: Located) -> Path:
     """Where the unpacked model lies, or will lie."""
     from huggingface_hub import constants
 
-    name = located.commit
-    if name is None:
+    if located.commit is not None:
+        name = f"{located.name.partition('@')[0]} {located.commit}"  # the same whichever way the commit was named
+    else:
         file = located.folder if located.folder.is_file() else located.folder / "config.json"
         stat = file.stat()
         name = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return Path(constants.HF_HOME) / "tmerge" / "unpacked" / key(WAY, located.name, name)
+    return Path(constants.HF_HOME) / "tmerge" / "unpacked" / key(WAY, name)
 
 
 def described(located: Located) -> Located:
@@ -103,9 +112,9 @@ def expected(located: Located, trust_remote_code: bool) -> dict[str, TensorInfo]
     assert located.packed is not None
     config = read_config(located.folder, located.name, trust_remote_code)
     model = build_on_meta(config, located.name, trust_remote_code)
-    once = {id(value): name for name, value in reversed(model.state_dict(keep_vars=True).items())}  # tied ones
-    built = {name: tuple(value.shape) for name, value in model.state_dict().items() if name in once.values()}
-    scheme = None if located.packed.suffix.lower() == SUFFIX else scheme_of(located.packed)
+    once = set({id(v): name for name, v in reversed(model.state_dict(keep_vars=True).items())}.values())  # tied ones
+    built = {name: tuple(value.shape) for name, value in model.state_dict().items() if name in once}
+    scheme = None if _is_file(located.packed) else scheme_of(located.packed)
     if scheme is not None:
         weights = outline(located.pending, trust_remote_code) if located.pending else Checkpoint(located.packed)
         return plain_tensors({name: weights.info(name) for name in weights.names}, scheme, built, located.name)
@@ -116,20 +125,28 @@ def expected(located: Located, trust_remote_code: bool) -> dict[str, TensorInfo]
 
 def unpacked(located: Located, trust_remote_code: bool, advance: Advance) -> Located:
     """The model with plain weights, written once; `advance` gets their bytes. What an interrupted unpacking has written
-    is kept. Raises ModelError, MemoryShortage, StorageError."""
+    is kept, what a damaged model has given is not. Raises ModelError, MemoryShortage, StorageError."""
     from filelock import FileLock
 
     assert located.packed is not None
     out = unpacked_folder(replace(located, folder=located.packed))
     with storage(out), FileLock(out.with_name(f"{out.name}.lock")):  # two runs unpack a model once
         if not (out / "config.json").is_file():
-            _unpack(located, out, advance)
+            try:
+                _unpack(located, out, advance)
+            except ModelError:
+                shutil.rmtree(_making(out), ignore_errors=True)
+                raise
     return replace(located, folder=out, pending=None, unpacked=True)
+
+
+def _making(out: Path) -> Path:
+    return out.with_name(f"{out.name}.making")
 
 
 def _unpack(located: Located, out: Path, advance: Advance) -> None:
     assert located.packed is not None
-    making = out.with_name(f"{out.name}.making")
+    making = _making(out)
     with storage(making):
         making.mkdir(parents=True, exist_ok=True)
         for rest in making.glob(".*.part"):
@@ -170,11 +187,19 @@ def _room(located: Located, packed: Packed, group: tuple[str, ...]) -> None:
 
 
 def _open(located: Located) -> Packed:
-    if located.folder.suffix.lower() == SUFFIX:
-        return GgufModel(local_parts(located.folder), located.name)
+    if _is_file(located.folder):
+        parts = local_parts(located.folder) if located.pending is None else _remote_parts(located.pending)
+        return GgufModel(parts, located.name)
     scheme = scheme_of(located.folder)
     assert scheme is not None
     return PackedFolder(located.folder, located.name, scheme)
+
+
+def _remote_parts(listing: Listing) -> tuple[Part, ...]:
+    def part(file: RemoteFile) -> Part:
+        return Part(file.path, file.size, lambda start, end: read_range(listing, file, start, min(end, file.size)))
+
+    return tuple(part(file) for file in listing.weights)
 
 
 def _write_head(located: Located, head: Path) -> None:
@@ -182,6 +207,9 @@ def _write_head(located: Located, head: Path) -> None:
     shutil.rmtree(making, ignore_errors=True)
     with storage(head):
         making.mkdir(parents=True)
+        readme = _card(located)
+        if readme is not None:
+            shutil.copyfile(readme, making / "README.md")
     with _reading(located):
         packed = _open(located)
         doubts = packed.write_head(making)
@@ -196,6 +224,13 @@ def _write_head(located: Located, head: Path) -> None:
         _drop_quantisation(making, about["dtype"])
         as_the_umask_leaves(making)
         insist(lambda: making.rename(head))
+
+
+def _card(located: Located) -> Path | None:
+    """The model card of the repository that a GGUF file comes from."""
+    snapshot = next((folder for folder in located.folder.parents if folder.name == located.commit), None)
+    card = None if snapshot is None else snapshot / "README.md"
+    return card if card is not None and card.is_file() else None
 
 
 @contextmanager
@@ -215,6 +250,8 @@ def _reading(located: Located) -> Iterator[None]:
 
 def _drop_quantisation(folder: Path, dtype: object) -> None:
     """Takes the mention of a packing that is gone out of the configuration."""
+    for name in QUANTISER_FILES:
+        (folder / name).unlink(missing_ok=True)
     path = folder / "config.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     for section in (data, data.get("text_config") or {}):

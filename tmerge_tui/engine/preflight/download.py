@@ -79,7 +79,7 @@ def _own(party: Party | None) -> list[Party]:
 
 
 def _here(parties: Sequence[Party], emit: Emit) -> list[Party]:
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     if pending:
         _fetch(list(pending.values()), emit)
     elif all(party.located.whole for party in parties):
@@ -106,7 +106,7 @@ def _unpacked(party: Party, emit: Emit) -> Located:
         def advance(count: int, fresh: bool) -> None:
             (progress.advance if fresh else progress.skip)(count)
 
-        return unpacked(party.located, party.facts.trust_remote_code, advance)
+        return unpacked(replace(party.located, pending=None), party.facts.trust_remote_code, advance)
 
 
 def _fetch(listings: list[Listing], emit: Emit) -> None:

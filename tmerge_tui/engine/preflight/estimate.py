@@ -116,6 +116,12 @@ def estimate(
     )
 
 
+def unpacked_bytes(*parties: Party) -> int:
+    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
+    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
+    return sum(party.facts.bytes_on_disk for party in packed)
+
+
 def together(needs: Sequence[Estimate]) -> Estimate:
     """Of methods that are compared one after the other: models read once, all else for each; an upper figure."""
     if len(needs) == 1:
@@ -135,12 +141,6 @@ def together(needs: Sequence[Estimate]) -> Estimate:
         {name: max(one.memory.get(name, 0) for one in needs) for name in memory},
         any(one.bound for one in needs),
     )
-
-
-def unpacked_bytes(*parties: Party) -> int:
-    """Disk that quantised models take once they are unpacked, in the cache, kept for later runs."""
-    packed = (party for party in parties if party.located.packed is not None and not party.located.unpacked)
-    return sum(party.facts.bytes_on_disk for party in packed)
 
 
 def _passes(recipe: Recipe) -> int:

@@ -1,4 +1,5 @@
-"""Weights that no alignment reads: embeddings, last norm, head. What is not finite there would show only at the end."""
+"""Weights that an alignment may not read: embeddings, last layer, last norm, head. What is not finite there would show
+only at the end."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from tmerge_tui.models.projections import decoder_layers
 
 
 def check_ends(party: Party) -> None:
-    """Raises NumericsError naming the first tensor outside the decoder layers that holds NaN or Inf where it is read.
+    """Raises NumericsError naming the first tensor outside the decoder layers, or in the last of them, that holds NaN
+    or Inf where it is read.
 
-    Layers are not looked at: activations show what is wrong there. Nor are tensors that the model does not have, and
-    of an embedding that is not the head too only the rows of the tokenizer's tokens.
+    Other layers are not looked at: activations show what is wrong there. Nor are tensors that the model does not have,
+    and of an embedding that is not the head too only the rows of the tokenizer's tokens.
     """
     facts, checkpoint = party.facts, party.checkpoint
     config = read_config(facts.folder, facts.name, facts.trust_remote_code)
@@ -20,7 +22,8 @@ def check_ends(party: Party) -> None:
     in_files, _ = file_names(model, checkpoint.names)
     path, _ = decoder_layers(model, facts.layers)
     there = model.state_dict()
-    ends = [file for name, file in in_files.items() if name in there and not name.startswith(f"{path}.")]
+    last = f"{path}.{facts.layers - 1}."
+    ends = [f for name, f in in_files.items() if name in there and (not name.startswith(f"{path}.") or last in name)]
     embedding = model.get_input_embeddings().weight
     known = max(party.tokenizer.get_vocab().values(), default=-1) + 1
     rows = {

@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tmerge_tui.engine.activations.pooling import encode, place
-from tmerge_tui.engine.data.corpus import Corpus, Sample, render
+from tmerge_tui.engine.activations.pooling import encode
+from tmerge_tui.engine.data.corpus import Corpus, Sample
 from tmerge_tui.engine.data.general_text import GeneralText
 from tmerge_tui.engine.data.records import whole_text
 from tmerge_tui.engine.data.tokens import is_spaceless
 from tmerge_tui.engine.evaluation.bits_per_byte import text_of
 from tmerge_tui.engine.evaluation.multiple_choice import choice_of, read_choices
 from tmerge_tui.engine.evaluation.safety import given
+from tmerge_tui.engine.preflight.templates import refused, template_notes
 from tmerge_tui.engine.prepared import Party
 from tmerge_tui.engine.training.examples import read_examples
 from tmerge_tui.errors import DataError
+from tmerge_tui.models.pair import Pair
 from tmerge_tui.models.tokenizer import differing
 from tmerge_tui.recipe import Recipe
 
@@ -42,6 +44,7 @@ class Reading:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     comparable: bool  # whether the source can read the held-out text, so that its bits per byte mean something
+    answerable: bool = True  # whether it can read the questions of evaluation.choices
 
 
 def read_text(
@@ -58,7 +61,7 @@ def read_text(
     examples = (training or corpus.calibration) if reads_training else ()
     for party in (source, target):
         conversations = [*corpus.calibration, *(training if party is target else ())]
-        problems += _refused(recipe, party, conversations)
+        problems += refused(recipe, party, conversations)
     problems += [
         f"evaluation.prompts: {prompt.encode('utf-8', 'backslashreplace').decode()!r} holds half a character "
         f"(a lone surrogate)"
@@ -67,6 +70,7 @@ def read_text(
     ]
     if problems:  # what cannot be rendered cannot be encoded
         return Reading(0, 0, tuple(problems), (), True)
+    warnings += template_notes(recipe, Pair(target=target, source=source), corpus.calibration[:SAMPLE])
     tokens, counts = 0, []
     for party in (source, target):
         problems += _beyond(recipe, party, corpus, examples, general)
@@ -98,8 +102,10 @@ def read_text(
     if reads_training:
         warnings += _unlearnt(recipe, target, examples[:SAMPLE])
     problems += _choices(recipe, target)
+    unanswered, answerable = _unread_questions(recipe, source, target)
+    warnings += unanswered
     rows = round(share * sum(map(len, words)))
-    return Reading(rows, round(share * tokens), tuple(problems), tuple(dict.fromkeys(warnings)), comparable)
+    return Reading(rows, round(share * tokens), tuple(problems), tuple(dict.fromkeys(warnings)), comparable, answerable)
 
 
 def reads_general(text: GeneralText, source: Party, target: Party) -> tuple[GeneralText, list[str]]:
@@ -116,36 +122,20 @@ def reads_general(text: GeneralText, source: Party, target: Party) -> tuple[Gene
 
 def unread(tokenizer: Any, texts: Sequence[str]) -> float:
     """The share of characters, white space aside, that do not come back from encoding and decoding: those of unknown
-    tokens, and what a normaliser takes away (case, accents). Spellings of one character (NFKC) count as one."""
+    tokens, and what a normaliser takes away (case, accents). Spellings of one character (NFKC) count as one; special
+    tokens that a text writes out are read."""
     lost = whole = 0
+    unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         there = _characters(text)
-        lost += (there - _characters(tokenizer.decode(ids, skip_special_tokens=True))).total()
+        lost += (there - _characters(tokenizer.decode([i for i in ids if i not in unknown]))).total()
         whole += there.total()
     return lost / whole if whole else 0.0
 
 
 def _characters(text: str) -> Counter[str]:
     return Counter("".join(unicodedata.normalize("NFKC", text).split()))
-
-
-def _refused(recipe: Recipe, party: Party, samples: Sequence[Sample]) -> list[str]:
-    """Conversations that the model's template does not take, or whose words cannot be placed in what it makes."""
-    mode, spans = recipe.calibration.chat_template, recipe.calibration.pooling == "span"
-    first, count = None, 0
-    for sample in samples:
-        if sample.messages is None:
-            continue
-        try:
-            text = render(sample, party.tokenizer, mode)
-            if spans:
-                place(sample, text, party.tokenizer, mode)
-        except DataError as error:
-            first, count = first or error, count + 1
-    if first is None:
-        return []
-    return [f"{party.role}: {first}" + (f"\n  and {count - 1} more of {len(samples)}" if count > 1 else "")]
 
 
 def _beyond(
@@ -252,6 +242,30 @@ def _unlearnt(recipe: Recipe, target: Party, samples: Sequence[Sample]) -> list[
     found = read_examples(samples, target.tokenizer, length, mode, answers)
     without = sum(not any(label >= 0 for label in example.labels) for example in found)
     return [f"{without} of the first {len(samples)} training samples have nothing to learn from"] if without else []
+
+
+def _unread_questions(recipe: Recipe, source: Party, target: Party) -> tuple[list[str], bool]:
+    """(what to say of questions that a model cannot read, whether the source can be asked)."""
+    warnings, answerable = [], True
+    for choices in recipe.evaluation.choices:
+        try:
+            questions = read_choices(choices)[:SAMPLE]
+        except DataError:  # the check of benchmarks says it
+            continue
+        texts = [text[:PROBED] for one in questions for text in (one.context, *one.choices)]
+        for party in (source, target):
+            if party is source and not recipe.evaluation.benchmark_source:
+                continue
+            lost = unread(party.tokenizer, texts)
+            if lost > UNREAD:
+                end = "its answers say little"
+                if party is source:
+                    answerable, end = False, "it is not asked"
+                told = (
+                    f"evaluation.choices, {choices.title}: the tokenizer of {party.facts.label} cannot read {lost:.1%}"
+                )
+                warnings.append(f"{told} {lost:.1%} of the questions: {end}")
+    return warnings, answerable
 
 
 def _choices(recipe: Recipe, target: Party) -> list[str]:

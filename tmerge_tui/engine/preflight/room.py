@@ -12,11 +12,13 @@ import torch
 from tmerge_tui import machine
 from tmerge_tui.engine.preflight.estimate import unpacked_bytes
 from tmerge_tui.engine.prepared import Estimate, Party
+from tmerge_tui.errors import RunFolderError
 from tmerge_tui.hub.download import lacking_room
 from tmerge_tui.hub.errors import cache_folder
 from tmerge_tui.models.loading import free_memory
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.run_folder import RunDir
 
 
 def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -> list[str]:
@@ -30,6 +32,10 @@ def output_problems(recipe: Recipe, needs: Estimate, parties: Sequence[Party]) -
     overlap = _overlapping(output, parties)
     if overlap:
         return [overlap]
+    try:
+        RunDir.usable(output)
+    except RunFolderError as error:
+        return [str(error)]
     if not os.access(there, os.W_OK):
         return [f"output: {there} is read-only, expected a folder to write in; choose another output"]
     return _disk(output, there, needs, parties)
@@ -71,8 +77,9 @@ def in_memory(recipe: Recipe, needs: Estimate, device: torch.device) -> tuple[li
 def _overlapping(output: Path, parties: Sequence[Party]) -> str | None:
     place = output.resolve()
     for party in parties:
-        folder = party.located.folder.resolve()
-        if place == folder or folder in place.parents or place in folder.parents:
+        own = [folder.resolve() for folder in (party.located.folder, party.located.packed) if folder is not None]
+        folder = next((one for one in own if place == one or one in place.parents or place in one.parents), None)
+        if folder is not None:
             return (
                 f"output: {output} and the {party.role} model {folder} lie in one another, and models are only read; "
                 f"choose another output"
@@ -84,7 +91,7 @@ def _disk(output: Path, there: Path, needs: Estimate, parties: Sequence[Party]) 
     """Room for the run folder and, in the cache, for what has to be downloaded or unpacked; together on one disk."""
     from huggingface_hub import constants
 
-    pending = {listing.folder: listing for party in parties for listing in party.located.downloads}
+    pending = {(listing.folder, listing.file): listing for party in parties for listing in party.located.downloads}
     arriving = sum(file.size for listing in pending.values() for file in listing.missing)
     cache = _existing(Path(cache_folder()))
     if arriving and (problem := lacking_room(arriving)):

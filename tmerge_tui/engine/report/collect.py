@@ -114,4 +114,4 @@ def _output(folded: Sequence[Folded], measured: Measured, alpha: float | None, t
 def _model(party: Party) -> dict[str, Any]:
     facts = party.facts.summary()
     facts.pop("folder")
-    return {**facts, "commit": party.located.commit}
+    return {**facts, "commit": party.located.commit, "precision": party.located.precision}

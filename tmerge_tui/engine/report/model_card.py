@@ -6,6 +6,7 @@ own is kept as README.target.md. Nothing that leaves with the model names a loca
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
 from tmerge_tui.engine.report import besides_views
@@ -24,12 +24,15 @@ from tmerge_tui.engine.report.templates import environment
 from tmerge_tui.engine.report.verdict import judge, median_ratio
 from tmerge_tui.engine.report.views import adaptation
 from tmerge_tui.files import storage, write_atomic
-from tmerge_tui.models.licence import licence_of
+from tmerge_tui.models.licence import card_head, licence_of
 from tmerge_tui.quantities import NONE, bits, interval, known, number, signed
+from tmerge_tui.recipe import hub_file
 from tmerge_tui.recipe.evaluation import EVERY
 
 RECIPE_FILE = "tmerge_recipe.yaml"
 NORWEGIAN = "no"
+AS_GGUF = """python convert_hf_to_gguf.py . --outtype bf16 --outfile {name}-bf16.gguf
+llama-quantize {name}-bf16.gguf {name}-Q4_K_M.gguf Q4_K_M"""
 
 
 def write_card(results: Mapping[str, Any], model_folder: Path, target_readme: Path | None) -> tuple[str, ...]:
@@ -114,6 +117,7 @@ def _card(
         "adaptation": adaptation(results["adaptation"]) if trained else None,
         "besides": _besides(results, ("fused", alpha) if trained is None else (trained["model"], None)),
         "flags": flags,
+        "as_gguf": AS_GGUF.format(name=re.sub(r"[^\w.-]+", "-", name)),
         "recipe": public_recipe(recipe),
         "versions": results.get("versions") or {},
     }
@@ -142,14 +146,15 @@ def _besides(results: Mapping[str, Any], who: tuple[str, float | None]) -> dict[
 
 
 def hub_id(name: Any) -> str | None:
-    """`name` when it can be a model on the Hub; None for a folder."""
+    """The repository of `name` when it can be a model on the Hub; None for a folder."""
     if not isinstance(name, str) or LOCAL.match(name):
         return None
+    repo, _ = hub_file(name)
     try:
-        validate_repo_id(name)
+        validate_repo_id(repo)
     except HFValidationError:
         return None
-    return name
+    return repo
 
 
 def _alpha_of(results: Mapping[str, Any], model_folder: Path) -> float | None:
@@ -163,18 +168,23 @@ def _front_matter(readme: Path | None) -> tuple[dict[str, Any], list[str]]:
     if readme is None or not readme.exists():
         return {}, []
     try:
-        return metadata_load(readme) or {}, []
+        return card_head(readme), []
     except (ValueError, yaml.YAMLError, OSError) as error:
         reason = str(error).splitlines()[0]
         return {}, [f"the target's README.md has a header that cannot be read ({reason}); nothing is inherited from it"]
 
 
-def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Card fields of the target's licence, and what to flag about the two."""
     models = results.get("models") or {}
     target = licence_of(own.get("license")) or (models.get("target") or {}).get("licence")
     source = (models.get("source") or {}).get("licence")
-    fields = {"license": target, "license_name": own.get("license_name"), "license_link": own.get("license_link")}
+    several = own.get("license") if isinstance(own.get("license"), list) else None
+    fields = {
+        "license": _words(several) or target,
+        "license_name": own.get("license_name"),
+        "license_link": own.get("license_link"),
+    }
     notes = []
     if not target:
         notes.append("the target declares no licence, so the merged model has none; check before sharing it")
@@ -182,7 +192,7 @@ def _licence(results: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[s
         notes.append(f"the source's licence ({source}) differs from the target's ({target or 'none'}); both may apply")
     elif not source:
         notes.append("the source declares no licence; check its terms before sharing the merged model")
-    return {name: value for name, value in fields.items() if isinstance(value, str) and value}, notes
+    return {name: value for name, value in fields.items() if isinstance(value, (str, list)) and value}, notes
 
 
 def _licences(stated: str | None) -> set[str]:
@@ -251,6 +261,7 @@ def _shape(results: Mapping[str, Any], role: str) -> str:
     facts = (results.get("models") or {}).get(role) or {}
     parts = [facts.get("architecture")]
     parts += [f"{facts[name]} {name}" for name in ("layers", "hidden") if facts.get(name)]
+    parts += [f"read from {facts['precision']}"] if facts.get("precision") else []
     return ", ".join(str(p) for p in parts if p)
 
 

@@ -140,7 +140,9 @@ def _models(models: Mapping[str, Row]) -> list[tuple[str, ...]]:
             continue
         heads = f"{count(m.get('heads'))} / {count(m.get('kv_heads'))}"
         shape = (count(m.get("layers")), count(m.get("hidden")), heads, count(m.get("vocab")))
-        weights = (count(m.get("parameters")), str(m.get("dtype") or NONE).removeprefix("torch."))
+        dtype = str(m.get("dtype") or NONE).removeprefix("torch.")
+        packed = f" from {m['precision']}" if m.get("precision") else ""
+        weights = (count(m.get("parameters")), f"{dtype}{packed}")
         name = str(m.get("name") or NONE)
         rows.append((role, name, str(m.get("model_type") or NONE), *shape, *weights, str(m.get("licence") or NONE)))
     return rows

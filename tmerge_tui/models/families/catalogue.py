@@ -85,7 +85,10 @@ FAMILIES = (
 )
 
 REFUSED = (
-    ("quantised checkpoints, but for sources in GGUF or fine-grained FP8", "name the model they were made from"),
+    (
+        "quantised targets, and sources that are neither GGUF, FP8, compressed-tensors, GPTQ, AWQ nor bitsandbytes",
+        "name the model they were made from",
+    ),
     ("encoders and encoder-decoders", "choose a decoder"),
     ("pure state-space and recurrent models", "choose a model with attention"),
     ("models with their own code", "read it, then set trust_remote_code: true under the model in the recipe"),

@@ -24,6 +24,9 @@ class Fp8:
     def precision(self) -> str:
         return f"FP8{f' in blocks of {self.block[0]} x {self.block[1]}' if self.block else ''}, 8 bits a weight"
 
+    def check(self) -> None:
+        """Every setting is seen from the scales."""
+
     def shape(self, parts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
         return parts["weight"]
 
@@ -43,7 +46,9 @@ def scaled(value: Tensor, scale: Tensor, block: tuple[int, int] | None = None) -
         return value * factor.reshape(())
     if factor.dim() == 1:
         factor = factor[:, None]
-    high, wide = block or (-(-rows // factor.shape[0]), -(-columns // factor.shape[1]))
-    if factor.shape != (-(-rows // high), -(-columns // wide)):
+    high, wide = -(-rows // factor.shape[0]), -(-columns // factor.shape[1])
+    if block is not None and factor.shape == (-(-rows // block[0]), -(-columns // block[1])):
+        high, wide = block
+    elif rows % factor.shape[0] or columns % factor.shape[1]:
         raise ValueError(f"scales of shape {list(scale.shape)} do not fit a matrix of {rows} x {columns}")
     return value * factor.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]

@@ -7,7 +7,6 @@ enough to know everything but weights. The format: https://github.com/ggml-org/g
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.recipe import gguf_parts
 
-SUFFIX = ".gguf"
-SPLIT = re.compile(r"^(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)  # llama-gguf-split's names
 FIRST = 1 << 20  # bytes of a beginning that are asked for first; a vocabulary takes 5 to 20 MB
 ALIGNMENT = 32  # bytes, where the metadata says nothing else
 PLAIN = ("F32", "F16", "BF16", "F64")  # types that are no quantisation
@@ -92,18 +90,9 @@ class Gguf:
         return np.asarray(dequantize(rows, kind), np.float32).reshape(tensor.shape)
 
 
-def part_names(name: str) -> tuple[str, ...]:
-    """The names of all files that the model in the file `name` consists of: of a split one as many as it says."""
-    found = SPLIT.match(name)
-    if found is None:
-        return (name,)
-    count = int(found["count"])
-    return tuple(f"{found['stem']}-{no:05d}-of-{count:05d}{name[-len(SUFFIX) :]}" for no in range(1, count + 1))
-
-
 def local_parts(file: Path) -> tuple[Part, ...]:
     """The files of a model on this disk. Raises ModelError when one is not there."""
-    files = [file.with_name(name) for name in part_names(file.name)]
+    files = [file.with_name(name) for name in gguf_parts(file.name)]
     gone = [one.name for one in files if not one.is_file()]
     if gone:
         raise ModelError(

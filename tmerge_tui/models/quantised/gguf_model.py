@@ -15,7 +15,7 @@ from torch import Tensor
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.config import auto_class, quiet, read_config
 from tmerge_tui.models.quantised.gguf_config import complete
-from tmerge_tui.models.quantised.gguf_file import PLAIN, Part, open_gguf, part_names
+from tmerge_tui.models.quantised.gguf_file import PLAIN, Part, open_gguf
 from tmerge_tui.models.quantised.gguf_weights import GgufWeights
 
 WHOLE = "*"  # stands for every tensor of the file
@@ -55,6 +55,7 @@ class GgufModel:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         if not self._transformers_own:
             complete(config, self.gguf)
+            GgufWeights(self.gguf, config, self.name).foresee()
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         licence = self.gguf.metadata.get("general.license")
@@ -126,7 +127,7 @@ class GgufModel:
         if Path(first.name).is_file():
             yield Path(first.name)
             return
-        beginning = folder / part_names(Path(first.name).name)[0]
+        beginning = folder / Path(first.name).name
         try:
             with open(beginning, "wb") as stream:
                 stream.write(first.read(0, self.gguf.head))

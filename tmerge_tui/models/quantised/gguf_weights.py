@@ -38,11 +38,12 @@ class GgufWeights:
         model = build_on_meta(config, name, trust_remote_code=False)
         self.shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         self._same = _same_tensors(model)
+        self._names: dict[str, str] = {}
         if not mapped:
             return
         self._processor = TENSOR_PROCESSORS.get(gguf.architecture, TensorProcessor)(config=config.to_dict())
         try:
-            self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
+            self._names = get_gguf_hf_weights_map(model, self._processor)
         except (NotImplementedError, KeyError) as error:
             raise ModelError(
                 f"{name}: transformers does not know the tensors of {gguf.architecture}: {first_line(error)}",
@@ -89,6 +90,18 @@ class GgufWeights:
             yield from parsed["tensors"].items()
         else:
             raise self._no_place(name)
+
+    def foresee(self) -> None:
+        """As `check`, from names alone, before anything is unpacked; nothing where there is no table of names."""
+        if not self._names:
+            return
+        places = {}  # experts' matrices are named without an ending
+        for name in (name for name in self.gguf.tensors if name not in IN_THE_CONFIG):
+            place = self._names.get(name) or self._names.get(name.removesuffix(".weight"))
+            if place is None:
+                raise self._no_place(name)
+            places[place] = name
+        self.check(places)
 
     def check(self, written: Mapping[str, Any]) -> None:
         """Raises ModelError when a parameter of the model is not among `written` (nor one that is the same tensor)."""

@@ -28,6 +28,8 @@ class PackedFolder:
     dtype, rounded = DTYPE, True
 
     def __init__(self, folder: Path, name: str, scheme: Scheme) -> None:
+        """Raises ValueError for a scheme whose settings are not read here."""
+        scheme.check()
         self.folder, self.name, self.scheme = folder, name, scheme
 
     @property
@@ -107,9 +109,14 @@ def plain_tensors(
             made[weight] = stored[parts["weight"]]
             continue
         shape = scheme.shape({part: stored[full].shape for part, full in parts.items()}) or built.get(weight)
-        if shape is None:
+        if shape is None or built.get(weight, shape) != shape:
+            said = (
+                "of no known shape" if shape is None else f"{list(shape)}, and {list(built[weight])} by its config.json"
+            )
             raise ModelError(
-                f"{name}: nothing says what shape {weight} has", "a model that transformers knows", "choose another"
+                f"{name}: {weight} is {said} when it is unpacked",
+                f"matrices packed as config.json says ({scheme.precision})",
+                "name the model it was made from",
             )
         made[weight] = TensorInfo(next(iter(stored.values())).file, DTYPE, shape, 0, math.prod(shape) * DTYPE.itemsize)
     return made

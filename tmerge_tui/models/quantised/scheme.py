@@ -19,6 +19,9 @@ class Scheme(Protocol):
     @property
     def precision(self) -> str: ...  # format and bits, in words
 
+    def check(self) -> None:
+        """Raises ValueError for settings that are not read here."""
+
     def shape(self, parts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
         """[out, in] of the weight whose parts have these shapes; None when only their content tells."""
 

@@ -29,7 +29,8 @@ from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.tui.widgets.toggles import OneOf
 
 SUFFIXES = (
-    ".txt", ".text", ".md", ".markdown", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz",
+    ".txt", ".text", ".md", ".markdown", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow",
+    ".gz", ".bz2", ".xz", ".zst", ".zstd",
 )  # fmt: skip
 ORIGINS = ("file", "Hub data set", "preset")
 PASTED = ("calibration.path", "calibration.holdout_path", "calibration.repo_id")

@@ -13,6 +13,7 @@ from textual.widgets import Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.recipe import PROJECTIONS
+from tmerge_tui.recipe.paths import GGUF
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.screens.page import WizardPage
 from tmerge_tui.tui.screens.pick import PickFolder
@@ -121,7 +122,10 @@ class ModelsScreen(WizardPage):
         role = next((r for r in ROLES if self.card(r).has_focus_within), "source")
         chosen = Path(self.card(role).chosen).expanduser()
         start = chosen.parent if self.card(role).chosen and chosen.is_dir() else Path.cwd()
-        path = await self.app.push_screen_wait(PickFolder(f"Folder of the {role} model", start, folders=True))
+        file = role == "source"  # a target is a folder, a source may be a GGUF file
+        suffixes = (GGUF,) if file else ()
+        picker = PickFolder(f"Folder of the {role} model", start, folders=True, suffixes=suffixes, either=file)
+        path = await self.app.push_screen_wait(picker)
         if path is not None:
             self.card(role).choose(str(path))
 

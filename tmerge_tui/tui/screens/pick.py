@@ -120,7 +120,7 @@ class PickFolder(ModalScreen[Path | None]):
 
     @on(DirectoryTree.FileSelected)
     def _file(self, event: DirectoryTree.FileSelected) -> None:
-        if not self.folders:
+        if self.either or not self.folders:
             self.dismiss(event.path)
 
     @on(Input.Submitted)

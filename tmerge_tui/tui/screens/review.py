@@ -31,7 +31,11 @@ from tmerge_tui.tui.widgets.static import Static
 from tmerge_tui.worker import follow
 
 RECIPE_NAME = "recipe.yaml"
-ELSE = {"evaluation.general": "general text", "evaluation.attribution": "where gains come from"}
+ELSE = {
+    "evaluation.general": "general text",
+    "evaluation.attribution": "where gains come from",
+    "evaluation.safety": "what is declined",
+}
 
 
 def summary(draft: Draft) -> Content:

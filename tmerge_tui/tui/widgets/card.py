@@ -19,7 +19,7 @@ from textual.widgets import ContentSwitcher, Input
 
 from tmerge_tui.errors import TmergeError
 from tmerge_tui.quantities import NONE, magnitude, size
-from tmerge_tui.recipe import is_folder
+from tmerge_tui.recipe import is_folder, is_gguf
 from tmerge_tui.tui import catalog
 from tmerge_tui.tui.helper import Probe
 from tmerge_tui.tui.widgets.finder import LISTED, MODELS, Finder, type_into
@@ -268,16 +268,20 @@ def _rows(rows: list[tuple[str, str]]) -> Content:
 
 
 def _folders(query: str) -> list[catalog.Found]:
-    """Folders that begin like `query`; those that are models say so."""
+    """Folders and GGUF files that begin like `query`; those that are models say so."""
     typed = Path(query or ".").expanduser()
     whole = query.endswith(("/", os.sep)) or typed.name in ("", ".", "..")
     parent, start = (typed, "") if whole else (typed.parent, typed.name)
     try:
-        inside = sorted(p for p in parent.iterdir() if p.is_dir() and p.name.startswith(start))
+        inside = sorted(p for p in parent.iterdir() if (p.is_dir() or _packed(p)) and p.name.startswith(start))
     except OSError:
         return []
     shown = [p for p in inside if start.startswith(".") or not p.name.startswith(".")]
-    models = [p for p in (typed, *shown) if (p / "config.json").is_file()]
+    models = [p for p in (typed, *shown) if _packed(p) or (p / "config.json").is_file()]
     others = [p for p in shown if p not in models]
     found = [catalog.Found(str(p), "folder", p, 1) for p in dict.fromkeys(models)]
     return found + [catalog.Found(f"{p}/", "folder", p) for p in others[:LISTED]]
+
+
+def _packed(path: Path) -> bool:
+    return is_gguf(path) and path.is_file()
