@@ -7,6 +7,8 @@ FROZEN := build/out/venv
 FROZEN_PYTHON := $(FROZEN)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 ARGS ?=
 DATA ?= build/data
+MINUTES ?= 60
+OUT ?= build/out/soak
 
 # Nothing here needs the Hub once the packages are installed.
 export HF_HUB_OFFLINE := 1
@@ -16,12 +18,13 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test moments lint typecheck format bench gpu real table methods binary smoke release clean
+.PHONY: help demo test moments soak lint typecheck format bench gpu real table methods binary smoke release audit pinned hashes clean
 
 help:
 	@echo "make demo       merge the demo pair and write tmerge-demo/report.html"
 	@echo "make test       lint, types and tests, as the continuous integration runs them"
 	@echo "make moments    interrupts every command at 20 moments; four minutes"
+	@echo "make soak       attacks tmerge on purpose for MINUTES (60) and writes a page of figures into OUT"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make typecheck  mypy"
 	@echo "make format     rewrite the code as ruff formats it"
@@ -33,6 +36,9 @@ help:
 	@echo "make binary     dist/tmerge, one file that needs no Python; about ten minutes"
 	@echo "make smoke      tries dist/tmerge in an empty environment"
 	@echo "make release    archive, SHA256SUMS, SBOM and licences of dist/tmerge"
+	@echo "make audit      licences and known vulnerabilities of what is in dist/sbom.cdx.json"
+	@echo "make pinned     installs exactly constraints.hashes.txt, every file checked, into build/out/pinned"
+	@echo "make hashes     writes constraints.hashes.txt anew; needs uv"
 	@echo "make clean      remove .venv, caches and build outputs (runs are kept)"
 
 demo: $(VENV)/installed
@@ -43,6 +49,9 @@ test: lint typecheck
 
 moments: $(VENV)/installed-dev
 	TMERGE_MOMENTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/test_stopping.py $(ARGS)
+
+soak: $(VENV)/installed-dev
+	PYTHONPATH=. $(BIN)/python -m tests.soak.page --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -80,6 +89,18 @@ smoke: $(FROZEN)/installed
 
 release: $(FROZEN)/installed
 	$(FROZEN_PYTHON) build/release.py $(ARGS)
+
+audit:
+	$(PYTHON) build/audit.py $(ARGS)
+
+pinned:
+	$(PYTHON) -m venv --clear build/out/pinned
+	build/out/pinned/bin/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r constraints.hashes.txt
+	build/out/pinned/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation .
+	build/out/pinned/bin/tmerge --version
+
+hashes:
+	$(PYTHON) build/hashes.py
 
 clean:
 	rm -rf $(VENV) build/out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

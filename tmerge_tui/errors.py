@@ -31,7 +31,10 @@ class TmergeError(Exception):
 
     exit_code = 1
 
+    longest = 3000  # characters of each part: a name or a list of names from a file can have millions
+
     def __init__(self, found: str, expected: str = "", hint: str = "") -> None:
+        found, expected, hint = (_clipped(part, self.longest) for part in (found, expected, hint))
         super().__init__(found, expected, hint)
         self.found = found
         self.expected = expected
@@ -46,6 +49,10 @@ class TmergeError(Exception):
         return "\n  ".join(parts)
 
 
+def _clipped(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text):,} characters)"
+
+
 class UsageError(TmergeError):
     exit_code = 2
 
@@ -55,11 +62,15 @@ class ProblemsError(TmergeError):
 
     exit_code = 2
     title = "problems"
+    longest = 15_000
+    most = 100  # problems that are shown
 
     def __init__(self, problems: Sequence[str], hint: str = "") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        lines = "\n".join("  - " + p.replace("\n", "\n  ") for p in self.problems)
+        told = [_clipped(p, TmergeError.longest) for p in self.problems[: self.most]]
+        lines = "\n".join("  - " + p.replace("\n", "\n  ") for p in told)
+        lines += f"\n  and {count - self.most:,} more" if count > self.most else ""
         super().__init__(f"{self.title}: {count} problem{'s' if count != 1 else ''}\n{lines}", hint=hint)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tmerge_tui import stopping
 from tmerge_tui.errors import StorageError
@@ -82,3 +84,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Whole or not at all: written beside, synced, renamed."""
     with stopping.held(), renamed(path) as temporary:
         temporary.write_bytes(data)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON that anyone may have written says. Raises ValueError, also where it is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None

@@ -12,6 +12,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +37,8 @@ class Fault:
     silent: bool = False  # no answer for as long as the server is there
     damage: bool = False  # one byte of the body is wrong
     no_ranges: bool = False
+    slow: float = 0.0  # seconds before each piece of the body
+    stated: int = 0  # bytes that Content-Length is wrong by; the connection is closed after the body
     method: str = "*"
     times: int = 1
 
@@ -164,7 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        stated = self._fault.stated if self._fault else 0
+        self.close_connection = self.close_connection or stated != 0
+        for name, value in {"Content-Length": str(max(len(body) + stated, 0)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -181,7 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        self.wfile.write(body)
+        pieces = [body] if not (fault and fault.slow) else [body[i : i + 2000] for i in range(0, len(body), 2000)]
+        for piece in pieces:
+            time.sleep(fault.slow if fault else 0)
+            self.wfile.write(piece)
         self._sent += len(body)
 
     def _json(self, value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> None:

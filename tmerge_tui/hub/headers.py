@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 from tmerge_tui.hub.errors import explained
 from tmerge_tui.hub.listing import Listing, RemoteFile
 from tmerge_tui.hub.patience import patiently
@@ -53,13 +53,13 @@ def _read(listing: Listing, file: RemoteFile) -> dict[str, RemoteTensor]:
             raise _damaged(listing, file)
         first += more
     try:
-        entries = json.loads(first[8 : 8 + length])
+        entries = parse_json(first[8 : 8 + length])
         entries.pop("__metadata__", None)
         return {
             name: RemoteTensor(file.path, e["dtype"], tuple(e["shape"]), *(8 + length + at for at in e["data_offsets"]))
             for name, e in entries.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise _damaged(listing, file) from None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import ModelError
-from tmerge_tui.files import is_pointer
+from tmerge_tui.files import is_pointer, parse_json
 from tmerge_tui.hub.download import download, download_texts
 from tmerge_tui.hub.listing import Listing, list_model, remember
 from tmerge_tui.hub.manifest import ADAPTER, is_adapter
@@ -130,7 +129,7 @@ def _refuse_pointers(folder: Path) -> None:
 def _base(adapter: Located, trust_remote_code: bool) -> ModelChoice:
     """The model that an adapter's configuration names. Raises ModelError when it is no LoRA, or names none."""
     try:
-        config: dict[str, Any] = json.loads((adapter.folder / ADAPTER).read_text(encoding="utf-8"))
+        config: dict[str, Any] = parse_json((adapter.folder / ADAPTER).read_text(encoding="utf-8"))
         kind, base = str(config.get("peft_type", "LORA")), config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, AttributeError):
         kind, base = "LORA", None

@@ -6,11 +6,11 @@ taken but copies of weights, media and archives, since a tokenizer or a template
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -73,7 +73,7 @@ def is_needed(path: str, manifest: Manifest, code: bool) -> bool:
 
 def _shards(index: bytes, where: str) -> tuple[str, ...]:
     try:
-        files = sorted({str(file) for file in json.loads(index)["weight_map"].values()})
+        files = sorted({str(file) for file in parse_json(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{where} cannot be read ({error})", "JSON with a weight_map", "choose another model"

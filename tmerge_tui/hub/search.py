@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tmerge_tui.errors import DataError
+from tmerge_tui.files import parse_json
 from tmerge_tui.hub.errors import client_errors, explained
 from tmerge_tui.hub.listing import ANSWER
 from tmerge_tui.hub.manifest import WHOLE
@@ -125,6 +125,6 @@ def _siblings(info: Any) -> Iterable[Any]:
 
 def _family(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+        return str(parse_json((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

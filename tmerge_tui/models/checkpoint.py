@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tmerge_tui.errors import ModelError, NumericsError, StorageError
-from tmerge_tui.files import storage
+from tmerge_tui.files import parse_json, storage
 from tmerge_tui.models.header import TensorInfo, read_header, reading
 from tmerge_tui.models.pickled import header_of, read_pickled, safetensors_name, write_safetensors
 from tmerge_tui.models.weight_files import ADAPTER, FOREIGN_WEIGHTS, INDEX, find_weight_files, no_config
@@ -158,7 +158,7 @@ class Checkpoint:
         """The index of the safetensors shards that a sharded .bin checkpoint is written as; None for any other."""
         if self.index_file is None or not self.pickled:
             return None
-        index = json.loads(self.index_file.read_text(encoding="utf-8"))
+        index = parse_json(self.index_file.read_text(encoding="utf-8"))
         return {**index, "weight_map": {name: safetensors_name(file) for name, file in index["weight_map"].items()}}
 
     def write_as_safetensors(self, file: Path, copy: Path, advance: Callable[[int], None]) -> None:

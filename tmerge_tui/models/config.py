@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 from tmerge_tui.models.licence import card_head
 from tmerge_tui.models.remote_code import refuse_shared
 
@@ -33,14 +33,31 @@ def read_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     unknown types, and models that bring their own code when that is not allowed.
     """
     config = _load(folder, name, trust_remote_code)
-    _refuse_other_tasks(config, name)
+    with understood(name):
+        _refuse_other_tasks(config, name)
     return config
+
+
+@contextlib.contextmanager
+def understood(name: str) -> Iterator[None]:
+    """For what reads a configuration that anyone may have written: values of a type that no model has are its fault.
+
+    Raises ModelError for what Python says of them.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+        raise ModelError(
+            f"{name}: config.json cannot be understood: {type(error).__name__}: {first_line(error)}",
+            "values as save_pretrained writes them",
+            "correct that value, or download the model again",
+        ) from error
 
 
 def quantisation(folder: Path) -> dict[str, Any] | None:
     """What config.json (or a file of an older tool beside it) says of how the weights are packed; `quant_method` names
     it, None where nothing does. Raises ValueError, OSError for a config.json that cannot be read."""
-    data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    data = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     sections = [data, data.get("text_config") or {}]
     found = next((part[key] for part in sections for key in QUANTISED if part.get(key)), None)
     if found is None:
@@ -50,7 +67,7 @@ def quantisation(folder: Path) -> dict[str, Any] | None:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    data = json.loads(file.read_text(encoding="utf-8") or "{}")
+    data = parse_json(file.read_text(encoding="utf-8") or "{}")
     return data if isinstance(data, dict) else {}
 
 

@@ -13,7 +13,14 @@ from torch import nn
 
 from tmerge_tui.errors import ModelError
 from tmerge_tui.models.checkpoint import Checkpoint
-from tmerge_tui.models.config import build_on_meta, front_matter, positions, read_config, refuse_quantised
+from tmerge_tui.models.config import (
+    build_on_meta,
+    front_matter,
+    positions,
+    read_config,
+    refuse_quantised,
+    understood,
+)
 from tmerge_tui.models.fitting import refuse_misfit
 from tmerge_tui.models.header import TensorInfo
 from tmerge_tui.models.layout import Heads, Layout
@@ -95,8 +102,15 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
     checkpoint = weights or Checkpoint(folder)
     config = read_config(folder, name, trust_remote_code)
     model = build_on_meta(config, name, trust_remote_code)
+    with understood(name):
+        return _facts(folder, name, trust_remote_code, checkpoint, config, model)
+
+
+def _facts(
+    folder: Path, name: str, trust_remote_code: bool, checkpoint: Weights, config: Any, model: nn.Module
+) -> ModelFacts:
     text = config.get_text_config()
-    shapes = {name: checkpoint.info(name).shape for name in checkpoint.names}
+    shapes = {tensor: checkpoint.info(tensor).shape for tensor in checkpoint.names}
     layout = with_spaces(find_projections(model, config, checkpoint.names), model, config, shapes)
     refuse_misfit(model, shapes, name)
     _, layers = decoder_layers(model, layout.layers)

@@ -6,7 +6,6 @@ The format: 8 bytes (little endian) that hold the header's length, that many byt
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
@@ -76,15 +76,10 @@ def read_header(file: Path) -> Header:
         head = stream.read(length)
     base = 8 + length
     try:
-        header = json.loads(head)
-        header.pop("__metadata__", None)
-        entries: list[Any] = [
-            (name, str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"][:2]))
-            for name, entry in header.items()
-        ]
+        entries = _entries(parse_json(head))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged("its header is not readable") from error
-    tensors = {}
+    tensors, last = {}, 0
     for name, kind, shape, start, end in entries:
         if kind not in DTYPES:
             raise ModelError(
@@ -94,10 +89,28 @@ def read_header(file: Path) -> Header:
         if start < 0 or min(shape, default=0) < 0 or info.bytes != info.numel * info.dtype.itemsize:
             raise damaged(f"{name} has {info.bytes} bytes for shape {list(shape)} of {kind}")
         tensors[name] = info
-    whole = max((info.end for info in tensors.values()), default=base)
+    for name, _, _, start, end in sorted(entries, key=lambda entry: entry[3:]):
+        if start != last:
+            raise damaged(f"{name} begins at byte {start}, where {last} is next")
+        last = end
+    whole = base + last
     if whole != size:
         raise damaged(f"{'cut' if whole > size else 'too long'}: it has {size} bytes, its header says {whole}")
     return Header(tensors, hashlib.sha256(head).hexdigest())
+
+
+def _entries(header: Any) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+    """(name, type, shape, first byte, past the last) of each tensor. Raises what a header of another form raises."""
+    notes = header.pop("__metadata__", None) or {}
+    if not all(isinstance(word, str) for word in notes.values()):
+        raise ValueError("metadata that is no text")
+    entries = []
+    for name, entry in header.items():
+        (start, end), shape = entry["data_offsets"], tuple(entry["shape"])
+        if not all(type(number) is int for number in (start, end, *shape)):
+            raise ValueError(f"{name} has shape {shape} and bytes {start} to {end}")
+        entries.append((name, str(entry["dtype"]), shape, start, end))
+    return entries
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tmerge_tui.recipe.yamlfile import read_yaml
 
 HEAD = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
 
@@ -17,7 +17,7 @@ def card_head(readme: Path) -> dict[str, Any]:
     Raises OSError, yaml.YAMLError, ValueError for a head that is no table of fields.
     """
     found = HEAD.match(readme.read_text(encoding="utf-8-sig"))
-    data = yaml.safe_load(found[1]) if found else {}
+    data = read_yaml(found[1]) if found else {}
     if not isinstance(data or {}, dict):
         raise ValueError("it is no table of fields")
     return data or {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tmerge_tui.errors import ModelError
+from tmerge_tui.errors import ModelError, TmergeError
 from tmerge_tui.models.config import first_line, quiet
 from tmerge_tui.models.remote_code import refuse_shared
 
@@ -28,8 +28,21 @@ PROBES = (
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, with a padding token; `tokenizer.tmerge_note` says when it is not what transformers' own
-    guess would be. Raises ModelError when there is none, or no fast one."""
+    guess would be. Raises ModelError when there is none, no fast one, or one that does not work."""
     tokenizer = _automatic(folder, trust_remote_code)
+    try:
+        return _tried(tokenizer, folder)
+    except TmergeError:
+        raise
+    except Exception as error:  # what its files say is anyone's, and may be of any type
+        raise ModelError(
+            f"{folder} has a tokenizer that does not work: {type(error).__name__}: {first_line(error)}",
+            "tokenizer files as save_pretrained writes them",
+            "download the model with its tokenizer files",
+        ) from error
+
+
+def _tried(tokenizer: Any, folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise ModelError(
             f"{folder} has a tokenizer in pure Python ({type(tokenizer).__name__}), which knows no offsets",
@@ -46,6 +59,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     tokenizer.tmerge_note = note
     if tokenizer.pad_token is None:  # padding is masked, so any token does
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer(list(PROBES[:2]), padding=True, return_offsets_mapping=True)
     return tokenizer
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tmerge_tui.errors import ModelError
+from tmerge_tui.files import parse_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -61,7 +61,7 @@ def no_config(folder: Path) -> ModelError:
 
 def _sharded(index: Path, pickled: bool) -> WeightFiles:
     try:
-        entries = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        entries = dict(parse_json(index.read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{index} cannot be read: {error}", "JSON with a weight_map", "download the model again"

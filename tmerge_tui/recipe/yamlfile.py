@@ -10,6 +10,9 @@ import yaml
 
 from tmerge_tui.errors import RecipeError
 
+LONGEST = 1_000_000  # characters of a recipe
+MOST = 100_000  # values of a recipe
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 with the floats of 1.2."""
@@ -50,7 +53,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def parse_mapping(text: str, name: str) -> dict[str, Any]:
     """The mapping in YAML text; `name` is what errors call it. Raises RecipeError."""
     try:
-        data = yaml.load(text, Loader=_Loader)
+        data = read_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-99-99
         raise RecipeError([f"{name}: not valid YAML: {error}"]) from error
     if data is None:
@@ -63,6 +66,44 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
 def read_scalar(text: str) -> Any:
     """One value as YAML reads it: `0.1`, `1e-6`, `[q, k]`, `all`. Text that is no YAML stays text."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return read_yaml(text)
     except (yaml.YAMLError, ValueError):
         return text
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML that anyone may have written says.
+
+    Raises yaml.YAMLError and ValueError, also for text that is nested or repeats itself without measure.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text):,} characters, more than {LONGEST:,}")
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _nodes(node, {}) > MOST:  # aliases of aliases: few lines can stand for billions
+                raise ValueError(f"more than {MOST:,} values")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, those behind aliases included. Raises ValueError for one inside itself."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("a value that holds itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    inside: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inside = [one for pair in node.value for one in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inside = node.value
+    known[id(node)] = count = 1 + sum(_nodes(one, known) for one in inside)
+    return count

@@ -76,8 +76,9 @@ def test_a_merge_from_a_gguf_file(pair: dict[str, Any], tmp_path: Path, monkeypa
     assert {score["model"] for score in report["scores"]} >= {"source", "target", "fused"}
     precision = report["models"]["source"]["precision"]
     assert precision == "GGUF Q8_0, 8.6 bits a weight" and report["models"]["target"]["precision"] is None
-    card = (Path(recipe.output) / "model" / "README.md").read_text()
-    page = (Path(recipe.output) / "report.md").read_text()
+    card, page = (
+        (Path(recipe.output) / name).read_text().replace("\\_", "_") for name in ("model/README.md", "report.md")
+    )  # as a reader of Markdown sees them
     assert f"read from {precision}" in card and f"bfloat16 from {precision}" in page
     assert "python convert_hf_to_gguf.py . --outtype bf16 --outfile run-bf16.gguf" in card
     assert "llama-quantize run-bf16.gguf run-Q4_K_M.gguf Q4_K_M" in card

@@ -18,6 +18,7 @@ from typing import Any
 from tmerge_tui.engine.data.records import without_halves
 from tmerge_tui.engine.data.text_files import Read, read_file
 from tmerge_tui.errors import DataError
+from tmerge_tui.models.chat_template import limit_templates
 from tmerge_tui.recipe import Calibration
 
 Message = dict[str, str]
@@ -215,6 +216,7 @@ def shows(text: str, contents: Iterable[str]) -> bool:
 
 def _templated(messages: Sequence[Message], contents: Sequence[Any], tokenizer: Any) -> tuple[str, Exception | None]:
     """(what the template makes of it, why it makes nothing)."""
+    limit_templates()
     said = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
     try:
         return str(tokenizer.apply_chat_template(said, tokenize=False, date_string=TEMPLATE_DATE)), None

@@ -109,7 +109,10 @@ def _record(where: str, item: Any) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     """What JSON says, with what Python and pandas write beside: NaN is nothing, line breaks in a string are text."""
-    return json.loads(text, strict=False, parse_constant=lambda name: None)
+    try:
+        return json.loads(text, strict=False, parse_constant=lambda name: None)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _is_json(line: str) -> bool:

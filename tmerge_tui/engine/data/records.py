@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tmerge_tui.errors import DataError
+from tmerge_tui.files import parse_json
 
 Value = str | tuple[dict[str, str], ...]
 KNOWN_COLUMNS = ("text", "messages", "conversations", "conversation")
@@ -167,7 +168,7 @@ def _unpacked(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:
-        inside = json.loads(value)
+        inside = parse_json(value)
     except ValueError:
         try:
             inside = ast.literal_eval(re.sub(r"\}\s+\{", "}, {", value.strip()))  # as numpy puts records in a row

@@ -47,9 +47,7 @@ def read_file(path: Path, column: str | None) -> Read:
     try:
         read = _read_folder(path, column) if path.is_dir() else _reader(path)(path, column)
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror or error}", "a file that can be read", "check calibration.path"
-        ) from error
+        raise _unreadable(path, error) from error
     if not read.values:
         raise _no_samples(path)
     return read
@@ -58,12 +56,19 @@ def read_file(path: Path, column: str | None) -> Read:
 def columns_of(path: Path) -> list[str]:
     """The fields one may choose from: of the first records, the header or the schema; none for plain text.
 
-    Raises DataError as `read_file`, OSError.
+    Raises DataError as `read_file`.
     """
+    try:
+        return _columns(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _columns(path: Path) -> list[str]:
     kind = _kind(path)
     if path.is_dir():
         parts = [part for part in _files(path) if _kind(part) not in (".txt", ".md")]
-        return columns_of(parts[0]) if parts else []
+        return _columns(parts[0]) if parts else []
     if kind == ".parquet":
         import pyarrow.parquet as pq
 
@@ -76,6 +81,10 @@ def columns_of(path: Path) -> list[str]:
     if kind == ".arrow":
         return list(_arrow_table(path).column_names)
     return []
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: {error.strerror or error}", "a file that can be read", "check calibration.path")
 
 
 def records(path: Path) -> tuple[Records, list[str]]:
@@ -245,7 +254,7 @@ def _arrow(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(f"{path}: {error}", f"a whole {path.suffix} file", "correct or export it again") from error
 
 

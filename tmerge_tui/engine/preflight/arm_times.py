@@ -13,7 +13,7 @@ from tmerge_tui.recipe import Recipe
 from tmerge_tui.recipe.adaptation import WRITTEN_CONTROLS
 
 TAUGHT = 1.2  # a step with events in its loss, over one without (tests/benchmarks/distillation.py: at most 1.25)
-WRITING = 6.0  # passes of a token that is read, which one that is written costs
+WRITING = 12.0  # passes of a token that is read, which one that is written costs; on the demo pair, two cores
 UNMEASURED = 3.0  # forward passes that a step of training takes, where it was not tried
 
 

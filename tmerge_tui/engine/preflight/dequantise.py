@@ -23,7 +23,7 @@ from torch import Tensor
 from tmerge_tui import machine
 from tmerge_tui.engine.preflight.remote_checkpoint import outline
 from tmerge_tui.errors import MemoryShortage, ModelError, TmergeError
-from tmerge_tui.files import as_the_umask_leaves, renamed, storage, write_atomic
+from tmerge_tui.files import as_the_umask_leaves, parse_json, renamed, storage, write_atomic
 from tmerge_tui.hub.headers import read_range
 from tmerge_tui.hub.listing import Listing, RemoteFile
 from tmerge_tui.hub.locate import Located
@@ -99,7 +99,7 @@ def described(located: Located) -> Located:
     head = out if done else out.with_name(f"{out.name}.head")
     if not (head / "config.json").is_file():
         _write_head(located, head)
-    about = json.loads((head / ABOUT).read_text(encoding="utf-8"))
+    about = parse_json((head / ABOUT).read_text(encoding="utf-8"))
     lost = "; what quantisation has rounded away stays away" if about["rounded"] else ""
     own = f"{located.name}: {about['precision']}, is read as {about['dtype']}{lost}"
     note = "; ".join(filter(None, (located.note, own, *about["doubts"])))
@@ -118,7 +118,7 @@ def expected(located: Located, trust_remote_code: bool) -> dict[str, TensorInfo]
     if scheme is not None:
         weights = outline(located.pending, trust_remote_code) if located.pending else Checkpoint(located.packed)
         return plain_tensors({name: weights.info(name) for name in weights.names}, scheme, built, located.name)
-    dtype: torch.dtype = getattr(torch, json.loads((located.folder / ABOUT).read_text(encoding="utf-8"))["dtype"])
+    dtype: torch.dtype = getattr(torch, parse_json((located.folder / ABOUT).read_text(encoding="utf-8"))["dtype"])
     file = located.folder / "model.safetensors"
     return {name: TensorInfo(file, dtype, shape, 0, math.prod(shape) * dtype.itemsize) for name, shape in built.items()}
 
@@ -253,7 +253,7 @@ def _drop_quantisation(folder: Path, dtype: object) -> None:
     for name in QUANTISER_FILES:
         (folder / name).unlink(missing_ok=True)
     path = folder / "config.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = parse_json(path.read_text(encoding="utf-8"))
     for section in (data, data.get("text_config") or {}):
         for name in QUANTISED:
             section.pop(name, None)
