@@ -39,7 +39,7 @@ def limit_templates() -> None:
     from transformers.utils import chat_template_utils as theirs
 
     if not isinstance(theirs._compile_jinja_template, _Compiler):
-        theirs._compile_jinja_template = _Compiler(theirs._compile_jinja_template)  # type: ignore[assignment]
+        theirs._compile_jinja_template = _Compiler(theirs._compile_jinja_template)
 
 
 class _Compiler:

@@ -107,7 +107,7 @@ def read_facts(folder: Path, name: str, trust_remote_code: bool = False, weights
 
 
 def _facts(
-    folder: Path, name: str, trust_remote_code: bool, checkpoint: Weights, config: Any, model: nn.Module
+    folder: Path, name: str, trust_remote_code: bool, checkpoint: Weights, config: Any, model: Any
 ) -> ModelFacts:
     text = config.get_text_config()
     shapes = {tensor: checkpoint.info(tensor).shape for tensor in checkpoint.names}

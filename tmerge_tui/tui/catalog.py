@@ -163,7 +163,7 @@ def resolve(name: str) -> Found:
     return in_cache(name) or replace(describe(name), name=name)  # as typed: with its @revision
 
 
-def model_args(found: Found) -> dict[str, str | None]:
+def model_args(found: Found) -> dict[str, Any]:
     """The model as the helper process takes it."""
     return {"name": found.name, "folder": None if found.folder is None else str(found.folder)}
 

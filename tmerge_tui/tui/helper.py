@@ -124,9 +124,9 @@ class Probe:
             if future is None or future.done():
                 continue
             if "event" in reply:
-                line = decode(str(reply["event"]))
-                if line is not None and reply["id"] in self._told:
-                    self._told[reply["id"]](line)
+                event = decode(str(reply["event"]))
+                if event is not None and reply["id"] in self._told:
+                    self._told[reply["id"]](event)
             elif "error" in reply:
                 future.set_exception(_error(reply["error"]))
             else:

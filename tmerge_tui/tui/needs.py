@@ -23,7 +23,7 @@ async def ask_needs(draft: Draft, probe: Probe) -> dict[str, Any] | None:
     if not all(names.values()):
         return None
     found = {role: await asyncio.to_thread(catalog.resolve, name) for role, name in names.items()}
-    models = {role: catalog.model_args(one) for role, one in found.items()}
+    models: dict[str, Any] = {role: catalog.model_args(one) for role, one in found.items()}
     answer: dict[str, Any] = await probe.ask("estimate", recipe=data, **models)
     return answer
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from tmerge_tui.errors import TmergeError
@@ -79,12 +80,15 @@ def main() -> NoReturn:
 
     while True:
         request = requests.get()
-        number = request.id
-        request.told = lambda line, number=number: write({"id": number, "event": line})
+        request.told = partial(_tell, write, request.id)
         reply = _answer(request, questions.ANSWERS)
         waiting.pop(request.id, None)
         if reply is not None:
             write(reply)
+
+
+def _tell(write: Callable[[dict[str, Any]], None], number: int, line: str) -> None:
+    write({"id": number, "event": line})
 
 
 def _listen(stdin: TextIO, requests: queue.Queue[Request], waiting: dict[int, Request]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -97,7 +97,7 @@ class ModelsScreen(WizardPage):
             verdict.refuse(said, "its card says why")
             self._judged(said)
             return
-        models = {role: catalog.model_args(one) for role, one in found.items() if one is not None}
+        models: dict[str, Any] = {role: catalog.model_args(one) for role, one in found.items() if one is not None}
         try:
             said = await self.wizard.probe.ask("match", kinds=list(PROJECTIONS), **models)
         except TmergeError as error:
