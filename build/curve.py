@@ -1,4 +1,4 @@
-"""Where distillation pays: the demo pair over numbers of texts and passes, as figures of docs/learning_curve.md.
+"""Where distillation pays: the demo pair over numbers of texts and passes, as a table and a figure.
 
     python build/curve.py --out build/out/curve [--texts 125 500 2000] [--passes 1 4 12 24]
 
