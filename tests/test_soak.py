@@ -150,7 +150,7 @@ def test_the_soak_finds_faults_and_makes_them_small(tmp_path: Path) -> None:
         if (3,) in edits:
             raise KeyError("not told")
         if (4,) in edits:
-            Path(folder.parents[1] / "outside").touch()
+            (tmp_path / "outside").write_text("x")
         if (5,) in edits:
             raise TmergeError("refused", "x", "y")
 

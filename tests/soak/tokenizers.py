@@ -28,11 +28,12 @@ PLAIN = (
     "{% macro say(m) %}[{{ m.role | upper }}] {{ m.content.split(' ') | join('_') }}{% endmacro %}"
     "{% for m in messages %}{{ say(m) }}{% if loop.index > 5 %}{% break %}{% endif %}{% endfor %}{{ bos_token }}",
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ '%s-%d' % ('a', 3) }}"
-    "{{ ('ab' * 3) + 'c' }}{% set x %}block {{ messages | length }}{% endset %}{{ x }}{{ strftime_now('%%') }}",
+    "{{ ('ab' * 3) + 'c' }}{% set x %}block {{ messages | length }}{% endset %}{{ x }}{{ strftime_now('%%') }}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}",
 )
 ENDLESS = (
     "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
-    "{{ 'x' * 10 ** 10 }}", "{% set n = 10 ** 10 ** 10 %}{{ n }}", "{{ 'x' | center(10 ** 10) }}",
+    "{{ 'x' * 10 ** 10 }}", "{% set n = 10 ** (10 ** 10) %}{{ n }}", "{{ 'x' | center(10 ** 10) }}",
     "{{ 'x'.ljust(10000000000) }}",
     "{{ '%1000000000d' % 1 }}", "{{ '{:>1000000000}'.format(1) }}", "{{ '%*d' % (1000000000, 1) }}",
     "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",

@@ -251,7 +251,7 @@ async def test_a_source_may_be_a_gguf_file(app: TmergeApp, models, tmp_path: Pat
 def test_what_is_unpacked_is_told_beside_the_disk() -> None:
     said = {"seconds": 9.0, "device": "cpu", "memory": 1 << 30, "disk": 10**6, "download": 0}
     assert "unpacked" not in needs.told(said).plain
-    assert needs.told({**said, "unpack": 16 * 10**9}).plain.endswith("disk 1.00 MB   unpacked 16.0 GB")
+    assert needs.told({**said, "unpack": 16 * 10**9}).plain.endswith("disk 1 MB   unpacked 16 GB")
 
 
 def test_what_a_file_of_a_repository_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,12 +350,13 @@ def _what_else(
     options = prepared.recipe.evaluation
     if options.controls_at == "chosen":
         candidates = candidates[:1]
-    written = [*fused_variants(candidates), *([] if adapted is None else [adapted.variant])]
+    trained = [] if adapted is None else [adapted.variant]
+    written = [*fused_variants(candidates), *trained]
     if selection is not None:
         written = [selection.variant] if selection.variant.update is not None else []
     variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
     source = (lambda: of_source(prepared, run, log)) if options.source else None
-    return besides.measure(prepared, variants, written, lambda: of_target(prepared, run, log), source, log)
+    return besides.measure(prepared, variants, written, trained, lambda: of_target(prepared, run, log), source, log)
 
 
 def _report(

@@ -280,6 +280,7 @@ def with_template(folder: str) -> None:
 def test_from_recipe_to_report(tmp_path: Path, file: Path) -> None:
     mapping = make_pair(tmp_path)
     asked = {**mapping["evaluation"], "safety": {"path": str(file), "shipped": False, "max_new_tokens": 8}}
+    asked["controls_at"] = "all"
     recipe = {**mapping, "evaluation": asked, "fusion": {**mapping["fusion"], "alpha": [0.0, 0.3]}}
     problems_found, warnings = examine(recipe_of(recipe))
     assert problems_found == [] and sum("has no chat template" in warning for warning in warnings) == 2

@@ -28,6 +28,7 @@ def measure(
     prepared: Prepared,
     variants: Sequence[Variant],  # results and placebos in the target
     written: Sequence[Variant],  # those that may become model/
+    trained: Sequence[Variant],  # what the recipe calls its result, where it trains
     target: Callable[[], Evaluator],
     source: Callable[[], Evaluator] | None,  # None: not measured
     emit: Emit,
@@ -46,7 +47,7 @@ def measure(
         found = attribution.attribute(target(), source, variants, written, prepared.corpus.holdout, emit)
         parts.append(Part("attribution", found))
     if options.safety is not None:
-        names = {(one.model, one.alpha) for one in written}
+        names = {(one.model, one.alpha) for one in (*written, *trained)}
         asked = [one for one in variants if one.alpha is not None or (one.model, one.alpha) in names]
         parts.append(Part("safety", safety.screen(target(), source, asked, options.safety, emit)))
     return parts

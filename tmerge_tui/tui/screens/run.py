@@ -122,14 +122,15 @@ class RunScreen(Page):
             with Vertical(classes="card -in-maps", id="training-card") as card:
                 card.border_title = "Training"
                 yield Chart("", "step", waiting="no step yet", id="training")
-                yield Chart("", "step", waiting="no pass yet", id="validation")
+                validation = Chart("", "step", waiting="no pass yet", id="validation")
+                validation.display = False  # until a pass is measured
+                yield validation
             with Vertical(classes="card -in-log", id="log-card") as card:
                 card.border_title = "Log"
                 yield LogPane(id="log")
 
     def on_mount(self) -> None:
         self.query_one("#sub-heading", Static).update(human.shorten(str(self.path), 60))
-        self.query_one("#validation").display = False  # until a pass is measured
         self.add_class("-tab-stages")
         self.watch_run()
 

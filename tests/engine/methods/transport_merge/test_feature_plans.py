@@ -11,6 +11,7 @@ import torch
 
 from tests.engine.optimal_transport.problems import FakeActivations, exact_plan, make_activations
 from tmerge_tui.engine.methods.transport_merge import feature_plans as stage
+from tmerge_tui.engine.methods.transport_merge import showcase
 from tmerge_tui.engine.methods.transport_merge.feature_plans import Transports, transport
 from tmerge_tui.errors import NumericsError
 from tmerge_tui.events import (
@@ -229,8 +230,8 @@ def test_zscores_are_kept_within_bounds(
 def test_pictures_are_rare(target: FakeActivations, source: FakeActivations, run: RunDir) -> None:
     _, events = go(target, source, run)
     seconds = only(events, StageFinished)[0].seconds
-    assert 1 <= len(only(events, HeatMap)) <= 1 + seconds / stage.EVERY
-    assert 1 <= len(only(events, Convergence)) <= 1 + seconds / stage.EVERY
+    assert 1 <= len(only(events, HeatMap)) <= 1 + seconds / showcase.EVERY
+    assert 1 <= len(only(events, Convergence)) <= 1 + seconds / showcase.EVERY
     curve = only(events, Convergence)[0]
     pair = next(p for p in only(events, PairSolved) if (p.l, p.m, p.side) == (curve.l, curve.m, curve.side))
     assert len(curve.violations) == pair.iterations
