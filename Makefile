@@ -48,7 +48,7 @@ test: lint typecheck
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 moments: $(VENV)/installed-dev
-	TMERGE_MOMENTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/test_stopping.py $(ARGS)
+	TMERGE_MOMENTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/test_stopping.py tests/tui/test_traps.py $(ARGS)
 
 soak: $(VENV)/installed-dev
 	PYTHONPATH=. $(BIN)/python -m tests.soak.page --minutes $(MINUTES) --out $(OUT) $(ARGS)

@@ -41,7 +41,7 @@ def test_a_killed_wizard_restores_the_terminal(tmp_path: Path, number: int) -> N
                     return
 
     read_until(b"\x1b[?1000h")
-    read_until(b"Home")
+    read_until(b"tmerge")
     os.kill(pid, number)
     read_until(b"\x1b[?1049l")
     _, status = os.waitpid(pid, 0)

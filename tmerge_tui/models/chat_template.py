@@ -104,16 +104,24 @@ class _Limited:
     def _call(self, apply: Callable[..., Any], context: Any, function: Any, *args: Any, **named: Any) -> Any:
         name = getattr(function, "__name__", "")
         its = getattr(getattr(function, "__wrapped__", function), "__self__", None)  # the sandbox wraps str.format
+        args = self._whole(name, args)
         self._check(name, (its, *args, *named.values()) if isinstance(its, str) else (*args, *named.values()))
         return apply(context, function, *args, **named)
 
     def _filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def counted(*args: Any, **named: Any) -> Any:
+            args = self._whole(name, args)
             self._check(name, (*args, *named.values()))
             return function(*args, **named)
 
         return counted
+
+    def _whole(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What grows with its arguments gets lists for what is only counted as one gets to it."""
+        if name not in GROW:
+            return args
+        return tuple(list(self._counted(one)) if isinstance(one, (Iterator, range)) else one for one in args)
 
     def _check(self, name: str, given: Iterable[Any]) -> None:
         given = [one for one in given if isinstance(one, (str, bytes, list, tuple, dict, int, float))]
