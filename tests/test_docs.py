@@ -95,7 +95,16 @@ def test_how_to_add_has_a_list_for_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "docs/cluster.md", "docs/releases.md", "docs/families.md", "docs/table.md", "SECURITY.md"]
+    "page",
+    [
+        *PAGES,
+        "docs/cluster.md",
+        "docs/releases.md",
+        "docs/families.md",
+        "docs/table.md",
+        "docs/what_changed.md",
+        "SECURITY.md",
+    ],
 )
 def test_links_and_paths_lead_somewhere(page: str) -> None:
     text = read(page)
