@@ -9,7 +9,6 @@ was measured and are the same for both pairs. No network. Runs resume: what is f
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,8 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from table import DEMO, TITLES, cut_relative, say
+from table import DEMO, TITLES, begin, parser_of, say
 
 from tmerge_tui.engine import comparison
 from tmerge_tui.engine.report.names import short
@@ -29,18 +27,8 @@ from tmerge_tui.run_folder import RunDir
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compares all merge methods on two pairs and prints the table.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the text files of train_demo.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for models and runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", nargs="+", choices=tuple(TITLES), default=list(TITLES))
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-
-    targets = {"strangers": DEMO / "target-qwen2", "relatives": args.out / "relative"}
-    if "relatives" in args.pairs:
-        cut_relative(targets["relatives"], args.data)
+    args = parser_of("Compares all merge methods on two pairs and prints the table.").parse_args(arguments)
+    targets = begin(args)
     for pair in args.pairs:
         pages = []
         for seed in range(args.seeds):

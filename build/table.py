@@ -39,20 +39,11 @@ TITLES = {"strangers": "Strangers (other family, other tokenizer)", "relatives":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Trains every method on two pairs and prints the table.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the text files of train_demo.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for models and runs")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of("Trains every method on two pairs and prints the table.")
     parser.add_argument("--lines", type=int, default=2000, help="training lines")
     parser.add_argument("--epochs", type=int, default=1, help="passes over them")
-    parser.add_argument("--pairs", nargs="+", choices=tuple(TITLES), default=list(TITLES))
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-
-    targets = {"strangers": DEMO / "target-qwen2", "relatives": args.out / "relative"}
-    if "relatives" in args.pairs:
-        cut_relative(targets["relatives"], args.data)
+    targets = begin(args)
     for pair in args.pairs:
         recipe = make_recipe(settings(targets[pair], args.out / pair, args.seeds, args.lines, args.epochs))
         run = RunDir.create(recipe.output)
@@ -61,6 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{pair}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     for pair in args.pairs:
         print("\n".join(table(TITLES[pair], json.loads((args.out / pair / "report.json").read_text()))), flush=True)
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """What every script asks that measures on these pairs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the text files of train_demo.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder for models and runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pairs", nargs="+", choices=tuple(TITLES), default=list(TITLES))
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def begin(args: argparse.Namespace) -> dict[str, Path]:
+    """The target of each pair; the relatives' is made when it is asked for."""
+    torch.set_num_threads(args.threads)
+    targets = {"strangers": DEMO / "target-qwen2", "relatives": args.out / "relative"}
+    if "relatives" in args.pairs:
+        cut_relative(targets["relatives"], args.data)
+    return targets
 
 
 def cut_relative(folder: Path, data: Path) -> None:

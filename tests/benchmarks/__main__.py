@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.benchmarks.ratio import MARK
 
-LEFT_OUT = ("ratio", "gpu")  # no benchmark; one that needs its own machine
+LEFT_OUT = ("models", "ratio", "gpu")  # no benchmarks; one that needs its own machine
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.benchmarks.models import random_llama
 from tests.benchmarks.ratio import Ratio, in_turns
 from tmerge_tui.engine.data.vocabulary import Vocabulary, token_ends
 from tmerge_tui.engine.training.boundaries import Pairing, pair
@@ -59,7 +59,9 @@ def main() -> None:
     width = max(map(len, read))
     source_ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in read])
     target_ids = torch.tensor(texts)
-    student, teacher = (make_model(*sizes) for sizes in zip(args.hidden, args.layers, args.vocab, strict=True))
+    student, teacher = (
+        random_llama(*sizes, groups=1) for sizes in zip(args.hidden, args.layers, args.vocab, strict=True)
+    )
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
     counted = torch.ones(target_ids.shape, dtype=torch.bool)
     counted[:, -1] = False
@@ -100,14 +102,6 @@ def main() -> None:
 @torch.no_grad()
 def taught(teacher: Any, ids: torch.Tensor, pairings: list[Pairing], space: EventSpace) -> Any:
     return teach(teacher(input_ids=ids, use_cache=False).logits, pairings, space)
-
-
-def make_model(hidden: int, layers: int, vocab: int) -> Any:
-    config = AutoConfig.for_model(
-        "llama", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 64,
-        num_key_value_heads=1, intermediate_size=hidden * 8 // 3, vocab_size=vocab, tie_word_embeddings=True,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config)
 
 
 def make_vocabulary(rows: int, seed: int) -> Vocabulary:

@@ -20,8 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.benchmarks.models import random_llama
 from tests.benchmarks.ratio import Ratio
 from tests.tiny import LINES, make_tokenizer
 from tmerge_tui.engine.activations.extract import extract
@@ -45,13 +45,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    heads, groups = args.hidden // 64, max(1, args.hidden // 192)
-    config = AutoConfig.for_model(
-        "llama", hidden_size=args.hidden, num_hidden_layers=args.layers, num_attention_heads=heads,
-        num_key_value_heads=groups, intermediate_size=args.hidden * 11 // 4, vocab_size=320,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config).eval()
-    layout = find_projections(model, config, model.state_dict())
+    model = random_llama(args.hidden, args.layers, 320).eval()
+    layout = find_projections(model, model.config, model.state_dict())
     facts: Any = SimpleNamespace(label="bench", name="random llama", fingerprint="random", layout=layout)
     words = " ".join(LINES).split()
     samples = [Sample(text=" ".join(words[i : i + 60])) for i in range(SAMPLES)]

@@ -29,6 +29,7 @@ import torch
 
 from tests.benchmarks.shapes import MODELS, TINY, merge
 from tests.engine.optimal_transport.problems import make_pair
+from tmerge_tui.engine.methods.transport_merge.feature_plans import exact_products
 from tmerge_tui.engine.optimal_transport.cost import CorrelationCosts, zscore
 from tmerge_tui.engine.optimal_transport.sinkhorn import plan, solve_fast
 
@@ -120,23 +121,13 @@ def _limits(device: torch.device, tiny: bool) -> dict[str, float]:
     full = torch.randn(n, n, device=device)
     block = torch.empty((1 << 20) if tiny else (1 << 28), device=device)
     flops = 2.0 * n**3 / 1e12
-    with _without_tf32():
+    with exact_products():
         exact = flops / seconds(lambda: full @ full, device)
     return {
         "bf16 product, TFLOP/s": flops / seconds(lambda: half @ half, device),
         "fp32 product without TF32, TFLOP/s": exact,
         "copy in memory, GB/s": 2 * block.nbytes / 1e9 / seconds(block.clone, device),
     }
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Any:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _tests(page: Page) -> None:
@@ -155,7 +146,7 @@ def _transport(page: Page, device: torch.device, tiny: bool) -> None:
         Zx, Zy = zscore(X), zscore(Y)
         on = CorrelationCosts(Zx.to(device), [Zy.to(device)] * 4)
         for epsilon in (0.1, 0.03):
-            with _without_tf32():
+            with exact_products():
                 ours = seconds(lambda costs=on, eps=epsilon: solve_fast(costs, eps), device, 3) / 4
                 products = seconds(lambda costs=on: [costs.Zx.T @ each for each in costs.Zys], device, 3) / 4
                 there = plan(on, epsilon, solve_fast(on, epsilon)[0]).double().cpu()

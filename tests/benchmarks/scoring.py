@@ -12,8 +12,8 @@ import argparse
 import random
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.benchmarks.models import random_llama
 from tests.benchmarks.ratio import Ratio, in_turns
 from tests.tiny import LINES, make_tokenizer
 from tmerge_tui.engine.data.corpus import Sample
@@ -35,12 +35,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    config = AutoConfig.for_model(
-        "llama", hidden_size=args.hidden, num_hidden_layers=args.layers, num_attention_heads=args.hidden // 64,
-        num_key_value_heads=max(1, args.hidden // 192), intermediate_size=args.hidden * 8 // 3, vocab_size=args.vocab,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = random_llama(args.hidden, args.layers, args.vocab).eval()
     rng = random.Random(0)
     words = " ".join(LINES).split()
     every = [Sample(text=" ".join(rng.choices(words, k=rng.randint(4, 60)))) for _ in range(max(400, args.texts))]

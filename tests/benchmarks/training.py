@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.benchmarks.models import random_llama
 from tests.benchmarks.ratio import Ratio, in_turns
 from tmerge_tui.engine.training.examples import Block, collate
 from tmerge_tui.engine.training.trainer import train
@@ -40,12 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "llama", hidden_size=args.hidden, num_hidden_layers=args.layers, num_attention_heads=args.hidden // 64,
-        num_key_value_heads=max(1, args.hidden // 192), intermediate_size=args.hidden * 8 // 3, vocab_size=args.vocab,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config)
+    model = random_llama(args.hidden, args.layers, args.vocab)
     start = copy.deepcopy(model.state_dict())
     rng = random.Random(0)
     texts = [tuple(rng.randrange(args.vocab) for _ in range(LENGTH)) for _ in range(BATCH * args.steps * 3)]

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -131,19 +131,22 @@ def _mount(*arguments: str) -> bool:
 
 
 def _full(bench: Bench, output: Path, tally: Tally, dice: Random) -> None:
-    for size in sorted(dice.randint(20, 1500) for _ in range(4)):
-        _mount("-o", f"remount,size={size}k", str(output))
-        if not _told(bench, output, bench.wait(bench.start(output)), tally):
-            break
-    _mount("-o", "remount,size=64m", str(output))
+    sizes = sorted(dice.randint(20, 1500) for _ in range(4))
+    _less_and_less(bench, output, tally, [f"size={size}k" for size in sizes], "size=64m")
 
 
 def _inodes(bench: Bench, output: Path, tally: Tally, dice: Random) -> None:
-    for count in sorted(dice.randint(6, 60) for _ in range(3)):
-        _mount("-o", f"remount,nr_inodes={count}", str(output))
+    counts = sorted(dice.randint(6, 60) for _ in range(3))
+    _less_and_less(bench, output, tally, [f"nr_inodes={count}" for count in counts], "nr_inodes=100000")
+
+
+def _less_and_less(bench: Bench, output: Path, tally: Tally, short: Sequence[str], enough: str) -> None:
+    """A run under each of the limits, until one is not told clearly; then there is room again."""
+    for limit in short:
+        _mount("-o", f"remount,{limit}", str(output))
         if not _told(bench, output, bench.wait(bench.start(output)), tally):
             break
-    _mount("-o", "remount,nr_inodes=100000", str(output))
+    _mount("-o", f"remount,{enough}", str(output))
 
 
 def _read_only(bench: Bench, output: Path, tally: Tally, dice: Random) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from tests.tui.doubles import FakeProbe, screen_text, settle
@@ -22,6 +23,14 @@ def field(app: TmergeApp, name: str) -> OptionField:
     return next(f for f in app.screen.query(OptionField) if f.option == name)
 
 
+async def filled(app: TmergeApp, pilot: Pilot) -> None:
+    """Method, with all that the other steps ask for."""
+    for name, value in BASE.items():
+        app.draft.set(name, value)
+    app.goto("method")
+    await settle(pilot)
+
+
 async def test_every_option_has_a_field_with_its_meaning_and_equation(app: TmergeApp) -> None:
     async with app.run_test(size=(160, 50)) as pilot:
         app.goto("method")
@@ -38,11 +47,8 @@ async def test_every_option_has_a_field_with_its_meaning_and_equation(app: Tmerg
 
 async def test_a_method_brings_its_section(app: TmergeApp) -> None:
     async with app.run_test(size=(160, 50)) as pilot:
-        for name, value in BASE.items():
-            app.draft.set(name, value)
         app.draft.set("ot_fusion.solver", "hard")
-        app.goto("method")
-        await settle(pilot)
+        await filled(app, pilot)
         await pilot.press("f5")
         await settle(pilot)
         field(app, "method").query_one(OneOf).focus()
@@ -59,10 +65,7 @@ async def test_a_method_brings_its_section(app: TmergeApp) -> None:
 
 async def test_the_safety_screen_is_switched_on_among_what_is_measured(app: TmergeApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
-        for name, value in BASE.items():
-            app.draft.set(name, value)
-        app.goto("method")
-        await settle(pilot)
+        await filled(app, pilot)
         field(app, "evaluation.safety").query_one(OneOf).focus()  # without the expert view
         await pilot.press("left")
         await settle(pilot)
@@ -75,10 +78,7 @@ async def test_the_safety_screen_is_switched_on_among_what_is_measured(app: Tmer
 
 async def test_adaptation_is_a_section_that_is_switched_on(app: TmergeApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
-        for name, value in BASE.items():
-            app.draft.set(name, value)
-        app.goto("method")
-        await settle(pilot)
+        await filled(app, pilot)
         await pilot.press("f5")
         await settle(pilot)
         for switch, opened in (

@@ -101,8 +101,9 @@ def run(recipe: Recipe, run: RunDir, emit: Emit, until: Literal["", "adapt", "tr
     elif adapted is not None:
         folded.insert(0, adapted.fold(run.model, run, log))
         _try_out(run.model, prepared, log)
-    measured, parts = _measure(candidates, adapted, prepared, run, log)
-    parts += _what_else(candidates, adapted, selection, prepared, run, log)
+    judged = candidates[:1] if recipe.evaluation.controls_at == "chosen" else candidates
+    measured, parts = _measure(judged, adapted, prepared, run, log)
+    parts += _what_else(judged, adapted, selection, prepared, run, log)
     parts += [Part("strength", strength), *([] if selection is None else [Part("selection", selection.plain())])]
     verdict = _report(prepared, candidates[0], parts, folded, measured, log, run)
     result, page = run.path / verdict["output"], run.path / "report.html"
@@ -319,8 +320,6 @@ def _measure(
 ) -> tuple[Measured, list[Part]]:
     """Everything on the hold-out: the target, the source, results and placebos, benchmarks, trained models."""
     options, corpus = prepared.recipe.evaluation, prepared.corpus
-    if options.controls_at == "chosen":
-        candidates = candidates[:1]
     source = (lambda: of_source(prepared, run, log)) if options.source else None
     measured = evaluate(of_target(prepared, run, log), source, candidates, corpus.holdout, log)
     trained = [] if adapted is None else [adapted.variant]
@@ -347,15 +346,12 @@ def _what_else(
     log: Log,
 ) -> list[Part]:
     """What else the merge has changed: of the same models as on the hold-out, of trainings the first seed."""
-    options = prepared.recipe.evaluation
-    if options.controls_at == "chosen":
-        candidates = candidates[:1]
     trained = [] if adapted is None else [adapted.variant]
     written = [*fused_variants(candidates), *trained]
     if selection is not None:
         written = [selection.variant] if selection.variant.update is not None else []
     variants = [*variants_of(candidates), *([] if adapted is None else adapted.first_seed)]
-    source = (lambda: of_source(prepared, run, log)) if options.source else None
+    source = (lambda: of_source(prepared, run, log)) if prepared.recipe.evaluation.source else None
     return besides.measure(prepared, variants, written, trained, lambda: of_target(prepared, run, log), source, log)
 
 

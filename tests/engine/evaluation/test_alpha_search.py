@@ -46,10 +46,10 @@ def searched(
     """The outcome when the text takes `told(strengths)` bits per byte; noise makes texts differ in that."""
     wobble = torch.linspace(-1, 1, len(SAMPLES)).tolist()
 
-    def scores(self: Any, variant: Any, samples: Any, progress: Any) -> Scores:
+    def scores(self: Any, variant: Any, samples: Any, progress: Any, known: Scores | None = None) -> Scores:
         value = told(variant.update or dict.fromkeys(KINDS, 0.0))
         alpha = variant.alpha or 0.0
-        progress.advance(len(samples))
+        progress.advance(len(samples) - (0 if known is None else len(known.bits)))
         mine = wobble[: len(samples)]
         return Scores(tuple(100 * (value + noise * alpha * w) for w in mine), (100,) * len(samples))
 
@@ -191,3 +191,15 @@ def test_alpha_auto_from_recipe_to_report(tmp_path: Path) -> None:
     pipeline.run(same, folder, more.append)
     outcome = {e.stage: e.outcome for e in more if isinstance(e, events.StageFinished)}
     assert outcome["extract_target"] == outcome["fuse"] == "cached", "the search has changed the calibration text"
+
+
+def test_the_choice_reads_nothing_that_the_search_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where texts were looked at first, the whole score is one piece all the same: of the target, of the chosen."""
+    monkeypatch.setattr(alpha_search, "LOOK", 5)
+    mapping = make_pair(tmp_path)
+    changes = {"fusion": {"alpha": "auto"}, "calibration": {"samples": 50, "validation": 15}, "select": "validation"}
+    recipe = recipe_of(mapping, **changes)
+    folder, seen = RunDir.create(recipe.output), []
+    pipeline.run(recipe, folder, seen.append)
+    outcome = {e.stage: e.outcome for e in seen if isinstance(e, events.StageFinished)}
+    assert (outcome["strength"], outcome["select"]) == ("done", "cached")

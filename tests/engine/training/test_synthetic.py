@@ -15,11 +15,12 @@ from tests.engine.pair import make_pair, recipe_of
 from tmerge_tui import events
 from tmerge_tui.engine import pipeline
 from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.engine.data.ngrams import ngrams
 from tmerge_tui.engine.preflight.check import prepare
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.engine.training import writing
 from tmerge_tui.engine.training.openings import openings
-from tmerge_tui.engine.training.sieve import Draft, Sieved, ngrams, sieve, units, whole_sentences
+from tmerge_tui.engine.training.sieve import Draft, Sieved, sieve, units, whole_sentences
 from tmerge_tui.engine.training.synthetic import STAGES, _text
 from tmerge_tui.engine.training.writing import CONTINUOUS, PLAIN, Prompt, write
 from tmerge_tui.errors import RecipeError

@@ -7,13 +7,14 @@ what a bound is tried on are two parts of it, and neither shares a passage with 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tmerge_tui import shipped
 from tmerge_tui.engine.data.corpus import Sample, hash_samples, read_pool
+from tmerge_tui.engine.data.ngrams import ngrams
 from tmerge_tui.errors import DataError
 from tmerge_tui.recipe import Calibration, is_text_file
 from tmerge_tui.recipe.evaluation import General
@@ -97,15 +98,12 @@ def _name(options: General) -> str:
 
 def _shared(texts: Sequence[Sample], own: Iterable[Sample]) -> set[int]:
     """Numbers of the texts that share a passage with one of `own`, whatever its case and spacing."""
-    places: dict[int, list[int]] = {}
+    places: dict[tuple[str, ...], list[int]] = {}
     for number, sample in enumerate(texts):
         for passage in _passages(sample.plain):
             places.setdefault(passage, []).append(number)
     return {number for sample in own for passage in _passages(sample.plain) for number in places.get(passage, ())}
 
 
-def _passages(text: str) -> Iterator[int]:
-    """Hashes of every PASSAGE words in a row; of a shorter text, of all its words."""
-    words = text.casefold().split()
-    for first in range(max(1, len(words) - PASSAGE + 1)):
-        yield hash(tuple(words[first : first + PASSAGE]))
+def _passages(text: str) -> set[tuple[str, ...]]:
+    return ngrams(text.casefold().split(), PASSAGE)

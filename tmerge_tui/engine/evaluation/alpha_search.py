@@ -56,7 +56,7 @@ class Strength:
 
     @property
     def chosen_alpha(self) -> float:
-        return max(self.strengths.values(), default=0.0)
+        return split(self.strengths)[0]
 
     def candidate(self, merge: Merge) -> Candidate:
         """The merge at what was chosen."""
@@ -115,8 +115,7 @@ class _Search:
         self.evaluator, self.merge, self.samples, self.progress = evaluator, merge, samples, progress
         self.strengths = dict.fromkeys(merge.kinds, 0.0)
         self.trials: list[Trial] = []
-        parts = [slice(0, LOOK), *([slice(LOOK, None)] if len(samples) > LOOK else [])]
-        self.target = self.best = _joined(*(self._scores(self.strengths, part) for part in parts))
+        self.target = self.best = self._scores(self.strengths, samples)
 
     def climb(self, kind: str) -> None:
         """From weak to strong, until the text is told worse than by the best so far."""
@@ -141,12 +140,12 @@ class _Search:
 
     def _try(self, kind: str, alpha: float) -> Trial:
         strengths = {**self.strengths, kind: alpha}
-        scores = self._scores(strengths, slice(0, LOOK))
+        scores = self._scores(strengths, self.samples[:LOOK])
         trial = self._trial(kind, alpha, scores)
         if trial.low > 0:
             self.progress.total -= max(len(self.samples) - LOOK, 0)
         elif len(self.samples) > LOOK:
-            scores = _joined(scores, self._scores(strengths, slice(LOOK, None)))
+            scores = self._scores(strengths, self.samples, scores)
             trial = self._trial(kind, alpha, scores)
         self.trials.append(trial)
         if trial.kept:
@@ -156,29 +155,20 @@ class _Search:
     def _trial(self, kind: str, alpha: float, scores: Scores) -> Trial:
         """Against the best and the target on the same texts, the first ones; only on all of them it may be kept."""
         texts = len(scores.bits)
-        best, target = _first(self.best, texts), _first(self.target, texts)
+        best, target = self.best.first(texts), self.target.first(texts)
         interval = paired_interval(scores, best, self.evaluator.options.resamples, self.evaluator.seed)
         difference, _, high = interval
         told = scores.bits_per_byte
         kept = difference < 0 and high < 0 and texts == len(self.samples)
         return Trial(kind, alpha, told, told - target.bits_per_byte, *interval, kept, texts)
 
-    def _scores(self, strengths: dict[str, float], part: slice) -> Scores:
+    def _scores(self, strengths: dict[str, float], samples: Sequence[Sample], known: Scores | None = None) -> Scores:
         variant = Variant("target")
         if any(strengths.values()):
             alpha, shares = split(strengths)
             variant = Variant("fused", alpha, self.merge.at(alpha, shares))
-        return self.evaluator.scores(variant, self.samples[part], self.progress)
+        return self.evaluator.scores(variant, samples, self.progress, known)
 
     def _spare(self, trials: int) -> None:
         """Trials that need not be made: less is left to do."""
         self.progress.total -= trials * len(self.samples)
-
-
-def _joined(*parts: Scores) -> Scores:
-    """Scores of texts that follow each other."""
-    return Scores(tuple(b for part in parts for b in part.bits), tuple(b for part in parts for b in part.bytes))
-
-
-def _first(scores: Scores, texts: int) -> Scores:
-    return Scores(scores.bits[:texts], scores.bytes[:texts])

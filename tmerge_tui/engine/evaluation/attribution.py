@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmerge_tui.engine.data.corpus import Sample
-from tmerge_tui.engine.evaluation.bits_per_byte import byte_ends, text_of, token_losses
+from tmerge_tui.engine.evaluation.bits_per_byte import byte_ends, resampled, text_of, token_losses
 from tmerge_tui.engine.evaluation.evaluator import Evaluator, Variant
 from tmerge_tui.engine.progress import Progress
 from tmerge_tui.errors import DataError
@@ -162,7 +162,7 @@ def closed(
         ]
     )  # [5, texts]: bytes, then gap and gain of both places
     table = table[:, table[0] > 0]
-    drawn = _resampled(table, resamples, seed)
+    drawn = resampled(table, resamples, seed)
     found: dict[str, Any] = {}
     shares = []
     for place, chosen, first in zip(PLACES, (much, ~much), (1, 3), strict=True):
@@ -209,14 +209,3 @@ def shown(units: Units, ours: Floats, theirs: Floats, result: Floats, samples: S
 
 def _ends(evaluator: Evaluator, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
     return [byte_ends(sample.plain, evaluator.subject.tokenizer, evaluator.max_length) for sample in samples]
-
-
-def _resampled(table: Floats, resamples: int, seed: int) -> Floats:
-    """[rows, resamples]: sums over texts that are drawn with replacement, the same draw for every row."""
-    rng, texts = np.random.default_rng(seed), table.shape[1]
-    step = max(1, 2**22 // texts)  # at a time, so that memory does not grow with the hold-out
-    parts = []
-    for start in range(0, resamples, step):
-        draws = rng.integers(texts, size=(min(step, resamples - start), texts))
-        parts.append(table[:, draws].sum(2))
-    return np.concatenate(parts, axis=1)

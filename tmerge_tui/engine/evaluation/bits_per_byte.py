@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,13 @@ class Scores:
     @property
     def bits_per_byte(self) -> float:
         return sum(self.bits) / sum(self.bytes)
+
+    def __add__(self, later: Scores) -> Scores:
+        """Those of texts that follow each other."""
+        return Scores(self.bits + later.bits, self.bytes + later.bytes)
+
+    def first(self, texts: int) -> Scores:
+        return Scores(self.bits[:texts], self.bytes[:texts])
 
 
 @dataclass(frozen=True)
@@ -112,17 +120,21 @@ def paired_interval(a: Scores, b: Scores, resamples: int = 1000, seed: int = 0) 
     if len(a.bits) != len(b.bits):
         raise ValueError(f"{len(a.bits)} and {len(b.bits)} texts: the scores are not of the same hold-out")
     table = np.array([a.bits, a.bytes, b.bits, b.bytes], dtype=np.float64)  # [4, texts]
-    texts = table.shape[1]
-    rng = np.random.default_rng(seed)
-    totals = []
-    step = max(1, 2**22 // texts)  # resamples at a time, so that memory does not grow with the hold-out
-    for start in range(0, resamples, step):
-        draws = rng.integers(texts, size=(min(step, resamples - start), texts))
-        totals.append(table[:, draws].sum(2))
-    a_bits, a_bytes, b_bits, b_bytes = np.concatenate(totals, axis=1)
+    a_bits, a_bytes, b_bits, b_bytes = resampled(table, resamples, seed)
     usable = (a_bytes > 0) & (b_bytes > 0)
     low, high = np.percentile(a_bits[usable] / a_bytes[usable] - b_bits[usable] / b_bytes[usable], [2.5, 97.5])
     return a.bits_per_byte - b.bits_per_byte, float(low), float(high)
+
+
+def resampled(table: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """[rows, resamples] of a table [rows, texts]: sums over texts drawn with replacement, the same for every row."""
+    rng, texts = np.random.default_rng(seed), table.shape[1]
+    step = max(1, 2**22 // texts)  # at a time, so that memory does not grow with the hold-out
+    parts = []
+    for start in range(0, resamples, step):
+        draws = rng.integers(texts, size=(min(step, resamples - start), texts))
+        parts.append(table[:, draws].sum(2))
+    return np.concatenate(parts, axis=1)
 
 
 def between(a: Scores, b: Scores, resamples: int, seed: int) -> dict[str, float]:

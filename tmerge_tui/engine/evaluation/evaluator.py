@@ -49,18 +49,24 @@ class Evaluator:
         self.run, self.emit = run, emit
         self._model: Any = None
 
-    def scores(self, variant: Variant, samples: Sequence[Sample], progress: Progress) -> Scores:
-        """Bits of each sample; advances `progress` by the samples. Raises what `score` raises."""
-        limit = self.max_length
+    def scores(
+        self, variant: Variant, samples: Sequence[Sample], progress: Progress, known: Scores | None = None
+    ) -> Scores:
+        """Bits of each sample; advances `progress` by those read. `known` are the first samples' scores, not read anew.
+
+        Raises what `score` raises.
+        """
+        limit, known = self.max_length, known or Scores((), ())
+        rest = samples[len(known.bits) :]
         asked = key([sample.plain for sample in samples]), limit
 
         def measure(model: Any) -> dict[str, Any]:
             batch = self.options.batch_size
             warn = partial(self.warn, variant.name)
             advance = partial(progress.advance, note=variant.name)
-            return asdict(score(model, self.subject.tokenizer, samples, batch, limit, warn, advance))
+            return asdict(known + score(model, self.subject.tokenizer, rest, batch, limit, warn, advance))
 
-        kept = self.measured("scores", variant, asked, measure, lambda: progress.skip(len(samples)))
+        kept = self.measured("scores", variant, asked, measure, lambda: progress.skip(len(rest)))
         return Scores(tuple(kept["bits"]), tuple(kept["bytes"]))
 
     def continuations(self, variant: Variant) -> list[str]:

@@ -13,6 +13,7 @@ from tmerge_tui.models.facts import ModelFacts
 from tmerge_tui.models.pair import Pair
 from tmerge_tui.quantities import size
 from tmerge_tui.recipe import Recipe
+from tmerge_tui.recipe.adaptation import Adaptation
 
 RUNTIME = 1 << 30  # bytes of Python, torch and transformers, and what they cache
 WORKSPACE = 256 << 20  # bytes: a chunk of pooled activations, a stretch of logits, a batch of kernels
@@ -183,8 +184,12 @@ def tokens_learned(recipe: Recipe, each: float, read: int) -> float:
     if options.max_steps is not None:
         row = options.block_length if options.packing == "pack" else longest
         return float(options.max_steps * options.batch_size * options.accumulation * row)
-    samples = options.samples if options.path is not None else min(options.samples, read)
-    return options.passes * samples * longest
+    return options.passes * _samples(options, read) * longest
+
+
+def _samples(options: Adaptation, read: int) -> int:
+    """Training samples: of a file of their own as many as are asked for, else of the `read` calibration texts."""
+    return options.samples if options.path is not None else min(options.samples, read)
 
 
 def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> int:
@@ -192,10 +197,9 @@ def events_kept(recipe: Recipe, each: float, read: int, target: ModelFacts) -> i
     options = recipe.adaptation
     if options is None or not options.distilled:
         return 0
-    samples = options.samples if options.path is not None else min(options.samples, read)
     caches = 1 + len({"self", "untuned"} & set(options.controls))
     event = 4 if target.vocab <= 1 << 16 else 6
-    return int(caches * samples * each * (12 + event * options.teaching.events))
+    return int(caches * _samples(options, read) * each * (12 + event * options.teaching.events))
 
 
 def _passes_at_most(recipe: Recipe, learned: float) -> str:

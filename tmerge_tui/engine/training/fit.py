@@ -16,7 +16,7 @@ from tmerge_tui.engine.training.examples import Block
 from tmerge_tui.engine.training.loss import Term
 from tmerge_tui.engine.training.patience import Patience, train_patiently
 from tmerge_tui.engine.training.residual import attach
-from tmerge_tui.engine.training.trainer import Step, train
+from tmerge_tui.engine.training.trainer import Step, processes, train
 from tmerge_tui.engine.weights.update import Update
 from tmerge_tui.errors import ModelError, UsageError
 from tmerge_tui.events import Emit, Warned
@@ -71,7 +71,7 @@ def fit(
         if _first_process():
             run.save(piece, _tensors(model, names), asdict(figures))
             shutil.rmtree(folder, ignore_errors=True)
-        if _processes() > 1:
+        if processes() > 1:
             torch.distributed.barrier()  # the others go on to read the piece
     finally:
         del model
@@ -83,11 +83,7 @@ def require_one_process(option: str) -> None:
 
     Raises UsageError under a launcher with several processes.
     """
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
+    if processes() > 1:
         raise UsageError(
             f"{option} trains in one process, before the trainings that a launcher spreads",
             "its finished piece in the run folder",
@@ -95,14 +91,8 @@ def require_one_process(option: str) -> None:
         )
 
 
-def _processes() -> int:
-    """How many train together."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1
-
-
 def _first_process() -> bool:
-    return _processes() == 1 or torch.distributed.get_rank() == 0
+    return processes() == 1 or torch.distributed.get_rank() == 0
 
 
 def _trainable(

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from tmerge_tui.engine.training.checkpoints import STATE, last_checkpoint
@@ -35,6 +34,7 @@ from tmerge_tui.engine.training.trainer import (
     Trained,
     arguments_of,
     make_trainer,
+    processes,
     steps_of,
     steps_of_pass,
 )
@@ -157,8 +157,7 @@ def train_patiently(
 
 def _lengths(options: Adaptation, blocks: int) -> tuple[int, int]:
     """(steps before the rate falls, at most; steps of a pass), on as many devices as train together."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    whole = steps_of_pass(options, blocks, torch.distributed.get_world_size() if together else 1)
+    whole = steps_of_pass(options, blocks, processes())
     return max(1, int(options.max_epochs / (1 + DECAY))) * whole, whole
 
 

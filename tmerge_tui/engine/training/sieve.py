@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tmerge_tui.engine.data.corpus import Sample
+from tmerge_tui.engine.data.ngrams import ngrams
 
 # words; of scripts without blanks, characters
 UNIT = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\w+")
@@ -53,13 +54,6 @@ def whole_sentences(text: str, ended: bool) -> str:
 def units(text: str) -> tuple[str, ...]:
     """Its words, whatever their case and the signs between them."""
     return tuple(UNIT.findall(text.casefold()))
-
-
-def ngrams(words: Sequence[str], n: int, behind: int = 0) -> set[tuple[str, ...]]:
-    """All n in a row that end behind the first `behind` words; of a shorter text the whole of it."""
-    if len(words) < n:
-        return {tuple(words)}
-    return {tuple(words[i : i + n]) for i in range(max(0, behind - n + 1), len(words) - n + 1)}
 
 
 def sieve(

@@ -165,6 +165,12 @@ def steps_of_pass(options: Adaptation, blocks: int, devices: int = 1) -> int:
     return max(1, math.ceil(math.ceil(blocks / (options.batch_size * devices)) / options.accumulation))
 
 
+def processes() -> int:
+    """How many train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
 def arguments_of(
     options: Adaptation, seed: int, folder: Path, device: torch.device, steps: int, **own: Any
 ) -> TrainingArguments:
